@@ -1,0 +1,56 @@
+"""EfficientDet: train, evaluate and use it.
+
+    from effdet import EfficientDet
+
+Names are loaded when they are first used, so ``import effdet`` costs nothing and ``effdet --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effdet.config import Config, ConfigError, load_config
+    from effdet.models.efficientdet import EfficientDet
+    from effdet.models.variants import list_variants
+    from effdet.structures import Batch, Detection, Detections, Predictions, Target
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Config",
+    "ConfigError",
+    "Detection",
+    "Detections",
+    "EfficientDet",
+    "Predictions",
+    "Target",
+    "__version__",
+    "list_variants",
+    "load_config",
+]
+
+_HOMES = {
+    "Batch": "effdet.structures",
+    "Config": "effdet.config",
+    "ConfigError": "effdet.config",
+    "Detection": "effdet.structures",
+    "Detections": "effdet.structures",
+    "EfficientDet": "effdet.models.efficientdet",
+    "Predictions": "effdet.structures",
+    "Target": "effdet.structures",
+    "list_variants": "effdet.models.variants",
+    "load_config": "effdet.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'effdet' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

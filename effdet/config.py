@@ -1,0 +1,300 @@
+"""Typed configuration: YAML sections ``model``, ``data``, ``train``, ``eval``, ``run``, checked on arrival.
+
+    config = load_config("configs/d0_coco.yaml", ["train.epochs=12", "run.name=short"])
+
+Every knob is a field below, with its unit. An unknown key or a wrong type is a ``ConfigError`` that names file and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A config file or an override says something that cannot be."""
+
+
+class Optimizer(str, Enum):
+    """Optimisers that a run can use."""
+
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+class Precision(str, Enum):
+    """Number formats of the forward and backward pass; fp16 needs CUDA."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class BoxLoss(str, Enum):
+    """Losses of the box head."""
+
+    huber = "huber"
+    iou = "iou"
+    giou = "giou"
+    diou = "diou"
+    ciou = "ciou"
+
+
+class Freeze(str, Enum):
+    """Parts of the network that keep their weights and BN statistics."""
+
+    none = "none"
+    stem = "stem"
+    backbone = "backbone"
+    backbone_neck = "backbone+neck"
+
+
+class NmsKind(str, Enum):
+    """Non-maximum suppression: drop overlapping boxes, or decay their scores (Gaussian)."""
+
+    hard = "hard"
+    soft = "soft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What is built, and from which weights it starts."""
+
+    name: str = "d0"  # a variant of effdet.list_variants()
+    num_classes: int | None = None  # null: as many as the data has
+    weights: str | None = None  # a whole detector to start from: a .safetensors file
+    backbone_weights: str | None = None  # "imagenet", a timm tag, or a file; null: random
+    stochastic_depth: float | None = None  # drop rate of the last backbone block; null: the variant's
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Augmentation of training images. Probabilities lie in [0, 1]; 0 switches a step off."""
+
+    horizontal_flip: float = 0.5  # probability
+    vertical_flip: float = 0.0  # probability
+    scale: tuple[float, float] = (0.1, 2.0)  # scale jitter relative to the letterboxed image, then crop or pad
+    color: float = 0.0  # strength of brightness, contrast, saturation and hue changes, in [0, 1]
+    safe_crop: float = 0.0  # probability of a crop that keeps every box
+    mosaic: float = 0.0  # probability of four images in one
+    mixup: float = 0.0  # probability of blending in a second image
+    plain_epochs: int = 0  # epochs at the end without mosaic and mixup
+    transforms: list[dict[str, Any]] = field(default_factory=list)  # more of albumentations: {name: …, p: …, …}
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "vertical_flip", "color", "safe_crop", "mosaic", "mixup"):
+            _check(0 <= getattr(self, name) <= 1, f"data.augment.{name}", "lie in [0, 1]", getattr(self, name))
+        low, high = self.scale
+        _check(0 < low <= high, "data.augment.scale", "be two numbers 0 < low <= high", list(self.scale))
+        _check(self.plain_epochs >= 0, "data.augment.plain_epochs", "be 0 or more", self.plain_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images are and how they reach the network. File names are relative to ``root``."""
+
+    root: str = "data/coco"
+    train_annotations: str | None = None  # COCO JSON; null: found in root by its layout
+    train_images: str | None = None  # folder
+    val_annotations: str | None = None
+    val_images: str | None = None
+    image_size: tuple[int, int] | None = None  # network input (height, width); null: the variant's
+    workers: int | None = None  # loader processes per training process; null: chosen from the machine
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None:
+            _check(min(self.image_size) >= 32, "data.image_size", "be at least 32 on each side", list(self.image_size))
+        _check(self.workers is None or self.workers >= 0, "data.workers", "be 0 or more", self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The optimisation. Defaults are the published recipe."""
+
+    epochs: int | None = None  # null: chosen from the number of images
+    batch_size: int = 64  # images per optimizer step, over all processes
+    accumulate: int = 1  # micro-batches that a step is split into, to save memory
+    optimizer: Optimizer = Optimizer.sgd
+    lr: float = 0.08  # peak, for batch_size 64; scaled by batch_size / 64 (AdamW: by its square root)
+    warmup_epochs: float = 1.0
+    momentum: float = 0.9  # SGD momentum, or AdamW's beta1
+    weight_decay: float = 4e-5  # on convolution kernels only
+    clip_norm: float = 10.0  # L2 norm of the whole gradient, clipped at every step
+    ema_decay: float = 0.9998  # moving average of weights and BN statistics; 0: none
+    box_loss: BoxLoss = BoxLoss.huber
+    box_weight: float | None = None  # null: 50 for huber, 5 for the IoU losses
+    focal_alpha: float = 0.25
+    focal_gamma: float = 1.5
+    label_smoothing: float = 0.0
+    huber_delta: float = 0.1
+    precision: Precision = Precision.fp32
+    channels_last: bool = True
+    compile: bool = False  # torch.compile the network
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass, to save memory
+    freeze: Freeze = Freeze.none
+    checkpoint_minutes: float = 5.0  # longest time between two writings of last.ckpt
+
+    def __post_init__(self) -> None:
+        _check(self.epochs is None or self.epochs >= 1, "train.epochs", "be 1 or more", self.epochs)
+        _check(self.batch_size >= 1, "train.batch_size", "be 1 or more", self.batch_size)
+        _check(
+            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            "train.accumulate",
+            f"divide train.batch_size={self.batch_size}",
+            self.accumulate,
+        )
+        _check(self.lr > 0 and math.isfinite(self.lr), "train.lr", "be positive", self.lr)
+        _check(self.warmup_epochs >= 0, "train.warmup_epochs", "be 0 or more", self.warmup_epochs)
+        if self.epochs is not None:
+            _check(
+                self.warmup_epochs <= self.epochs,
+                "train.warmup_epochs",
+                f"lie in [0, train.epochs={self.epochs}]",
+                self.warmup_epochs,
+            )
+        _check(self.weight_decay >= 0, "train.weight_decay", "be 0 or more", self.weight_decay)
+        _check(self.clip_norm > 0, "train.clip_norm", "be positive", self.clip_norm)
+        _check(0 <= self.ema_decay < 1, "train.ema_decay", "lie in [0, 1)", self.ema_decay)
+        _check(0 <= self.momentum < 1, "train.momentum", "lie in [0, 1)", self.momentum)
+        _check(0 <= self.label_smoothing < 1, "train.label_smoothing", "lie in [0, 1)", self.label_smoothing)
+        _check(self.checkpoint_minutes > 0, "train.checkpoint_minutes", "be positive", self.checkpoint_minutes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How predictions become detections, and how often the model is evaluated while training."""
+
+    every: int | None = None  # epochs between evaluations; null: about ten in a run
+    batch_size: int = 8  # images per process
+    nms: NmsKind = NmsKind.soft
+    iou_threshold: float = 0.5  # hard NMS
+    sigma: float = 0.5  # soft NMS
+    score_threshold: float = 0.001
+    max_candidates: int = 5000  # best (anchor, class) pairs of an image that NMS sees
+    max_detections: int = 100  # per image
+
+    def __post_init__(self) -> None:
+        _check(self.every is None or self.every >= 1, "eval.every", "be 1 or more", self.every)
+        _check(self.batch_size >= 1, "eval.batch_size", "be 1 or more", self.batch_size)
+        _check(0 <= self.iou_threshold <= 1, "eval.iou_threshold", "lie in [0, 1]", self.iou_threshold)
+        _check(self.sigma > 0, "eval.sigma", "be positive", self.sigma)
+        _check(0 <= self.score_threshold <= 1, "eval.score_threshold", "lie in [0, 1]", self.score_threshold)
+        _check(self.max_candidates >= 1, "eval.max_candidates", "be 1 or more", self.max_candidates)
+        _check(self.max_detections >= 1, "eval.max_detections", "be 1 or more", self.max_detections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the results go, and on what the run happens."""
+
+    dir: str = "runs"
+    name: str | None = None  # null: the name of the config file; a name in use gets a number
+    seed: int = 0
+    device: str = "auto"  # auto: cuda if there is one, else cpu
+    threads: int | None = None  # CPU threads of torch; null: torch's own choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config file and apply ``key.sub=value`` overrides to it.
+
+    Args:
+        path: The file. ``run.name`` defaults to its name without the ending.
+        overrides: Texts such as ``"train.lr=0.01"``; the value is read as YAML, with ``1e-3`` a number.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConfigError: If it is not YAML, a key is unknown or a value has a wrong type or range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config file {path} does not exist")
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"{path}: must hold sections model, data, train, eval, run; got {type(loaded).__name__}")
+
+    config = _merge(OmegaConf.structured(Config), loaded, str(path))
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise ConfigError(f"command line: an override must read key.sub=value, got '{override}'")
+        try:
+            change = OmegaConf.from_dotlist([override])
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"command line: cannot read '{override}': {_one_line(error)}") from error
+        config = _merge(config, change, "command line")
+    if config.run.name is None:
+        config = OmegaConf.merge(config, {"run": {"name": path.stem}})
+    return _to_dataclasses(config, str(path))
+
+
+def config_to_yaml(config: Config) -> str:
+    """Return the config as YAML text that ``load_config`` reads back to an equal config."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _merge(config: Any, change: Any, where: str) -> Any:
+    values = {key: {} if value is None else value for key, value in OmegaConf.to_container(change).items()}
+    _check_keys(Config, values, where, prefix="")
+    try:
+        return OmegaConf.merge(config, values)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        raise ConfigError(f"{where}: {key}: {_one_line(error)}") from error
+
+
+def _to_dataclasses(config: Any, where: str) -> Config:
+    try:
+        result = OmegaConf.to_object(config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
+    assert isinstance(result, Config)
+    return result
+
+
+def _check_keys(schema: type, values: Any, where: str, prefix: str) -> None:
+    """Raise ConfigError for the first key that the dataclass does not have, with the nearest one that it has."""
+    known = {item.name: item.default_factory for item in fields(schema)}  # type: ignore[arg-type]
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {prefix or 'the file'} must be a section with keys {', '.join(known)}")
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{where}: {prefix + ': ' if prefix else ''}unknown key '{key}'; {hint}")
+        section = known[key]
+        if isinstance(section, type) and is_dataclass(section) and value is not None:
+            _check_keys(section, value, where, prefix=f"{prefix}.{key}" if prefix else str(key))
+
+
+def _check(ok: bool, key: str, must: str, got: Any) -> None:
+    if not ok:
+        raise ConfigError(f"{key} must {must}, got {got}")
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Weights of other projects, brought to the names used here."""

@@ -1,0 +1,1 @@
+"""Pure tensor geometry: boxes, anchors, non-maximum suppression."""
