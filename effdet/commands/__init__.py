@@ -1,0 +1,154 @@
+"""The command line: ``effdet NAME ...``, or ``python tools/NAME.py ...`` in a clone.
+
+Each command is a module of this package with ``parser() -> ArgumentParser`` and ``run(args) -> int``. A module is
+imported only when its command is called, and imports torch only inside ``run``, so ``--help`` answers at once.
+
+Exit status: 0 done, 1 failed, 2 the command line or the config is wrong, 130 interrupted. An expected failure is one
+sentence on stderr; a mistake in this package keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import effdet
+
+COMMANDS = {
+    "train": "train from a config file",
+    "evaluate": "print the COCO numbers of a model, or of a results file",
+    "predict": "detect objects in images, folders or videos",
+    "inspect_data": "check a data set, draw the demo set, download COCO",
+}
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        argv: The command's name, then its arguments; None takes them from ``sys.argv``.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0].startswith("-") or _module_name(argv[0]) not in COMMANDS:
+            _front_parser().parse_args(argv or ["--help"])
+            return OK
+        return _run(_module_name(argv[0]), argv[1:])
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            raise  # a message that is still to be printed
+        return stop.code or OK  # argparse has said what it had to say
+
+
+def program(name: str) -> str:
+    """Return how the user called the command: ``effdet NAME``, or ``tools/NAME.py`` in a clone."""
+    script = Path(sys.argv[0])
+    in_clone = script.parent.absolute().name == "tools" and script.stem == name
+    return f"tools/{name}.py" if in_clone else f"effdet {name}"
+
+
+def _module_name(command: str) -> str:
+    return command.replace("-", "_")
+
+
+def _front_parser() -> argparse.ArgumentParser:
+    """Return the parser of a bare ``effdet``; it knows the names of the commands and nothing of their arguments."""
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="effdet",
+        description="EfficientDet: train, evaluate and use it.",
+        epilog="\n".join(["commands:", *(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())])
+        + "\n\n'effdet COMMAND --help' describes one command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"effdet {effdet.__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", nargs="*", metavar="...", help="its arguments")
+    return parser
+
+
+def _run(name: str, argv: list[str]) -> int:
+    try:
+        command = importlib.import_module(f"effdet.commands.{name}")
+        parser: argparse.ArgumentParser = command.parser()
+        parser.prog = program(name)
+        args = parser.parse_args(argv)
+        with _log_to_stderr():
+            status: int = command.run(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print(f"{program(name)}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, `head` for instance, has gone; nothing is left to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        print(f"{program(name)}: error: {_sentence(error)}", file=sys.stderr)
+        return USAGE if _is_config_error(error) else FAILED
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the message alone tells the user what to do.
+
+    True for what the operating system reports, and for errors that a ``raise`` of this package composed. The same types
+    coming out of a library mean that this package called it wrongly, and that is worth a traceback.
+    """
+    if isinstance(error, OSError):
+        return True
+    if isinstance(error, NotImplementedError | RecursionError):
+        return False
+    if isinstance(error, ImportError):  # a missing extra, but not a missing piece of our own
+        return not (error.name or "").startswith("effdet")
+    return isinstance(error, ValueError | FloatingPointError | RuntimeError) and _raised_here(error)
+
+
+def _raised_here(error: Exception) -> bool:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE + os.sep)
+
+
+def _is_config_error(error: Exception) -> bool:
+    from effdet.config import ConfigError
+
+    return isinstance(error, ConfigError)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).strip() or type(error).__name__
+
+
+class _StderrHandler(logging.Handler):
+    """Write log lines to whatever ``sys.stderr`` is at the moment; a progress display may have replaced it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    logger, handler = logging.getLogger("effdet"), _StderrHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,179 @@
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import effdet.commands
+from effdet.commands import COMMANDS, main, program
+from effdet.config import ConfigError, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "torchvision", "numpy", "cv2", "albumentations", "timm", "scipy", "matplotlib", "pycocotools"}
+RUN_AND_LIST_MODULES = """
+import sys
+from effdet.commands import main
+status = main({argv!r})
+print("loaded:", *sorted({{name.partition(".")[0] for name in sys.modules}}))
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Put a command of our own in the place of `train`; its `run` is the function given."""
+
+    def replace(run):
+        module = types.ModuleType("effdet.commands.train")
+        module.parser = lambda: effdet.commands.argparse.ArgumentParser()
+        module.run = run
+        monkeypatch.setitem(sys.modules, "effdet.commands.train", module)
+
+    return replace
+
+
+def python(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def commands_present():
+    return [name for name in COMMANDS if (ROOT / "effdet" / "commands" / f"{name}.py").exists()]
+
+
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in commands_present())], ids=" ".join)
+def test_help_imports_nothing_heavy(argv):
+    done = python("-c", RUN_AND_LIST_MODULES.format(argv=argv))
+    loaded = done.stdout.partition("loaded:")[2].split()
+    assert done.returncode == 0, done.stderr
+    assert "effdet" in loaded
+    assert HEAVY.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("name", commands_present())
+def test_a_tool_calls_itself_by_its_file_and_runs_from_any_folder(name, tmp_path):
+    done = python(str(ROOT / "tools" / f"{name}.py"), "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: tools/{name}.py")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_tool_exists_for_every_command_and_prefers_its_own_clone(name):
+    text = (ROOT / "tools" / f"{name}.py").read_text()
+    assert "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))" in text
+    assert f'main(["{name}", *sys.argv[1:]])' in text
+
+
+def test_front_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name}" in text for name in COMMANDS)
+
+
+def test_no_arguments_print_the_help(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: effdet")
+
+
+def test_an_unknown_command_is_a_usage_error(capsys):
+    assert main(["trian"]) == 2
+    assert "invalid choice: 'trian'" in capsys.readouterr().err
+
+
+def test_a_hyphen_in_a_command_name_is_an_underscore(capsys):
+    assert main(["inspect-data", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: effdet inspect_data")
+
+
+def test_an_unknown_option_is_a_usage_error(command, capsys):
+    command(lambda args: 0)
+    assert main(["train", "--no-such-option"]) == 2
+    assert "effdet train: error: unrecognized arguments: --no-such-option" in capsys.readouterr().err
+
+
+def test_the_status_of_the_command_is_returned(command):
+    command(lambda args: 1)
+    assert main(["train"]) == 1
+
+
+def test_program_name_follows_the_script(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/tools/train.py"])
+    assert program("train") == "tools/train.py"
+    assert program("evaluate") == "effdet evaluate"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/effdet"])
+    assert program("train") == "effdet train"
+
+
+def test_a_config_error_is_a_usage_error_in_one_sentence(command, capsys, tmp_path):
+    (tmp_path / "bad.yaml").write_text("train: {epoch: 3}\n")
+    command(lambda args: load_config(tmp_path / "bad.yaml"))
+    assert main(["train"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("effdet train: error: ")
+    assert error.endswith("unknown key 'epoch'; did you mean 'epochs'?\n")
+    assert error.count("\n") == 1
+
+
+def test_a_missing_file_is_one_sentence_with_its_name(command, capsys, tmp_path):
+    command(lambda args: (tmp_path / "gone.txt").read_text())
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == f"effdet train: error: {tmp_path / 'gone.txt'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError, RuntimeError, ImportError, ConfigError])
+def test_an_error_that_the_package_raises_is_one_sentence(command, capsys, kind):
+    raising = compile(f"def run(args):\n    raise {kind.__name__}('what must hold')", effdet.commands.__file__, "exec")
+    names = {"ConfigError": ConfigError}
+    exec(raising, names)
+    command(names["run"])
+    assert main(["train"]) == (2 if kind is ConfigError else 1)
+    assert capsys.readouterr().err == "effdet train: error: what must hold\n"
+
+
+@pytest.mark.parametrize("kind", [KeyError, TypeError, AssertionError, NotImplementedError, ValueError, RuntimeError])
+def test_a_programming_error_keeps_its_traceback(command, kind):
+    def run(args):  # raised outside the package, as by a library that was called wrongly
+        raise kind("shapes differ")
+
+    command(run)
+    with pytest.raises(kind, match="shapes differ"):
+        main(["train"])
+
+
+def test_a_missing_module_of_our_own_keeps_its_traceback(command):
+    def run(args):
+        import effdet.no_such_room  # noqa: F401
+
+    command(run)
+    with pytest.raises(ModuleNotFoundError, match="no_such_room"):
+        main(["train"])
+
+
+def test_ctrl_c_is_status_130_without_a_traceback(command, capsys):
+    def run(args):
+        raise KeyboardInterrupt
+
+    command(run)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "effdet train: interrupted\n"
+
+
+def test_log_lines_go_to_stderr_while_a_command_runs(command, capsys):
+    logger = effdet.commands.logging.getLogger("effdet.somewhere")
+
+    def run(args):
+        logger.info("half way")
+        return 0
+
+    command(run)
+    assert main(["train"]) == 0
+    logger.warning("after")
+    assert capsys.readouterr() == ("", "half way\n")
+
+
+def test_a_reader_that_goes_away_is_no_error_message():
+    script = "import sys; from effdet.commands import main; sys.exit(main(['inspect_data', '--help']))"
+    done = subprocess.run(
+        f'"{sys.executable}" -c "{script}" | true', shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert "Traceback" not in done.stderr
