@@ -1,0 +1,79 @@
+"""Anchors: the boxes that predictions are relative to, for any input size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def level_sizes(image_size: tuple[int, int], min_level: int = 3, max_level: int = 7) -> list[tuple[int, int]]:
+    """Return the (height, width) in cells of the feature maps P``min_level`` … P``max_level``, fine to coarse.
+
+    Every level halves the one below, rounded up: a side of 320 pixels has 3 cells on P7.
+
+    Raises:
+        ValueError: If a side is not positive or ``min_level`` is above ``max_level``.
+    """
+    height, width = image_size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size must be two positive numbers (height, width), got {tuple(image_size)}")
+    if not 0 <= min_level <= max_level:
+        raise ValueError(f"levels must satisfy 0 <= min_level <= max_level, got {min_level} and {max_level}")
+    # Halving l times, rounded up each time, is one division by 2^l rounded up.
+    return [(-(-height // 2**level), -(-width // 2**level)) for level in range(min_level, max_level + 1)]
+
+
+def make_anchors(
+    image_size: tuple[int, int],
+    feature_sizes: Sequence[tuple[int, int]],
+    *,
+    scale: float = 4.0,
+    scales_per_octave: int = 3,
+    aspect_ratios: Sequence[float] = (1.0, 2.0, 0.5),
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Return the anchors of every level, fine to coarse, as one list.
+
+    The stride of a level is image side / feature side for each axis, a fraction where the image is not a multiple
+    of it. The anchor at row i, column j is centred on pixel ((j + ½)·stride_x, (i + ½)·stride_y). With aspect ratio r
+    and base = ``scale`` · stride · 2^(octave / ``scales_per_octave``), it is base·√r wide and base/√r high.
+
+    Args:
+        image_size: Network input (height, width) in pixels; any size.
+        feature_sizes: (height, width) in cells of each level, fine to coarse, as ``level_sizes`` returns them.
+        scale: Side of a level's smallest square anchor in strides.
+        scales_per_octave: Number of anchor sizes between one level and the next.
+        aspect_ratios: Width / height of each shape.
+        device: Where the result lies.
+
+    Returns:
+        (N, 4) float32 xyxy pixels, ordered by level, row, column, octave, aspect ratio.
+        Anchors may reach beyond the image.
+    """
+    shapes = _cell_shapes(scale, scales_per_octave, aspect_ratios)  # (A, 2)
+    levels = [_level_anchors(image_size, size, shapes) for size in feature_sizes]
+    return torch.cat(levels).to(device=device, dtype=torch.float32)
+
+
+def _cell_shapes(scale: float, scales_per_octave: int, aspect_ratios: Sequence[float]) -> Tensor:
+    """Return (A, 2) float64: width and height in strides of a cell's anchors, ordered by octave, aspect ratio."""
+    octaves = torch.arange(scales_per_octave, dtype=torch.float64) / scales_per_octave
+    roots = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
+    sides = scale * 2**octaves
+    return torch.stack([torch.outer(sides, roots), torch.outer(sides, 1 / roots)], dim=-1).flatten(0, 1)
+
+
+def _level_anchors(image_size: tuple[int, int], feature_size: tuple[int, int], shapes: Tensor) -> Tensor:
+    """Return (rows · columns · A, 4) float64 xyxy anchors of one level."""
+    rows, columns = feature_size
+    stride_y, stride_x = image_size[0] / rows, image_size[1] / columns
+    y = (torch.arange(rows, dtype=torch.float64) + 0.5) * stride_y
+    x = (torch.arange(columns, dtype=torch.float64) + 0.5) * stride_x
+
+    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows, columns, 2) x, y
+    centres = centres[:, :, None]  # (rows, columns, 1, 2)
+    half_sides = shapes * torch.tensor([stride_x, stride_y], dtype=torch.float64) / 2  # (A, 2)
+    corners = torch.cat([centres - half_sides, centres + half_sides], dim=-1)  # (rows, columns, A, 4)
+    return corners.flatten(0, 2)
