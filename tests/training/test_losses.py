@@ -1,0 +1,253 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+
+from effdet.ops.boxes import decode, encode
+from effdet.structures import Predictions, Target
+from effdet.training import losses
+from effdet.training.losses import DetectionLoss, focal_loss, huber_loss, iou_loss, sparse_focal_loss
+from effdet.training.targets import Assignment
+
+K = 3
+
+
+def a_batch(dtype=torch.float32, requires_grad=True):
+    """Two images of six anchors: the first with a box and a crowd, the second empty."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(2, 6, K, generator=generator) * 3).to(dtype).requires_grad_(requires_grad)
+    deltas = (torch.randn(2, 6, 4, generator=generator) * 0.3).to(dtype).requires_grad_(requires_grad)
+    anchors = torch.tensor(
+        [[0, 0, 10, 10], [0, 0, 10, 8], [20, 0, 30, 10], [20, 0, 40, 10], [40, 40, 60, 60], [0, 40, 10, 50]],
+        dtype=torch.float64 if dtype == torch.float64 else torch.float32,
+    )
+    box = torch.tensor([[1.0, 0, 10, 9]]).to(anchors.dtype)
+    crowd = torch.tensor([[18.0, 0, 31, 12]]).to(anchors.dtype)
+    targets = [Target(box, torch.tensor([1]), crowd), Target(box[:0], torch.tensor([], dtype=torch.int64))]
+    return Predictions(logits, deltas), anchors, targets
+
+
+POSITIVE, IGNORED = [0, 1], [2, 3]  # anchors of image 0, by hand: IoU .81, .80; 1 and 11/20 of their area in the crowd
+
+
+def random_assignment(rows, generator):
+    order = torch.randperm(rows, generator=generator)
+    positive, ignored = order[: rows // 5].sort().values, order[rows // 5 : rows // 3].sort().values
+    classes = torch.randint(0, K, (len(positive),), generator=generator)
+    return Assignment(positive, classes, torch.zeros(len(positive), 4), ignored)
+
+
+def dense_targets(rows, assignment):
+    """One-hot targets (rows, K) and the mask (rows, 1) of anchors that count."""
+    one_hot, counts = torch.zeros(rows, K), torch.ones(rows, 1)
+    one_hot[assignment.positive, assignment.classes] = 1
+    counts[assignment.ignored] = 0
+    return one_hot, counts
+
+
+def test_focal_loss_matches_torchvision():
+    logits, targets = torch.randn(4, 7) * 5, torch.randint(0, 2, (4, 7)).float()
+    expected = torchvision.ops.sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=1.5)
+    torch.testing.assert_close(focal_loss(logits, targets, alpha=0.25, gamma=1.5), expected)
+
+
+@pytest.mark.parametrize(("y", "smoothed"), [(1.0, 0.9), (0.0, 0.1)])
+def test_label_smoothing_moves_the_cross_entropy_only(y, smoothed):
+    p = 0.7
+    cross_entropy = -smoothed * math.log(p) - (1 - smoothed) * math.log(1 - p)
+    weight = 0.25 * (1 - p) ** 1.5 if y else 0.75 * p**1.5
+    logit = torch.tensor(p).logit()
+    got = focal_loss(logit, torch.tensor(y), alpha=0.25, gamma=1.5, label_smoothing=0.2)
+    torch.testing.assert_close(got, torch.tensor(weight * cross_entropy))
+
+
+@pytest.mark.parametrize("chunk", [losses.CHUNK, 10, 1])
+@pytest.mark.parametrize(("gamma", "smoothing"), [(1.5, 0.0), (2.0, 0.1), (0.0, 0.0)])
+def test_sparse_focal_loss_and_gradient_equal_the_dense_ones(monkeypatch, chunk, gamma, smoothing):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(60, K, generator=generator).mul(8).requires_grad_()
+    assignment = random_assignment(60, generator)
+    one_hot, counts = dense_targets(60, assignment)
+
+    sparse = sparse_focal_loss(logits, assignment, alpha=0.3, gamma=gamma, label_smoothing=smoothing)
+    dense = (focal_loss(logits, one_hot, alpha=0.3, gamma=gamma, label_smoothing=smoothing) * counts).sum()
+    torch.testing.assert_close(sparse, dense)
+    torch.testing.assert_close(torch.autograd.grad(sparse, logits), torch.autograd.grad(dense, logits))
+
+
+def test_sparse_focal_loss_without_smoothing_matches_torchvision():
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(60, K, generator=generator) * 4
+    assignment = random_assignment(60, generator)
+    one_hot, counts = dense_targets(60, assignment)
+    dense = torchvision.ops.sigmoid_focal_loss(logits, one_hot, alpha=0.25, gamma=1.5)
+    torch.testing.assert_close(sparse_focal_loss(logits, assignment), (dense * counts).sum())
+
+
+def test_sparse_focal_gradient_matches_finite_differences():
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(20, K, generator=generator, dtype=torch.float64).mul(3).requires_grad_()
+    assignment = random_assignment(20, generator)
+    assert torch.autograd.gradcheck(lambda x: sparse_focal_loss(x, assignment, label_smoothing=0.1), (logits,))
+
+
+def test_sparse_focal_loss_is_finite_at_extreme_logits():
+    logits = torch.tensor([[-1e4, 0.0, 1e4], [1e4, -1e4, 90.0]], requires_grad=True)
+    assignment = Assignment(
+        torch.tensor([1]), torch.tensor([1]), torch.zeros(1, 4), torch.tensor([], dtype=torch.int64)
+    )
+    loss = sparse_focal_loss(logits, assignment)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    # background: 0, ¾·½^1.5·ln 2, ¾·10⁴ | ¾·10⁴, positive ¼·10⁴, ¾·90
+    torch.testing.assert_close(loss.item(), 0.75 * 0.5**1.5 * math.log(2) + 0.75e4 + 0.75e4 + 0.25e4 + 0.75 * 90)
+    assert gradient.isfinite().all()
+    torch.testing.assert_close(gradient[1], torch.tensor([0.75, -0.25, 0.75]))
+
+
+def test_huber_loss_is_quadratic_then_linear():
+    errors = torch.tensor([0.0, 0.05, -0.1, 0.3])
+    by_hand = torch.tensor([0.0, 0.00125, 0.005, 0.1 * 0.3 - 0.005])
+    torch.testing.assert_close(huber_loss(errors + 1, torch.ones(4), delta=0.1), by_hand)
+
+
+def random_boxes(count, generator):
+    corner = torch.rand(count, 2, generator=generator) * 50
+    return torch.cat([corner, corner + 5 + torch.rand(count, 2, generator=generator) * 40], dim=1)
+
+
+def test_iou_loss_matches_torchvision_box_iou():
+    generator = torch.Generator().manual_seed(5)
+    a, b = random_boxes(200, generator), random_boxes(200, generator)
+    torch.testing.assert_close(iou_loss(a, b), 1 - torchvision.ops.box_iou(a, b).diagonal())
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("iou", lambda a, b: 1 - torchvision.ops.box_iou(a, b).diagonal()),
+        ("giou", lambda a, b: 1 - torchvision.ops.generalized_box_iou(a, b).diagonal()),
+        ("diou", lambda a, b: 1 - torchvision.ops.distance_box_iou(a, b).diagonal()),
+        ("ciou", lambda a, b: 1 - torchvision.ops.complete_box_iou(a, b).diagonal()),
+    ],
+)
+def test_iou_losses_compare_decoded_boxes(name, formula):
+    predictions, anchors, targets = a_batch()
+    got = DetectionLoss(box_loss=name, box_weight=2.0)(predictions, anchors, targets)["box_loss"]
+    decoded = decode(predictions.box_deltas[0, POSITIVE], anchors[POSITIVE])
+    expected = 2.0 * formula(decoded, targets[0].boxes.expand(2, 4)).sum() / 3
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("loss", [generalized_box_iou_loss, distance_box_iou_loss, complete_box_iou_loss])
+def test_iou_losses_of_torchvision_are_unreduced_by_default(loss):
+    generator = torch.Generator().manual_seed(6)
+    assert loss(random_boxes(7, generator), random_boxes(7, generator)).shape == (7,)
+
+
+def test_detection_loss_equals_the_published_formula():
+    predictions, anchors, targets = a_batch()
+    got = DetectionLoss(label_smoothing=0.1)(predictions, anchors, targets)
+
+    one_hot = torch.zeros(2, 6, K)
+    one_hot[0, POSITIVE, 1] = 1
+    focal = focal_loss(predictions.class_logits, one_hot, alpha=0.25, gamma=1.5, label_smoothing=0.1)
+    focal[0, IGNORED] = 0
+    errors = predictions.box_deltas[0, POSITIVE] - encode(targets[0].boxes, anchors[POSITIVE])
+    huber = torch.where(errors.abs() <= 0.1, 0.5 * errors**2, 0.1 * errors.abs() - 0.005)
+    normaliser = 2 + 1
+    torch.testing.assert_close(got["class_loss"], focal.sum() / normaliser)
+    torch.testing.assert_close(got["box_loss"], 50 * huber.sum() / (4 * normaliser))
+
+
+@pytest.mark.parametrize("box_loss", ["huber", "iou", "giou", "diou"])  # CIoU's own weight counts as a constant
+def test_the_gradient_matches_finite_differences(box_loss):
+    predictions, anchors, targets = a_batch(torch.float64)
+    criterion = DetectionLoss(box_loss=box_loss)
+
+    def total(logits, deltas):
+        return sum(criterion(Predictions(logits, deltas), anchors, targets).values())
+
+    assert torch.autograd.gradcheck(total, (predictions.class_logits, predictions.box_deltas))
+
+
+@pytest.mark.parametrize("box_loss", ["huber", "iou", "giou", "diou", "ciou"])
+def test_a_batch_without_boxes_reaches_every_logit_and_delta(box_loss):
+    predictions, anchors, _ = a_batch()
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    loss = DetectionLoss(box_loss=box_loss)(predictions, anchors, [empty, empty])
+    torch.testing.assert_close(loss["class_loss"], 0.75 * background(predictions).sum())
+    assert loss["box_loss"] == 0
+    sum(loss.values()).backward()
+    assert (predictions.class_logits.grad > 0).all()
+    assert torch.equal(predictions.box_deltas.grad, torch.zeros(2, 6, 4))
+
+
+def background(predictions):
+    return predictions.class_logits.sigmoid() ** 1.5 * F.softplus(predictions.class_logits)
+
+
+def test_ignored_anchors_have_no_gradient():
+    predictions, anchors, targets = a_batch()
+    sum(DetectionLoss()(predictions, anchors, targets).values()).backward()
+    assert (predictions.class_logits.grad[0, IGNORED] == 0).all()
+    assert (predictions.class_logits.grad[1] != 0).all()
+
+
+def test_a_given_normaliser_replaces_the_count():
+    predictions, anchors, targets = a_batch()
+    counted = DetectionLoss()(predictions, anchors, targets)
+    given = DetectionLoss()(predictions, anchors, targets, normaliser=torch.tensor(30.0))
+    for name in counted:
+        torch.testing.assert_close(given[name] * 10, counted[name])
+
+
+def test_micro_batches_under_a_shared_normaliser_add_up_to_the_batch():
+    predictions, anchors, targets = a_batch()
+    whole = DetectionLoss()(predictions, anchors, targets)
+    parts = [
+        DetectionLoss()(
+            Predictions(predictions.class_logits[i : i + 1], predictions.box_deltas[i : i + 1]),
+            anchors,
+            targets[i : i + 1],
+            normaliser=3,
+        )
+        for i in range(2)
+    ]
+    for name in whole:
+        torch.testing.assert_close(sum(part[name] for part in parts), whole[name])
+
+
+def test_loss_is_float32_under_autocast_and_for_half_precision():
+    predictions, anchors, targets = a_batch()
+    expected = DetectionLoss()(predictions, anchors, targets)
+    half = Predictions(predictions.class_logits.bfloat16(), predictions.box_deltas.bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        same = DetectionLoss()(predictions, anchors, targets)
+        low = DetectionLoss()(half, anchors, targets)
+    for name in expected:
+        assert same[name].dtype == low[name].dtype == torch.float32
+        assert torch.equal(same[name], expected[name])
+        torch.testing.assert_close(low[name], expected[name], rtol=0.02, atol=0.0)
+    sum(low.values()).backward()
+    assert predictions.class_logits.grad.isfinite().all()
+
+
+def test_the_box_weight_depends_on_the_kind_of_loss():
+    assert DetectionLoss().box_weight == 50
+    assert DetectionLoss(box_loss="ciou").box_weight == 5
+    assert DetectionLoss(box_loss="ciou", box_weight=0.0).box_weight == 0
+
+
+def test_an_unknown_box_loss_lists_the_known_ones():
+    with pytest.raises(ValueError, match="box_loss must be one of huber, iou, giou, diou, ciou; got 'l1'"):
+        DetectionLoss(box_loss="l1")
+
+
+def test_predictions_targets_and_anchors_must_agree():
+    predictions, anchors, targets = a_batch()
+    with pytest.raises(ValueError, match="got 2 images × 6 rows for 2 targets and 5 anchors"):
+        DetectionLoss()(predictions, anchors[:5], targets)
