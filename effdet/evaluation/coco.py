@@ -146,7 +146,7 @@ def _run_pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]]) ->
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    accumulated: dict[str, Any] = evaluation.eval  # type: ignore[assignment]  # pycocotools declares it as None
+    accumulated: dict[str, Any] = evaluation.eval
     return [float(value) for value in evaluation.stats], accumulated["precision"]
 
 
@@ -160,7 +160,8 @@ def _run_hotcoco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> tup
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return [float(value) for value in evaluation.stats], np.asarray(evaluation.eval["precision"])
+    accumulated: dict[str, Any] = evaluation.eval or {}
+    return [float(value) for value in evaluation.stats], np.asarray(accumulated["precision"])
 
 
 def _mean_where_measured(precision: np.ndarray) -> float:
