@@ -1,0 +1,313 @@
+"""Turn a data set into batches: ``TrainLoader`` augments, ``EvalLoader`` shows every image once as it is."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from effdet.config import AugmentConfig
+from effdet.data.coco import CocoDataset
+from effdet.data.mixing import mixup, mosaic
+from effdet.data.transforms import Augmented, Sample, build_train_transform
+from effdet.images import ImageError, letterbox
+from effdet.structures import Batch, Target
+
+Array: TypeAlias = NDArray[Any]
+
+MAX_REPLACEMENTS = 100  # unreadable images in a row before the loader gives up
+
+
+class _Place(NamedTuple):
+    """Which image stands where: all that a loader process needs to know to make it."""
+
+    epoch: int
+    position: int  # in the epoch, over all processes
+    image_index: int  # in the data set
+    plain: bool  # no mosaic and mixup
+
+
+class _Item(NamedTuple):
+    """One image, ready for the batch."""
+
+    sample: Augmented
+    original_size: tuple[int, int]
+    image_id: int
+    unreadable: tuple[str, ...]
+
+
+class _Packed(NamedTuple):
+    """A batch on its way from a loader process: one tensor, because each one costs a file descriptor."""
+
+    images: Tensor  # (B, H, W, 3) uint8
+    items: tuple[_Item, ...]  # their images left out
+    error: str = ""  # an exception would arrive with the traceback of the other process in its text
+
+
+class TrainLoader:
+    """Endless variety, exactly repeatable: batches of augmented images.
+
+    Every random choice is a pure function of (seed, epoch, position in the epoch). Therefore a run repeats under the
+    same seed with any number of workers, no two epochs or workers draw the same, and an epoch can be entered at any
+    step.
+
+    An image that cannot be read is replaced by the next readable one in the data set, and listed in
+    ``Batch.unreadable``.
+
+    Args:
+        dataset: The images; there must be at least one.
+        image_size: Network input (height, width).
+        batch_size: Images per process and step.
+        augment: The augmentation.
+        seed: Of order and augmentation.
+        workers: Loader processes; 0 loads in the calling process. They stay alive between epochs.
+        fill: RGB of the padding.
+        rank: Number of this process among ``world_size`` ones, which share each epoch.
+        world_size: Number of processes.
+        pin_memory: Put images into page-locked memory, for CUDA.
+
+    Raises:
+        ValueError: If the data set is empty.
+        ConfigError: If ``augment.transforms`` is wrong.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int,
+        augment: AugmentConfig,
+        seed: int,
+        workers: int,
+        fill: tuple[int, int, int],
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        if len(dataset) == 0:
+            raise ValueError(f"training needs at least one image, {dataset.annotation_file} has none left")
+        self.steps_per_epoch = math.ceil(len(dataset) / (batch_size * world_size))
+        self._order = _TrainOrder(len(dataset), batch_size, self.steps_per_epoch, seed, rank, world_size)
+        items = _TrainItems(dataset, image_size, augment, fill, seed)
+        self._loader = _build_loader(items, self._order, workers, pin_memory=pin_memory, persistent=workers > 0)
+
+    def epoch(self, epoch: int, start_step: int = 0, *, plain: bool = False) -> Iterator[Batch]:
+        """Return the batches of an epoch from ``start_step`` on; one epoch at a time.
+
+        Every image comes once; to make the last batch full, the first ones come again.
+
+        Args:
+            epoch: Number of the epoch.
+            start_step: The first step that is yielded, in [0, steps_per_epoch].
+            plain: Leave out mosaic and mixup.
+
+        Raises:
+            ValueError: If ``start_step`` is out of range.
+            ImageError: While iterating, if a hundred images in a row cannot be read.
+        """
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step must lie in [0, {self.steps_per_epoch}], got {start_step}")
+        self._order.epoch, self._order.start_step, self._order.plain = epoch, start_step, plain
+        return map(_unpack, iter(self._loader))
+
+
+class EvalLoader:
+    """Batches of letterboxed images without augmentation; every image once, in the order of the data set.
+
+    Process ``rank`` takes the images rank, rank + world_size, …, without repeats; it may get none at all. An image that
+    cannot be read is an ``ImageError``: a measurement on fewer images than asked for would go unnoticed.
+
+    Args: as ``TrainLoader``; the last batch may be smaller.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int,
+        workers: int,
+        fill: tuple[int, int, int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._order = _EvalOrder(len(dataset), batch_size, rank, world_size)
+        items = _EvalItems(dataset, image_size, fill)
+        self._loader = _build_loader(items, self._order, workers, pin_memory=False, persistent=False)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(_unpack, iter(self._loader) if len(self) else iter(()))
+
+
+class _TrainOrder(Sampler[list[_Place]]):
+    """Deal the positions of an epoch to steps and processes; ``TrainLoader.epoch`` sets which epoch."""
+
+    def __init__(
+        self, num_images: int, batch_size: int, steps_per_epoch: int, seed: int, rank: int, world_size: int
+    ) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start_step = 0
+        self.plain = False
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self.start_step
+
+    def __iter__(self) -> Iterator[list[_Place]]:
+        epoch, plain = self.epoch, self.plain
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+        for step in range(self.start_step, self.steps_per_epoch):
+            first = (step * self.world_size + self.rank) * self.batch_size
+            positions = range(first, first + self.batch_size)
+            yield [_Place(epoch, position, int(order[position % self.num_images]), plain) for position in positions]
+
+
+class _EvalOrder(Sampler[list[int]]):
+    def __init__(self, num_images: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.indices = range(rank, num_images, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[first : first + self.batch_size])
+
+
+class _TrainItems(Dataset[_Item]):
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        image_size: tuple[int, int],
+        augment: AugmentConfig,
+        fill: tuple[int, int, int],
+        seed: int,
+    ) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+        self.fill = fill
+        self.seed = seed
+        self.mosaic = augment.mosaic
+        self.mixup = augment.mixup
+        self.transform = build_train_transform(augment, image_size, fill)
+
+    def __getitem__(self, place: _Place) -> _Item:
+        rng = np.random.default_rng([self.seed, place.epoch, place.position])
+        unreadable: list[str] = []
+        index, sample = self._read(place.image_index, unreadable)
+        original_size = (sample.image.shape[0], sample.image.shape[1])
+
+        use_mosaic, use_mixup = rng.random(2) < (self.mosaic, self.mixup)
+        if use_mosaic and not place.plain:
+            others = [self._read(int(other), unreadable)[1] for other in rng.integers(len(self.dataset), size=3)]
+            sample = mosaic([sample, *others], self.image_size, self.fill, rng)
+        if use_mixup and not place.plain:
+            sample = mixup(sample, self._read(int(rng.integers(len(self.dataset))), unreadable)[1], rng)
+
+        augmented = self.transform(*sample, seed=int(rng.integers(2**63)))
+        return _Item(augmented, original_size, int(self.dataset.image_ids[index]), tuple(unreadable))
+
+    def _read(self, index: int, unreadable: list[str]) -> tuple[int, Sample]:
+        """Return the image, or the next readable one, and its index; add what could not be read to the list."""
+        for attempt in range(min(len(self.dataset), MAX_REPLACEMENTS)):
+            candidate = (index + attempt) % len(self.dataset)
+            try:
+                return candidate, Sample(self.dataset.read(candidate), *self.dataset.annotations(candidate))
+            except (ImageError, OSError):
+                unreadable.append(str(self.dataset.paths[candidate]))
+        raise ImageError(f"{unreadable[-1]}: cannot be read, and neither can the images that could take its place")
+
+
+class _EvalItems(Dataset[_Item]):
+    def __init__(self, dataset: CocoDataset, image_size: tuple[int, int], fill: tuple[int, int, int]) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+        self.fill = fill
+
+    def __getitem__(self, index: int) -> _Item:
+        image = self.dataset.read(index)
+        boxes, labels, is_crowd = self.dataset.annotations(index)
+        padded, content_size, scale = letterbox(image, self.image_size, self.fill)
+        sample = Augmented(padded, boxes * np.float32(scale), labels, is_crowd, content_size, scale)
+        return _Item(sample, (image.shape[0], image.shape[1]), int(self.dataset.image_ids[index]), ())
+
+
+class _Items(Dataset[_Packed]):
+    """Make whole batches inside the loader process, errors included."""
+
+    def __init__(self, items: _TrainItems | _EvalItems) -> None:
+        self.items = items
+
+    def __getitem__(self, batch: Sequence[Any]) -> _Packed:
+        try:
+            items = [self.items[place] for place in batch]
+        except (ImageError, OSError) as error:
+            return _Packed(torch.empty(0), (), error=str(error))
+        images = torch.from_numpy(np.stack([item.sample.image for item in items]))
+        nothing = np.empty((0, 0, 3), dtype=np.uint8)
+        return _Packed(images, tuple(item._replace(sample=item.sample._replace(image=nothing)) for item in items))
+
+
+def _build_loader(
+    items: _TrainItems | _EvalItems, order: Sampler[Any], workers: int, *, pin_memory: bool, persistent: bool
+) -> DataLoader[_Packed]:
+    return DataLoader(
+        _Items(items),
+        sampler=order,
+        batch_size=None,  # a sampled element is a whole batch
+        collate_fn=_keep,
+        num_workers=workers,
+        worker_init_fn=_prepare_worker,
+        pin_memory=pin_memory,
+        persistent_workers=persistent,
+        generator=torch.Generator(),  # else every epoch would draw from the run's own random numbers
+    )
+
+
+def _keep(packed: Any) -> Any:
+    """Collate nothing: PyTorch's own function would turn every small array into a tensor."""
+    return packed
+
+
+def _prepare_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the processes themselves fill the cores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it ends its workers
+
+
+def _unpack(packed: _Packed) -> Batch:
+    if packed.error:
+        raise ImageError(packed.error)
+    samples = [item.sample for item in packed.items]
+    return Batch(
+        images=packed.images.permute(0, 3, 1, 2),  # channels_last in memory
+        content_sizes=torch.tensor([sample.content_size for sample in samples], dtype=torch.int64),
+        scales=torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
+        original_sizes=torch.tensor([item.original_size for item in packed.items], dtype=torch.int64),
+        image_ids=torch.tensor([item.image_id for item in packed.items], dtype=torch.int64),
+        targets=[_target(sample) for sample in samples],
+        unreadable=tuple(dict.fromkeys(name for item in packed.items for name in item.unreadable)),
+    )
+
+
+def _target(sample: Augmented) -> Target:
+    boxes, labels = torch.from_numpy(sample.boxes), torch.from_numpy(sample.labels)
+    is_crowd = torch.from_numpy(sample.is_crowd)
+    return Target(boxes=boxes[~is_crowd], classes=labels[~is_crowd], crowd_boxes=boxes[is_crowd])

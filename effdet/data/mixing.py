@@ -1,0 +1,102 @@
+"""Augmentations that join several images: mosaic and mixup. The geometric recipe follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from effdet.data.transforms import Array, Sample, keep_visible
+
+
+def mosaic(
+    samples: Sequence[Sample], image_size: tuple[int, int], fill: tuple[int, int, int], rng: np.random.Generator
+) -> Sample:
+    """Put four images around a random point of a canvas twice as large as the network input.
+
+    Each is scaled to fit into the network input, aspect kept, and laid with one corner on the point: the first one
+    above and left of it, then above right, below left, below right. What reaches beyond the canvas is cut off.
+
+    Args:
+        samples: Four samples of any sizes.
+        image_size: Network input (H, W).
+        fill: RGB where no image lies.
+        rng: The point is drawn uniformly from the middle half of the canvas.
+
+    Returns:
+        A sample of 2H × 2W; boxes as ``keep_visible`` leaves them, in the order of the samples.
+
+    Raises:
+        ValueError: If there are not four samples.
+    """
+    if len(samples) != 4:
+        raise ValueError(f"a mosaic needs 4 samples, got {len(samples)}")
+    height, width = image_size
+    canvas = np.empty((2 * height, 2 * width, 3), dtype=np.uint8)
+    canvas[:] = fill
+    x, y = (
+        int(rng.integers(width // 2, width + width // 2 + 1)),
+        int(rng.integers(height // 2, height + height // 2 + 1)),
+    )
+
+    parts = []
+    for number, sample in enumerate(samples):
+        is_right, is_below = number % 2 == 1, number >= 2
+        quarter = (2 * height - y if is_below else y, 2 * width - x if is_right else x)
+        part = _fill_quarter(sample, image_size, quarter, from_right=not is_right, from_bottom=not is_below)
+        left = x if is_right else x - part.image.shape[1]
+        top = y if is_below else y - part.image.shape[0]
+        canvas[top : top + part.image.shape[0], left : left + part.image.shape[1]] = part.image
+        parts.append(part._replace(boxes=part.boxes + np.array([left, top, left, top], dtype=np.float32)))
+    return _join(canvas, parts)
+
+
+def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+    """Blend a second image into the first and keep the boxes of both (Zhang et al. 2019).
+
+    image = r · first + (1 − r) · second with r ~ Beta(8, 8), where the second one, scaled to fit into the first and
+    laid into its top-left corner, covers it; elsewhere the first stays as it is.
+    """
+    height, width = first.image.shape[:2]
+    scale = min(height / second.image.shape[0], width / second.image.shape[1])
+    second = _resize(second, scale)
+    rows, columns = min(height, second.image.shape[0]), min(width, second.image.shape[1])
+
+    ratio = float(rng.beta(8, 8))
+    image = first.image.copy()
+    image[:rows, :columns] = cv2.addWeighted(
+        first.image[:rows, :columns], ratio, second.image[:rows, :columns], 1 - ratio, 0
+    )
+    return _join(image, [first, second])
+
+
+def _fill_quarter(
+    sample: Sample, image_size: tuple[int, int], quarter: tuple[int, int], *, from_right: bool, from_bottom: bool
+) -> Sample:
+    """Scale a sample into the network input and keep what the quarter holds of it, next to the mosaic's point."""
+    scale = min(image_size[0] / sample.image.shape[0], image_size[1] / sample.image.shape[1])
+    sample = _resize(sample, scale)
+    height, width = sample.image.shape[:2]
+    rows, columns = min(height, quarter[0]), min(width, quarter[1])
+    left, top = (width - columns if from_right else 0), (height - rows if from_bottom else 0)
+    image = sample.image[top : top + rows, left : left + columns]
+    offset = np.array([left, top, left, top], dtype=np.float32)
+    return keep_visible(sample._replace(image=image, boxes=sample.boxes - offset))
+
+
+def _resize(sample: Sample, scale: float) -> Sample:
+    height, width = sample.image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))  # cv2 order
+    image = cv2.resize(sample.image, size, interpolation=cv2.INTER_LINEAR)
+    factors = np.array([size[0] / width, size[1] / height] * 2, dtype=np.float32)
+    return sample._replace(image=image, boxes=sample.boxes * factors)
+
+
+def _join(image: Array, parts: Sequence[Sample]) -> Sample:
+    return Sample(
+        image,
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.is_crowd for part in parts]),
+    )

@@ -1,0 +1,319 @@
+"""Augment training images: the published recipe, colour, and any transform of albumentations.
+
+Every random choice is a pure function of the seed that the caller gives, so an epoch repeats whatever process computes
+it. This is the only module that knows albumentations; it imports it (3 s) only when colour or transforms are asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from effdet.config import AugmentConfig, ConfigError
+from effdet.images import letterbox, pad
+
+Array: TypeAlias = NDArray[Any]
+
+MIN_VISIBLE = 0.1  # part of a box's area that a crop must leave
+MIN_SIDE = 1.0  # pixels; a thinner box counts as degenerate
+
+
+class Sample(NamedTuple):
+    """An image with its boxes, in pixels of that image."""
+
+    image: Array  # (H, W, 3) uint8 RGB
+    boxes: NDArray[np.float32]  # (M, 4) xyxy
+    labels: NDArray[np.int64]  # (M,)
+    is_crowd: NDArray[np.bool_]  # (M,)
+
+
+class Augmented(NamedTuple):
+    """A sample in network-input pixels; the image content fills its top-left corner, the rest is padding."""
+
+    image: Array  # (H, W, 3) uint8 RGB
+    boxes: NDArray[np.float32]  # (M, 4) xyxy
+    labels: NDArray[np.int64]  # (M,)
+    is_crowd: NDArray[np.bool_]  # (M,)
+    content_size: tuple[int, int]  # height, width without padding
+    scale: float  # network pixels per original pixel
+
+
+def keep_visible(sample: Sample) -> Sample:
+    """Clip the boxes to the image and drop those of which too little is left.
+
+    A box stays if at least 10 % of its area lies inside the image and what is left is at least one pixel wide and high.
+    (The published recipe keeps slivers of any size; they teach the model to see objects in noise.) Of a crowd region
+    any visible part of that size stays: it only says where not to learn.
+    """
+    height, width = sample.image.shape[:2]
+    boxes = np.clip(sample.boxes, 0, np.array([width, height, width, height], dtype=np.float32))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    visible = sides.prod(axis=1) >= MIN_VISIBLE * (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(axis=1)
+    keep = (sides >= MIN_SIDE).all(axis=1) & (visible | sample.is_crowd)
+    return Sample(sample.image, boxes[keep], sample.labels[keep], sample.is_crowd[keep])
+
+
+def build_train_transform(
+    augment: AugmentConfig, image_size: tuple[int, int], fill: tuple[int, int, int]
+) -> TrainTransform:
+    """Build the augmentation of one image (mosaic and mixup happen before it).
+
+    Args:
+        augment: Strengths and probabilities.
+        image_size: Network input (height, width).
+        fill: RGB of the padding.
+
+    Raises:
+        ConfigError: If ``augment.transforms`` names a transform or an argument that does not exist, a value does not
+            suit, or the transform cannot work on uint8 images with boxes.
+    """
+    return TrainTransform(
+        image_size=image_size,
+        fill=fill,
+        horizontal_flip=augment.horizontal_flip,
+        vertical_flip=augment.vertical_flip,
+        scale=(augment.scale[0], augment.scale[1]),
+        safe_crop=augment.safe_crop,
+        content_transforms=_build_albumentations(augment.color, augment.transforms),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform:
+    """The augmentation recipe, in this order:
+
+    1. With probability ``safe_crop``, a random crop that keeps every box whole.
+    2. Scale jitter: f ~ U(scale); the image is resized, aspect kept, to fit into f times the network input, and where
+       that is larger than the network input, cropped to it at a random offset. (Only the part that stays is resized.
+       After a safe crop f is at most 1, so that nothing is cut after all.)
+    3. Horizontal and vertical flip.
+    4. Colour, then the albumentations transforms of the config, on the content without padding.
+    5. Padding at the bottom and the right.
+    """  # noqa: D415
+
+    image_size: tuple[int, int]
+    fill: tuple[int, int, int]
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    scale: tuple[float, float] = (0.1, 2.0)
+    safe_crop: float = 0.0
+    content_transforms: AlbumentationsAdapter | None = None
+
+    def __call__(self, image: Array, boxes: Array, labels: Array, is_crowd: Array, seed: int) -> Augmented:
+        """Augment one image; the result is a pure function of the arguments.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size.
+            boxes: (M, 4) float32 xyxy pixels.
+            labels: (M,) int64.
+            is_crowd: (M,) bool.
+            seed: Any integer in [0, 2⁶⁴).
+        """
+        rng = np.random.default_rng(seed)
+        sample = Sample(image, boxes, labels, is_crowd)
+
+        is_safe = rng.random() < self.safe_crop
+        if is_safe:
+            sample = random_safe_crop(sample, rng)
+        factor = rng.uniform(*self.scale)
+        sample, scale = random_resized_crop(sample, self.image_size, min(factor, 1.0) if is_safe else factor, rng)
+
+        flip_x, flip_y = rng.random(2) < (self.horizontal_flip, self.vertical_flip)
+        sample = flip(sample, horizontal=bool(flip_x), vertical=bool(flip_y))
+        if self.content_transforms is not None:
+            sample = self.content_transforms(sample, int(rng.integers(2**32)))
+
+        sample, content_size, shrink = _fit(sample, self.image_size, self.fill)
+        return Augmented(*sample, content_size, scale * shrink)
+
+
+def random_safe_crop(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Crop an image at random so that every box stays whole; without boxes, to between 30 and 100 % of each side."""
+    height, width = sample.image.shape[:2]
+    if len(sample.boxes):
+        left, top = np.floor(sample.boxes[:, :2].min(axis=0)).clip(0)
+        right, bottom = np.ceil(sample.boxes[:, 2:].max(axis=0)).clip(max=(width, height))
+    else:
+        sides = rng.uniform(0.3, 1.0, 2) * (width, height)
+        left, top = rng.uniform(0, (width, height) - sides)
+        right, bottom = left + sides[0], top + sides[1]
+    x1, y1 = rng.integers(0, (int(left) + 1, int(top) + 1))
+    x2, y2 = rng.integers((int(right), int(bottom)), (width + 1, height + 1))
+    x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
+    offset = np.array([x1, y1, x1, y1], dtype=np.float32)
+    return sample._replace(image=sample.image[y1:y2, x1:x2], boxes=sample.boxes - offset)
+
+
+def random_resized_crop(
+    sample: Sample, image_size: tuple[int, int], factor: float, rng: np.random.Generator
+) -> tuple[Sample, float]:
+    """Resize an image to fit into ``factor`` · ``image_size``, aspect kept, and crop it at random to ``image_size``.
+
+    Returns:
+        The sample, at most ``image_size`` large, its boxes as ``keep_visible`` leaves them; and the scale.
+    """
+    sides = sample.image.shape[:2]
+    targets = (max(1, int(factor * image_size[0])), max(1, int(factor * image_size[1])))
+    scale = float(min(np.float32(targets[0]) / np.float32(sides[0]), np.float32(targets[1]) / np.float32(sides[1])))
+
+    # Cutting whole source pixels leaves one plain resize of the visible part. That rounds the scale of each axis a
+    # little; the boxes take the factors that the pixels took.
+    (top, rows, height), (left, columns, width) = (
+        _visible_span(side, scale, limit, rng) for side, limit in zip(sides, image_size, strict=True)
+    )
+    visible = sample.image[top : top + rows, left : left + columns]
+    image = cv2.resize(visible, (width, height), interpolation=cv2.INTER_LINEAR)
+    offset = np.array([left, top, left, top], dtype=np.float32)
+    factors = np.array([width / columns, height / rows] * 2, dtype=np.float32)
+    return keep_visible(sample._replace(image=image, boxes=(sample.boxes - offset) * factors)), scale
+
+
+def _visible_span(side: int, scale: float, limit: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Return first source pixel, number of source pixels, and number of pixels that they become, on one axis."""
+    resized = max(1, int(np.float32(side) * np.float32(scale)))
+    if resized <= limit:
+        return 0, side, resized
+    length = min(side, max(1, round(limit / scale)))
+    return int(rng.integers(side - length + 1)), length, limit
+
+
+def flip(sample: Sample, *, horizontal: bool, vertical: bool) -> Sample:
+    """Mirror an image left to right, upside down, both or not at all."""
+    if not (horizontal or vertical):
+        return sample
+    height, width = sample.image.shape[:2]
+    boxes = sample.boxes.copy()
+    if horizontal:
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+    if vertical:
+        boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
+    code = -1 if horizontal and vertical else int(horizontal)
+    image = cv2.flip(sample.image, code)
+    return sample._replace(image=image, boxes=boxes)
+
+
+def _fit(
+    sample: Sample, image_size: tuple[int, int], fill: tuple[int, int, int]
+) -> tuple[Sample, tuple[int, int], float]:
+    """Pad to the network input, after shrinking if a transform of the config (a rotation, say) made it too large."""
+    height, width = sample.image.shape[:2]
+    if height <= image_size[0] and width <= image_size[1]:
+        return sample._replace(image=pad(sample.image, image_size, fill)), (height, width), 1.0
+    image, content_size, scale = letterbox(sample.image, image_size, fill)
+    factors = np.array([content_size[1] / width, content_size[0] / height] * 2, dtype=np.float32)
+    return sample._replace(image=image, boxes=sample.boxes * factors), content_size, scale
+
+
+class AlbumentationsAdapter:
+    """Transforms of albumentations 2.0.8 behind our types.
+
+    It seeds them at every call (left alone, every loader process and every epoch would draw the same), sends an index
+    along with each box instead of its label (labels would come back as floats), and clips and drops boxes as
+    ``keep_visible`` does.
+    """
+
+    def __init__(self, transforms: Sequence[Any]) -> None:
+        albumentations = _import_albumentations()
+        self._moves_boxes = any("bboxes" in transform.available_keys for transform in transforms)
+        boxes = albumentations.BboxParams(
+            format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True
+        )
+        # Compose warns of box parameters that no transform needs.
+        self._compose = albumentations.Compose(list(transforms), bbox_params=boxes if self._moves_boxes else None)
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """Transform a sample; ``seed`` lies in [0, 2³²)."""
+        self._compose.set_random_seed(seed)
+        if not self._moves_boxes:
+            return sample._replace(image=np.ascontiguousarray(self._compose(image=sample.image)["image"]))
+        result = self._compose(image=sample.image, bboxes=sample.boxes, rows=np.arange(len(sample.boxes)))
+        rows = np.asarray(result["rows"], dtype=np.int64)
+        boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+        return Sample(np.ascontiguousarray(result["image"]), boxes, sample.labels[rows], sample.is_crowd[rows])
+
+
+def _import_albumentations() -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import, which else asks the network
+    import albumentations
+
+    return albumentations
+
+
+def _build_albumentations(color: float, specs: Sequence[dict[str, Any]]) -> AlbumentationsAdapter | None:
+    if not color and not specs:
+        return None
+    transforms = [_color_jitter(color)] if color else []
+    for position, spec in enumerate(specs):
+        transforms.append(_build_one(spec, f"data.augment.transforms[{position}]"))
+    return AlbumentationsAdapter(transforms)
+
+
+def _color_jitter(strength: float) -> Any:
+    amount = 0.4 * strength
+    return _import_albumentations().ColorJitter(
+        brightness=(1 - amount, 1 + amount),
+        contrast=(1 - amount, 1 + amount),
+        saturation=(1 - amount, 1 + amount),
+        hue=(-0.05 * strength, 0.05 * strength),
+        p=1.0,
+    )
+
+
+def _build_one(spec: dict[str, Any], where: str) -> Any:
+    """Build {name: …, argument: value, …}; in OneOf, SomeOf and Sequential ``transforms`` is a list of the same."""
+    albumentations = _import_albumentations()
+    arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    name = arguments.pop("name", None)
+    kinds = (albumentations.BasicTransform, albumentations.BaseCompose)
+    known = {key for key, value in vars(albumentations).items() if inspect.isclass(value) and issubclass(value, kinds)}
+    if name not in known:
+        raise ConfigError(f"{where}: name must be a transform of albumentations, got {name!r}{_nearest(name, known)}")
+
+    transform_class = getattr(albumentations, str(name))
+    accepted = set(inspect.signature(transform_class.__init__).parameters) - {"self"}
+    for key in arguments:
+        if key not in accepted:
+            raise ConfigError(f"{where}: {name} has no argument '{key}'{_nearest(key, accepted)}")
+    if isinstance(spec.get("transforms"), list):
+        arguments["transforms"] = [
+            _build_one(inner, f"{where}.transforms[{position}]") for position, inner in enumerate(spec["transforms"])
+        ]
+    return _checked(transform_class, arguments, f"{where}: {name}")
+
+
+def _checked(transform_class: Any, arguments: dict[str, Any], where: str) -> Any:
+    """Build a transform and try it once, so that a mistake shows before the first epoch and not in it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # what albumentations only warns of is a mistake here
+        try:
+            transform = transform_class(**arguments)
+            trial = AlbumentationsAdapter([transform_class(**{**arguments, "p": 1.0})])
+            image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+            box = np.array([[32, 24, 96, 72]], dtype=np.float32)
+            result = trial(Sample(image, box, np.zeros(1, np.int64), np.zeros(1, bool)), 0)
+        except Exception as error:  # pydantic, ValueError, TypeError, KeyError, ... from a hundred transforms
+            raise ConfigError(f"{where}: {_in_one_line(error)}") from error
+    if result.image.dtype != np.uint8 or result.image.ndim != 3 or result.image.shape[2] != 3:
+        raise ConfigError(
+            f"{where}: must keep images (H, W, 3) uint8, made {result.image.shape} {result.image.dtype}; "
+            "normalising and batching happen elsewhere"
+        )
+    return transform
+
+
+def _nearest(word: object, known: set[str]) -> str:
+    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
