@@ -217,15 +217,21 @@ class AlbumentationsAdapter:
     """Transforms of albumentations 2.0.8 behind our types.
 
     It seeds them at every call (left alone, every loader process and every epoch would draw the same), sends an index
-    along with each box instead of its label (labels would come back as floats), and clips and drops boxes as
-    ``keep_visible`` does.
+    along with each box instead of its label (labels would come back as floats), and clips boxes and drops those of
+    which less than 10 % or less than a pixel is left.
     """
 
     def __init__(self, transforms: Sequence[Any]) -> None:
         albumentations = _import_albumentations()
         self._moves_boxes = any("bboxes" in transform.available_keys for transform in transforms)
         boxes = albumentations.BboxParams(
-            format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True
+            format="pascal_voc",
+            label_fields=["rows"],
+            clip=True,  # else a box that reaches out is an error, and so is one of no width
+            filter_invalid_bboxes=True,
+            min_visibility=MIN_VISIBLE,
+            min_width=MIN_SIDE,
+            min_height=MIN_SIDE,
         )
         # Compose warns of box parameters that no transform needs.
         self._compose = albumentations.Compose(list(transforms), bbox_params=boxes if self._moves_boxes else None)

@@ -1,0 +1,87 @@
+"""Find missing and corrupt image files before a run, not in its middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from effdet.data.coco import CocoDataset, DataError
+from effdet.images import ImageError
+
+T = TypeVar("T")
+
+DECODE_ALL_UP_TO = 2000  # images; larger sets would take minutes
+SAMPLE_SIZE = 500  # images of a larger set that are decoded anyway
+THREADS = 8  # reading waits for the disk, and decoding runs outside of the interpreter lock
+
+_START_OF = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
+_END_OF = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
+
+
+def drop_unreadable(dataset: CocoDataset, *, max_fraction: float = 0.1) -> tuple[CocoDataset, list[str]]:
+    """Leave out the images whose files are missing, truncated or corrupt, or do not have the annotated size.
+
+    Up to 2,000 images are all decoded. Of a larger set every file is looked at (it exists, and begins and ends as a
+    JPEG or PNG does), and only those that fail this, plus a fixed sample of 500, are decoded; what this misses, the
+    loader replaces when it meets it.
+
+    Args:
+        dataset: The images.
+        max_fraction: The largest part of the images that may be left out, in [0, 1].
+
+    Returns:
+        The data set without them, and one "file: reason" for each, in the data set's order.
+
+    Raises:
+        DataError: If more than ``max_fraction`` of the images, or all of them, cannot be read; it names the first few.
+    """
+    indices: Sequence[int] = range(len(dataset))
+    if len(dataset) > DECODE_ALL_UP_TO:
+        looks_whole = _in_threads(lambda index: _looks_whole(dataset.paths[index]), indices)
+        sample = np.random.default_rng(0).choice(len(dataset), SAMPLE_SIZE, replace=False)
+        suspicious = [index for index, whole in zip(indices, looks_whole, strict=True) if not whole]
+        indices = sorted({*suspicious, *sample.tolist()})
+
+    faults = _in_threads(lambda index: _fault(dataset, index), indices)
+    unreadable = {index: fault for index, fault in zip(indices, faults, strict=True) if fault}
+    if len(unreadable) > max_fraction * len(dataset) or len(unreadable) == len(dataset):
+        raise DataError(_too_many(dataset, list(unreadable.values()), max_fraction))
+    return (dataset.without(unreadable) if unreadable else dataset), list(unreadable.values())
+
+
+def _looks_whole(path: Path) -> bool:
+    """Return whether a file begins and ends as a JPEG or PNG does; False is only a suspicion."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            file.seek(-min(8, len(start)), 2)
+            end = file.read(8)
+    except OSError:
+        return False
+    return any(start.startswith(_START_OF[kind]) and end.endswith(_END_OF[kind]) for kind in _START_OF)
+
+
+def _fault(dataset: CocoDataset, index: int) -> str:
+    """Return why an image cannot be read, beginning with its file; empty if it can."""
+    try:
+        dataset.read(index)
+    except (ImageError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _in_threads(function: Callable[[int], T], indices: Sequence[int]) -> list[T]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(function, indices))
+
+
+def _too_many(dataset: CocoDataset, faults: list[str], max_fraction: float) -> str:
+    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+    return (
+        f"{len(faults)} of the {len(dataset)} images of {dataset.annotation_file} cannot be read, more than the "
+        f"{max_fraction:.0%} that may be left out: {'; '.join(faults[:5])}{more}"
+    )
