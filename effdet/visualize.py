@@ -138,11 +138,11 @@ def save_image(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
     Raises:
         ValueError: If no image format has this ending.
     """
-    ending = Path(path).suffix.lower()
-    if Image.registered_extensions().get(ending) not in Image.SAVE:
+    file_format = Image.registered_extensions().get(Path(path).suffix.lower())
+    if file_format not in Image.SAVE:
         raise ValueError(f"{path}: must end in an image format such as .jpg or .png")
     picture = Image.fromarray(image)
-    if ending in (".jpg", ".jpeg"):
+    if file_format == "JPEG":
         picture.save(path, quality=95)
     else:
         picture.save(path)

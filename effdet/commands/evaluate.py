@@ -1,0 +1,216 @@
+"""Print the 12 COCO numbers and the AP of every class, of a model or of a results file.
+
+effdet evaluate --weights runs/demo/best.safetensors --data data/demo
+effdet evaluate --predictions results.json --annotations val.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from effdet.commands import program
+from effdet.commands.inference import add_model_options, load_model, make_parent
+
+if TYPE_CHECKING:
+    from effdet.data.coco import CocoDataset
+    from effdet.evaluation.coco import CocoMetrics
+    from effdet.models.efficientdet import EfficientDet
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``evaluate``."""
+    result = argparse.ArgumentParser(
+        prog=program("evaluate"),
+        description="Print the 12 COCO numbers and the AP of every class: of a model (--weights and --data), "
+        "or of a results file (--predictions and --annotations).",
+    )
+    what = result.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", metavar="W", help="model: a .safetensors file of a run")
+    what.add_argument("--predictions", type=Path, metavar="FILE", help="results in COCO's JSON format")
+    result.add_argument("--annotations", type=Path, metavar="FILE", help="COCO JSON that --predictions is scored by")
+    result.add_argument("--data", metavar="DATA", help="folder in a known layout, COCO JSON file, or config (.yaml)")
+    result.add_argument("--split", choices=("train", "val"), default="val", help="part of DATA (default: val)")
+    result.add_argument("--json", metavar="FILE", help="write the numbers as JSON; - is stdout")
+    result.add_argument("--save-results", type=Path, metavar="FILE", help="write the detections in COCO's format")
+    result.add_argument("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: 8)")
+    result.add_argument("--workers", type=int, metavar="N", help="processes that read images (default: by the machine)")
+    result.add_argument("--backend", choices=("auto", "pycocotools", "hotcoco"), default="auto", help=_BACKEND)
+    add_model_options(result)
+    result.add_argument("--score-threshold", type=float, metavar="SCORE", help="smallest score that counts")
+    return result
+
+
+_BACKEND = "who computes; the numbers are the same (default: auto, hotcoco when it is installed)"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print, and return the exit status."""
+    _check(args)
+    for path in filter(None, (args.json, args.save_results)):
+        make_parent(path)  # an hour later would be late to find that it cannot be
+
+    metrics, extra = _evaluate_file(args) if args.predictions else _evaluate_model(args)
+
+    print_metrics(metrics, sys.stderr if args.json == "-" else sys.stdout)
+    if args.json:
+        text = json.dumps({**metrics.to_dict(), **extra}, indent=2, ensure_ascii=False) + "\n"
+        if args.json == "-":
+            sys.stdout.write(text)
+        else:
+            Path(args.json).write_text(text, encoding="utf-8")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    needed, useless = ("annotations", "data") if args.predictions else ("data", "annotations")
+    mode = "--predictions" if args.predictions else "--weights"
+    if getattr(args, needed) is None:
+        parser().error(f"{mode} needs --{needed}")
+    if getattr(args, useless) is not None:
+        parser().error(f"{mode} goes with --{needed}, not with --{useless}")
+    if args.predictions and args.save_results:
+        parser().error("--save-results goes with --weights")
+    if args.batch_size < 1:
+        parser().error(f"--batch-size must be 1 or more, got {args.batch_size}")
+    if args.workers is not None and args.workers < 0:
+        parser().error(f"--workers must be 0 or more, got {args.workers}")
+
+
+def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:
+    from effdet.evaluation.coco import evaluate_coco
+
+    metrics = evaluate_coco(args.annotations, args.predictions, backend=args.backend)
+    return metrics, {"annotations": str(args.annotations), "predictions": str(args.predictions)}
+
+
+def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:
+    from effdet.data.readable import drop_unreadable
+    from effdet.evaluation.coco import evaluate_coco
+
+    dataset, unreadable = drop_unreadable(find_data(args.data, args.split))
+    model = load_model(args)
+    started = time.perf_counter()
+    rows = detect_rows(model, dataset, batch_size=args.batch_size, workers=args.workers)
+    seconds = time.perf_counter() - started
+    print(
+        f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.1f} images/s) "
+        f"at {model.image_size[0]}×{model.image_size[1]} on {model.device}",
+        file=sys.stderr,
+    )
+    if args.save_results:
+        args.save_results.write_text(json.dumps(rows), encoding="utf-8")
+    image_ids = dataset.image_ids.tolist()
+    metrics = evaluate_coco(dataset.annotation_file, rows, backend=args.backend, image_ids=image_ids)
+    return metrics, {
+        "annotations": str(dataset.annotation_file),
+        "weights": str(args.weights),
+        "images": len(dataset),
+        "unreadable": list(unreadable),
+        "seconds": seconds,
+    }
+
+
+def find_data(data: str, split: str) -> CocoDataset:
+    """Return a data set from a folder, a COCO JSON file, or the data section of a config file.
+
+    Raises:
+        ConfigError: If the config file says something that cannot be.
+        DataError: If the data is not there or not COCO.
+    """
+    from effdet.data.coco import find_coco
+
+    part: Literal["train", "val"] = "train" if split == "train" else "val"
+    if Path(data).suffix not in (".yaml", ".yml"):
+        return find_coco(data, part)
+    from effdet.config import load_config
+
+    config = load_config(data).data
+    annotations, images = getattr(config, f"{part}_annotations"), getattr(config, f"{part}_images")
+    return find_coco(config.root, part, annotations=annotations, images=images)
+
+
+def detect_rows(
+    model: EfficientDet, dataset: CocoDataset, *, batch_size: int, workers: int | None
+) -> list[dict[str, Any]]:
+    """Return the model's detections on a data set as rows of a COCO results file, with the data set's category ids.
+
+    Raises:
+        ValueError: If the model's classes are not those of the data set.
+    """
+    from effdet.data.loader import EvalLoader
+    from effdet.evaluation.categories import match_categories, to_categories
+    from effdet.evaluation.coco import to_coco_results
+
+    categories = match_categories(
+        model.class_names, model.category_ids, dataset_names=dataset.class_names, dataset_ids=dataset.category_ids
+    )
+    loader = EvalLoader(
+        dataset,
+        image_size=(model.image_size[0], model.image_size[1]),
+        batch_size=batch_size,
+        workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
+        fill=model.fill,
+    )
+    rows: list[dict[str, Any]] = []
+    for batch in _with_progress(loader):
+        found = [to_categories(detections, categories) for detections in model.detect(batch)]
+        rows += to_coco_results(found, batch.image_ids.tolist())
+    return rows
+
+
+def _with_progress(loader: Any) -> Any:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(loader, "evaluating", total=len(loader), console=console) if console.is_terminal else loader
+
+
+_LINES = (
+    ("Precision", "AP", "0.50:0.95", "all", 100),
+    ("Precision", "AP", "0.50", "all", 100),
+    ("Precision", "AP", "0.75", "all", 100),
+    ("Precision", "AP", "0.50:0.95", "small", 100),
+    ("Precision", "AP", "0.50:0.95", "medium", 100),
+    ("Precision", "AP", "0.50:0.95", "large", 100),
+    ("Recall", "AR", "0.50:0.95", "all", 1),
+    ("Recall", "AR", "0.50:0.95", "all", 10),
+    ("Recall", "AR", "0.50:0.95", "all", 100),
+    ("Recall", "AR", "0.50:0.95", "small", 100),
+    ("Recall", "AR", "0.50:0.95", "medium", 100),
+    ("Recall", "AR", "0.50:0.95", "large", 100),
+)
+
+
+def print_metrics(metrics: CocoMetrics, file: TextIO) -> None:
+    """Print the 12 numbers as pycocotools words them, with one more digit, and the AP of every class."""
+    for (what, short, iou, area, limit), value in zip(_LINES, metrics.numbers(), strict=True):
+        head = f" Average {what:<9}  ({short}) @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ]"
+        print(f"{head} = {value:.4f}", file=file)
+    print(file=file)
+    rows = [(name, "-" if math.isnan(ap) else f"{ap:.4f}") for name, ap in metrics.per_class.items()]
+    if file.isatty():
+        _print_table(rows, file)
+        return
+    width = max([len("class"), *(len(name) for name, _ in rows)])
+    for name, ap in [("class", "    AP"), *rows]:
+        print(f"{name:<{width}}  {ap:>6}", file=file)
+
+
+def _print_table(rows: list[tuple[str, str]], file: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("class", title="AP by class")
+    table.add_column("AP", justify="right")
+    for name, ap in rows:
+        table.add_row(Text(name), ap)  # Text: brackets in a name are not markup
+    Console(file=file).print(table)

@@ -1,0 +1,82 @@
+"""What the commands that run a model share: its options and how it is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from effdet.models.efficientdet import EfficientDet
+
+SETTINGS = ("nms", "iou_threshold", "sigma", "score_threshold", "max_candidates", "max_detections")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model runs and what it reports."""
+    group = parser.add_argument_group("model", "What is not given here is as the weights were saved.")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
+    group.add_argument("--nms", choices=("hard", "soft"), help="drop overlapping boxes, or decay their scores")
+    group.add_argument("--iou-threshold", type=float, metavar="IOU", help="overlap at which hard NMS drops a box")
+    group.add_argument("--sigma", type=float, help="width of the decay of soft NMS")
+    group.add_argument("--max-candidates", type=int, metavar="N", help="best boxes of an image that NMS sees")
+    group.add_argument("--max-detections", type=int, metavar="N", help="most detections of an image")
+
+
+def load_model(args: argparse.Namespace) -> EfficientDet:
+    """Return the model of ``args.weights`` on its device, in evaluation mode, with the options that were given.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no model, or an option has a value that cannot be.
+    """
+    from effdet.models.efficientdet import EfficientDet
+
+    device = choose_device(args.device)
+    model = EfficientDet.from_pretrained(args.weights)
+    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    model.settings = replace(model.settings, **given)
+    if args.image_size is not None:
+        model.image_size = image_size(args.image_size)
+    return model.to(device).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is the first CUDA device, or the CPU.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ValueError(f"--device must be auto, cpu or a device of this machine, got {name}") from error
+    return device
+
+
+def image_size(sides: list[int]) -> tuple[int, int]:
+    """Return (height, width) from one side or two.
+
+    Raises:
+        ValueError: If there are not one or two sides of at least 32 pixels.
+    """
+    if len(sides) not in (1, 2) or min(sides) < 32:
+        raise ValueError(
+            f"--image-size must be one or two sides of at least 32 pixels, got {' '.join(map(str, sides))}"
+        )
+    return sides[0], sides[-1]
+
+
+def make_parent(path: str | Path) -> None:
+    """Make the folder of a file that is to be written; "-" needs none."""
+    if str(path) != "-":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,75 @@
+"""A model's classes and a data set's categories: which is which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # scoring a results file needs no torch
+    from effdet.structures import Detections
+
+
+def match_categories(
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    *,
+    dataset_names: Sequence[str],
+    dataset_ids: Sequence[int],
+) -> tuple[int | None, ...]:
+    """Return the data set's category id of each class of the model; None for a class that the data set lacks.
+
+    Ids and names that agree are taken as they are; where ids differ, names decide (upper and lower case are the same).
+    Where one of the two knows numbers instead of names, ids decide. Every category of the data set must find a class;
+    the model may have more.
+
+    Args:
+        class_names: Of the model, one per label.
+        category_ids: Of the model, one per label.
+        dataset_names: Of the data set, one per category.
+        dataset_ids: Of the data set, one per category.
+
+    Raises:
+        ValueError: If a category of the data set is not among the model's classes.
+    """
+    wanted = dict(zip(dataset_ids, map(_folded, dataset_names), strict=True))
+    own = dict(zip(category_ids, map(_folded, class_names), strict=True))
+    nameless = _are_numbers(class_names, range(len(class_names))) or _are_numbers(dataset_names, dataset_ids)
+    if all(key in own and (nameless or own[key] == name) for key, name in wanted.items()):
+        return tuple(category_id if category_id in wanted else None for category_id in category_ids)
+
+    id_of = {name: key for key, name in wanted.items()}
+    if len(id_of) == len(wanted) and id_of.keys() <= set(own.values()) and len(set(own.values())) == len(own):
+        return tuple(id_of.get(_folded(name)) for name in class_names)
+    raise ValueError(
+        "the model's classes must include the data set's categories, by id and name or by name; "
+        f"the model has {_listed(category_ids, class_names)}, the data set {_listed(dataset_ids, dataset_names)}"
+    )
+
+
+def to_categories(detections: Detections, category_ids: Sequence[int | None]) -> Detections:
+    """Return the detections with the category ids of ``match_categories``, without the classes that it left out."""
+    known = np.array([category_id is not None for category_id in category_ids], dtype=bool)
+    keep = known[detections.labels.cpu().numpy()].nonzero()[0]
+    return replace(
+        detections,
+        boxes=detections.boxes[keep],
+        labels=detections.labels[keep],
+        scores=detections.scores[keep],
+        category_ids=tuple(-1 if category_id is None else category_id for category_id in category_ids),
+    )
+
+
+def _are_numbers(names: Sequence[str], numbers: Sequence[int]) -> bool:
+    return list(names) == [str(number) for number in numbers]
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _listed(ids: Sequence[int], names: Sequence[str]) -> str:
+    some = ", ".join(f"{category_id} {name}" for category_id, name in list(zip(ids, names, strict=True))[:10])
+    return f"{len(ids)} ({some}{', …' if len(ids) > 10 else ''})"
