@@ -86,9 +86,7 @@ def _postprocess_image(
 
     if settings.clip:
         boxes = clip_boxes(boxes, torch.tensor(original_size))
-        inside = _has_area(boxes)
-        boxes, labels, scores = boxes[inside], labels[inside], scores[inside]
-    return boxes, labels, scores
+    return _keep_areas(boxes, labels, scores)
 
 
 def _candidates(
@@ -101,9 +99,8 @@ def _candidates(
     num_classes = logits.shape[-1]
     chosen = indices // num_classes
     labels = indices - chosen * num_classes
-    boxes = decode(deltas[chosen].float(), anchors[chosen].float()).clamp(-MAX_COORDINATE, MAX_COORDINATE)
-    usable = _has_area(boxes)
-    return boxes[usable], labels[usable], scores[usable]
+    boxes = decode(deltas.index_select(0, chosen).float(), anchors.index_select(0, chosen).float())
+    return _keep_areas(boxes.clamp(-MAX_COORDINATE, MAX_COORDINATE), labels, scores)
 
 
 def _suppress(boxes: Tensor, labels: Tensor, scores: Tensor, settings: PostprocessSettings) -> tuple[Tensor, Tensor]:
@@ -124,9 +121,13 @@ def _suppress(boxes: Tensor, labels: Tensor, scores: Tensor, settings: Postproce
     )
 
 
-def _has_area(boxes: Tensor) -> Tensor:
-    """Return (C,) bool: the box is wider and higher than nothing; False for NaN."""
-    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+def _keep_areas(boxes: Tensor, labels: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the arguments without boxes that have no area, among them boxes with NaN."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    has_area = (x2 > x1) & (y2 > y1)
+    if has_area.all():
+        return boxes, labels, scores
+    return boxes[has_area], labels[has_area], scores[has_area]
 
 
 def _check(ok: bool, name: str, must: str, got: object) -> None:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torchvision
 from torch import Tensor
 
+FloatArray = npt.NDArray[np.float64]
+
 CHUNK = 16  # values that one round of the tournament reduces to their maximum
-WINDOW = 512  # best candidates that suppression looks at first
+WINDOW = 256  # best candidates that suppression looks at first
+MIN_AREA = 1e-12  # square pixels added to a union, so that two boxes without area have an overlap of 0
 
 
 def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates: int) -> tuple[Tensor, Tensor]:
@@ -34,9 +39,9 @@ def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates:
     """
     values = logits.reshape(-1)
     indices = _largest(values, max_candidates, floor=_inverse_sigmoid(score_threshold))
-    scores = values[indices].float().sigmoid()
-    keep = scores >= score_threshold
-    return indices[keep], scores[keep]
+    scores = _sigmoid(values.index_select(0, indices))
+    count = int((scores >= score_threshold).sum())  # a prefix, as scores fall
+    return indices[:count], scores[:count]
 
 
 def hard_nms(
@@ -54,8 +59,7 @@ def hard_nms(
     Returns:
         (D,) int64 indices, best score first; of equal scores the lower index comes first.
     """
-    order = scores.sort(descending=True, stable=True).indices
-    sorted_boxes, sorted_scores = _apart(boxes, labels)[order.cpu()], scores[order].cpu().double()
+    order, sorted_boxes, sorted_scores = _sorted_apart(boxes, scores, labels)
 
     # What is kept among the best n does not depend on the rest, so look at more only when too few are kept.
     window = WINDOW
@@ -90,64 +94,74 @@ def soft_nms(
         Indices, (D,) int64, and decayed scores, (D,) of the dtype of ``scores``, best first; of equal scores the
         lower index comes first.
     """
-    order = scores.sort(descending=True, stable=True).indices
-    sorted_boxes, sorted_scores = _apart(boxes, labels)[order.cpu()], scores[order].cpu().double()
-    picked, picked_scores = _pick_and_decay(sorted_boxes, sorted_scores, sigma, score_threshold, max_detections)
-    return order[picked.to(order.device)], picked_scores.to(scores)
+    order, sorted_boxes, sorted_scores = _sorted_apart(boxes, scores, labels)
+    floor = float(scores.new_tensor(score_threshold))  # as a comparison with the scores themselves would round it
+    picks, pick_scores = _pick_and_decay(sorted_boxes.numpy(), sorted_scores.numpy(), sigma, floor, max_detections)
+    return order[torch.tensor(picks, dtype=torch.int64, device=order.device)], scores.new_tensor(pick_scores)
 
 
 def _pick_and_decay(
-    boxes: Tensor, scores: Tensor, sigma: float, score_threshold: float, max_detections: int
-) -> tuple[Tensor, Tensor]:
-    """Return positions and scores of the picks among boxes sorted by score, best first.
+    boxes: FloatArray, scores: FloatArray, sigma: float, score_threshold: float, max_detections: int
+) -> tuple[list[int], list[float]]:
+    """Return positions and scores of the picks among boxes (C, 4) sorted by score (C,), best first.
 
-    A box can only fall, so the best of a window of the first boxes is the best of all as long as it reaches the score
-    that the first box behind the window began with; else the window grows, and earlier picks decay the newcomers.
+    A score can only fall, so the best of the first boxes is the best of all as long as it reaches the score that the
+    first box behind this window began with; else the window grows, and the earlier picks decay the newcomers.
     """
-    lows, highs = boxes[:, :2].T.contiguous(), boxes[:, 2:].T.contiguous()  # (2, C) x, y
-    areas = (highs - lows).prod(0)  # (C,)
-
-    def decay(picks: slice | Tensor, others: slice) -> Tensor:
-        """Return (P, n) factors that the picks apply to the others."""
-        sides = torch.minimum(highs[:, picks, None], highs[:, None, others])  # (2, P, n)
-        sides -= torch.maximum(lows[:, picks, None], lows[:, None, others])
-        sides.clamp_(min=0)
-        intersection = sides[0] * sides[1]  # (P, n)
-        iou = intersection / (areas[picks, None] + areas[others] - intersection)
-        return iou.square_().mul_(-1 / sigma).exp_()
-
-    scores = scores.clone()
+    corners = np.ascontiguousarray(boxes.T)  # (4, C)
+    scores = scores.copy()
     window = min(WINDOW, len(scores))
-    picked: list[int] = []
-    picked_scores: list[float] = []
-    while len(picked) < max_detections and window:
+    picks: list[int] = []
+    pick_scores: list[float] = []
+    while window and len(picks) < max_detections:
         best = int(scores[:window].argmax())
-        score = float(scores[best])
-        while window < len(scores) and score < float(scores[window]):
-            newcomers = slice(window, min(4 * window, len(scores)))
-            scores[newcomers] *= decay(torch.tensor(picked, dtype=torch.int64), newcomers).prod(0)
-            window = newcomers.stop
-            best = int(scores[:window].argmax())
-            score = float(scores[best])
-        if score < score_threshold or score < 0:
+        if window < len(scores) and scores[best] < scores[window]:
+            newcomers = slice(window, 2 * window)
+            for pick in picks:
+                scores[newcomers] *= _decay(corners[:, pick], corners[:, newcomers], sigma)
+            window = min(2 * window, len(scores))
+            continue
+        if scores[best] < score_threshold or scores[best] < 0:
             break
-        picked.append(best)
-        picked_scores.append(score)
-        scores[:window] *= decay(slice(best, best + 1), slice(window))[0]
-        scores[best] = -1.0  # never again
-    return torch.tensor(picked, dtype=torch.int64), torch.tensor(picked_scores, dtype=torch.float64)
+        picks.append(best)
+        pick_scores.append(float(scores[best]))
+        scores[:window] *= _decay(corners[:, best], corners[:, :window], sigma)
+        scores[best] = -1.0  # picked; never again
+    return picks, pick_scores
 
 
-def _apart(boxes: Tensor, labels: Tensor | None) -> Tensor:
-    """Return float64 boxes on the CPU, shifted by label so that boxes of different labels never overlap.
+def _decay(box: FloatArray, others: FloatArray, sigma: float) -> FloatArray:
+    """Return exp(−IoU² / σ) of a box (4,) with others (4, C), as (C,)."""
+    x1, y1, x2, y2 = box.tolist()
+    other_x1, other_y1, other_x2, other_y2 = others
+    width = np.minimum(other_x2, x2) - np.maximum(other_x1, x1)
+    height = np.minimum(other_y2, y2) - np.maximum(other_y1, y1)
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
+    union = (other_x2 - other_x1) * (other_y2 - other_y1) + ((x2 - x1) * (y2 - y1) + MIN_AREA) - intersection
+    iou = intersection / union
+    return np.exp(iou * iou * (-1 / sigma))
 
-    float32 would not do: among 90 classes the shift costs a coordinate up to 1/16 pixel.
+
+def _sorted_apart(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return order, boxes and scores sorted by score, best first; boxes of different labels no longer overlap.
+
+    Boxes and scores are float64 on the CPU, and boxes shifted by label: float32 would not do, as among 90 classes the
+    shift costs a coordinate up to 1/128 pixel.
     """
-    boxes = boxes.cpu().double()
-    if labels is None or not len(boxes):
-        return boxes
-    extent = boxes.max() - boxes.min() + 1
-    return boxes + labels.cpu()[:, None] * extent
+    scores, order = scores.sort(descending=True, stable=True)
+    boxes = boxes.index_select(0, order).cpu().double()
+    if labels is not None and len(boxes):
+        extent = boxes.max() - boxes.min() + 1
+        boxes += labels.index_select(0, order).cpu().double()[:, None] * extent
+    return order, boxes, scores.cpu().double()
+
+
+def _sigmoid(logits: Tensor) -> Tensor:
+    """Return float32 scores that depend on nothing but the logit and never fall where logits rise.
+
+    In float32 neither holds: torch's vectorised sigmoid and the one for the last few elements differ by rounding.
+    """
+    return logits.cpu().double().sigmoid().float().to(logits.device)
 
 
 def _inverse_sigmoid(score: float) -> float:
@@ -162,7 +176,7 @@ def _largest(values: Tensor, limit: int, *, floor: float) -> Tensor:
     """Return the indices of the largest values ≥ floor, at most ``limit``, largest first, then lowest index first."""
     rounds = [values]
     while rounds[-1].numel() >= 2 * CHUNK * limit:
-        rounds.append(_chunk_maxima(rounds[-1]))
+        rounds.append(_chunks(rounds[-1])[0].amax(0))
     finalists = rounds.pop()
     if finalists.isnan().any():
         return _largest(values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf), limit, floor=floor)
@@ -172,24 +186,23 @@ def _largest(values: Tensor, limit: int, *, floor: float) -> Tensor:
         floor = max(floor, float(finalists.topk(limit, sorted=False).values.min()))
     indices = (finalists >= floor).nonzero().squeeze(1)
     for values_below in reversed(rounds):
-        indices = _chunk_members(indices, values_below.numel())
-        indices = indices[values_below[indices] >= floor]
-    order = values[indices].sort(descending=True, stable=True).indices[:limit]
+        indices = _open_chunks(values_below, indices, floor)
+    order = values.index_select(0, indices).sort(descending=True, stable=True).indices[:limit]
     return indices[order]
 
 
-def _chunk_maxima(values: Tensor) -> Tensor:
-    """Return the maxima of chunks {i, i + n, i + 2n, …} of CHUNK values, n = len // CHUNK, then the values left over.
+def _chunks(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (CHUNK, n) whose columns are chunks, and the fewer than CHUNK values left over.
 
-    Chunks are strided, not contiguous: the maximum over rows of a matrix runs at the speed of memory.
+    Chunks are strided, not contiguous, because the maximum over the rows of a matrix runs at the speed of memory.
     """
     n = values.numel() // CHUNK
-    return torch.cat([values[: CHUNK * n].view(CHUNK, n).amax(0), values[CHUNK * n :]])
+    return values[: CHUNK * n].view(CHUNK, n), values[CHUNK * n :]
 
 
-def _chunk_members(chunks: Tensor, length: int) -> Tensor:
-    """Return the ascending indices, among ``length`` values, of all members of the ascending chunks."""
-    n = length // CHUNK
-    starts = torch.arange(CHUNK, device=chunks.device)[:, None] * n
-    whole, left_over = chunks[chunks < n], chunks[chunks >= n]
-    return torch.cat([(starts + whole).flatten(), left_over + (CHUNK - 1) * n])
+def _open_chunks(values: Tensor, chunks: Tensor, floor: float) -> Tensor:
+    """Return the ascending indices of the values ≥ floor in the given chunks and among those left over."""
+    table, left_over = _chunks(values)
+    row, position = (table.index_select(1, chunks) >= floor).nonzero().unbind(1)
+    members = row * table.shape[1] + chunks.index_select(0, position)
+    return torch.cat([members, (left_over >= floor).nonzero().squeeze(1) + table.numel()])
