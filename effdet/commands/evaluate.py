@@ -94,8 +94,11 @@ def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, An
     from effdet.data.readable import drop_unreadable
     from effdet.evaluation.coco import evaluate_coco
 
-    dataset, unreadable = drop_unreadable(find_data(args.data, args.split))
+    dataset = find_data(args.data, args.split)
     model = load_model(args)
+    dataset, unreadable = drop_unreadable(dataset)
+    for problem in unreadable:
+        print(f"left out: {problem}", file=sys.stderr)
     started = time.perf_counter()
     rows = detect_rows(model, dataset, batch_size=args.batch_size, workers=args.workers)
     seconds = time.perf_counter() - started

@@ -45,9 +45,8 @@ class Record:
         """
         from PIL import Image
 
-        known = ending or (
-            source.suffix if Image.registered_extensions().get(source.suffix.lower()) in Image.SAVE else ".png"
-        )
+        writable = Image.registered_extensions().get(source.suffix.lower()) in Image.SAVE
+        ending = ending or (source.suffix if writable else ".png")
         number = 1
         while True:
             path = self._folder / f"{source.stem}{'' if number == 1 else f'_{number}'}{ending}"
