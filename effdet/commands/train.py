@@ -1,0 +1,446 @@
+"""Train EfficientDet from a config file.
+
+effdet train configs/demo.yaml
+effdet train configs/d0_coco.yaml train.epochs=12 run.name=short
+effdet train configs/d0_coco.yaml --resume
+
+A run folder holds config.yaml, metrics.csv, TensorBoard events, log.txt, last.ckpt (everything to resume),
+best.safetensors (the model to use), curves.png and predictions.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effdet.commands import program
+
+if TYPE_CHECKING:
+    from effdet.config import Config
+    from effdet.data.coco import CocoDataset
+    from effdet.models.efficientdet import EfficientDet
+    from effdet.training.distributed import World
+    from effdet.training.loop import Progress, Settings, Trainer
+
+logger = logging.getLogger(__name__)
+
+IMAGES_IN_A_RUN = 16_000  # training images that a run of unset length sees, within the two limits below
+FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
+EVALUATIONS_IN_A_RUN = 10
+PICTURED_IMAGES = 8
+
+_NEWEST = "newest"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes overrides on either side of ``--resume``."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self.parse_intermixed_args(args, namespace)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``train``."""
+    result = _Parser(
+        prog=program("train"),
+        description="Train EfficientDet from a config file.",
+        epilog="torchrun --nproc_per_node=N tools/train.py ... is the same run on N processes.",
+    )
+    result.add_argument("config", metavar="CONFIG", type=Path, help="YAML file, see configs/")
+    result.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the file")
+    result.add_argument(
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const=_NEWEST,
+        help="continue a run: its folder or last.ckpt; alone: the newest run of this config's name",
+    )
+    return result
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and return the exit status."""
+    from effdet.training.distributed import join_world
+
+    if args.resume is not None and "=" in args.resume:  # --resume key.sub=value
+        args.overrides, args.resume = [args.resume, *args.overrides], _NEWEST
+    config, folder = _find_run(args.config, args.overrides, args.resume)
+    with join_world(config.run.device) as world:
+        if not world.is_main:
+            logging.getLogger("effdet").setLevel(logging.ERROR)
+        _train(config, world, folder)
+    return 0
+
+
+def _train(config: Config, world: World, resumed: Path | None) -> None:
+    """Do a run, from data to pictures; ``resumed`` is the folder of an earlier part of it."""
+    from effdet.training.checkpoint import load_checkpoint
+    from effdet.training.log import keep_lines
+
+    with keep_lines() as early:
+        _prepare_torch(config, world)
+        train, val = world.broadcast(_read_data(config) if world.is_main else None)  # type: ignore[misc]
+        config = resolve(config, train)
+        model = _build_model(config, train, resumed).to(world.device)
+        trainer = _build_trainer(config, model, train, val, world=world, resumed=resumed)
+        if resumed is not None:
+            trainer.load_state_dict(load_checkpoint(resumed / "last.ckpt"))
+
+    with trainer.log.opened(first_step=trainer.progress.step, early=early):
+        _run(trainer, model, resumed=resumed)
+        if world.is_main:
+            _finish(trainer.folder, val, trainer.progress)
+
+
+def _run(trainer: Trainer, model: EfficientDet, *, resumed: Path | None) -> None:
+    from effdet.training.loop import Interrupted
+
+    if resumed is None:
+        logger.info("run %s: %s starts from %s", trainer.folder, model.name, model.start)
+    else:
+        logger.info("run %s continues at step %d of %d", resumed, trainer.progress.step, trainer.total_steps)
+    try:
+        trainer.run()
+    except Interrupted:
+        logger.info("stopped at step %d; continue it with: --resume %s", trainer.progress.step, trainer.folder)
+        raise
+
+
+def _finish(folder: Path, val: CocoDataset, progress: Progress) -> None:
+    """Draw curves and predictions, and say what came out."""
+    from effdet.models.efficientdet import EfficientDet
+    from effdet.visualize import plot_curves, save_image, side_by_side
+
+    plot_curves(folder / "metrics.csv", folder / "curves.png")
+    best = EfficientDet.from_pretrained(folder / "best.safetensors")
+    indices = [round(i * (len(val) - 1) / max(1, PICTURED_IMAGES - 1)) for i in range(min(PICTURED_IMAGES, len(val)))]
+    images = [val.read(index) for index in indices]
+    picture = side_by_side(images, [val.annotations(index) for index in indices], best.predict(images))
+    save_image(folder / "predictions.png", picture)
+    row = max((row for row in progress.history if "ap" in row), key=lambda row: (row["ap"], row["epoch"]))
+    logger.info(
+        "done: best AP %.4f, AP50 %.4f in epoch %d of %d; %s",
+        *(row["ap"], row["ap50"], row["epoch"], len(progress.history), folder / "best.safetensors"),
+    )
+
+
+# ---------------------------------------------------------------------- config and run folder
+
+
+def resolve(config: Config, train: CocoDataset) -> Config:
+    """Return the config with everything filled in that follows from the data.
+
+    Epochs that are null become as many as show about 16,000 images, at least 12 and at most 300; evaluations that are
+    null come about ten times in a run.
+
+    Raises:
+        ConfigError: If model.num_classes is not the data's number of classes.
+    """
+    from effdet.config import ConfigError
+    from effdet.models.variants import get_variant
+
+    given, found = config.model.num_classes, train.num_classes
+    if given not in (None, found):
+        raise ConfigError(
+            f"model.num_classes must be that of the data, {found} in {train.annotation_file}, got {given}; "
+            "leave it out to take the data's"
+        )
+    wanted = round(IMAGES_IN_A_RUN / len(train))
+    epochs = config.train.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, wanted))
+    return replace(
+        config,
+        model=replace(config.model, num_classes=found),
+        data=replace(config.data, image_size=config.data.image_size or get_variant(config.model.name).image_size),
+        train=replace(config.train, epochs=epochs),
+        eval=replace(config.eval, every=config.eval.every or max(1, round(epochs / EVALUATIONS_IN_A_RUN))),
+    )
+
+
+def _find_run(path: Path, overrides: Sequence[str], resume: str | None) -> tuple[Config, Path | None]:
+    """Return the config of the run, and its folder if it is to be continued.
+
+    A continued run keeps the config of its folder; only overrides change it.
+    """
+    from effdet.config import load_config
+
+    config = load_config(path, overrides)
+    if resume is None:
+        return config, None
+    assert config.run.name is not None
+    folder = newest_run(Path(config.run.dir), config.run.name) if resume == _NEWEST else _run_folder(Path(resume))
+    logger.info("resuming %s with its own config.yaml", folder)
+    return load_config(folder / "config.yaml", overrides), folder
+
+
+def newest_run(parent: Path, name: str) -> Path:
+    """Return the folder of that name, with or without a number, whose checkpoint was written last.
+
+    Raises:
+        FileNotFoundError: If no such folder holds a checkpoint.
+    """
+    pattern = re.compile(re.escape(name) + r"(-\d+)?")
+    checkpoints = [path for path in parent.glob("*/last.ckpt") if pattern.fullmatch(path.parent.name)]
+    if not checkpoints:
+        raise FileNotFoundError(f"there is no run named '{name}' to resume in {parent}; start it without --resume")
+    return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def _run_folder(path: Path) -> Path:
+    folder = path.parent if path.name == "last.ckpt" else path
+    if not (folder / "last.ckpt").is_file():
+        raise FileNotFoundError(f"--resume must name a run folder with a last.ckpt, got {path}")
+    return folder
+
+
+def _new_folder(config: Config) -> Path:
+    from effdet.config import config_to_yaml
+    from effdet.training.log import create_run_folder
+
+    assert config.run.name is not None
+    folder = create_run_folder(Path(config.run.dir), config.run.name)
+    (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+    return folder
+
+
+# ---------------------------------------------------------------------- parts of the run
+
+
+def _prepare_torch(config: Config, world: World) -> None:
+    import torch
+
+    from effdet.config import ConfigError, Precision
+
+    if config.train.precision is Precision.fp16 and world.device.type != "cuda":
+        raise ConfigError(f"train.precision fp16 needs run.device cuda, got {world.device.type}; use bf16 or fp32")
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    torch.backends.cudnn.benchmark = world.device.type == "cuda"  # every batch has the same size
+    torch.manual_seed(config.run.seed)
+
+
+def _read_data(config: Config) -> tuple[CocoDataset, CocoDataset]:
+    """Return training and validation images that can be read; say which cannot."""
+    from effdet.data.coco import DataError, find_coco
+    from effdet.data.readable import drop_unreadable
+
+    root = Path(config.data.root)
+    if root.name == "demo" and not root.exists():
+        raise DataError(f"the demo data {root} does not exist; draw it with: tools/inspect_data.py demo --root {root}")
+    data = config.data
+    train = find_coco(root, "train", annotations=data.train_annotations, images=data.train_images)
+    val = find_coco(root, "val", annotations=data.val_annotations, images=data.val_images)
+    train, val = (_readable(drop_unreadable, part) for part in (train, val))
+    logger.info("data: %d images to train, %d to validate, %d classes", len(train), len(val), train.num_classes)
+    return train, val
+
+
+def _readable(drop: Callable[[CocoDataset], tuple[CocoDataset, list[str]]], dataset: CocoDataset) -> CocoDataset:
+    kept, names = drop(dataset)
+    for name in names:
+        logger.warning("left out: %s", name)
+    return kept
+
+
+def _build_model(config: Config, data: CocoDataset, resumed: Path | None) -> EfficientDet:
+    """Return the model with its first weights; a resumed run brings its own."""
+    from effdet.config import ConfigError
+    from effdet.models.efficientdet import EfficientDet
+    from effdet.models.postprocess import PostprocessSettings
+    from effdet.training.checkpoint import load_tensors, tensors_of
+
+    wanted, options = config.model, config.eval
+    if wanted.weights and wanted.backbone_weights:
+        raise ConfigError("model.weights is a whole detector: leave out model.backbone_weights, or model.weights")
+    model = EfficientDet(
+        wanted.name,
+        data.num_classes,
+        backbone_weights=None if resumed else wanted.backbone_weights,
+        image_size=config.data.image_size,
+        class_names=data.class_names,
+        category_ids=data.category_ids,
+        stochastic_depth=wanted.stochastic_depth,
+        settings=PostprocessSettings(
+            nms=options.nms.value,
+            iou_threshold=options.iou_threshold,
+            sigma=options.sigma,
+            score_threshold=options.score_threshold,
+            max_candidates=options.max_candidates,
+            max_detections=options.max_detections,
+        ),
+    )
+    if wanted.weights and not resumed:
+        first = EfficientDet.from_pretrained(wanted.weights, num_classes=data.num_classes)
+        if first.name != wanted.name:
+            raise ConfigError(f"model.name is {wanted.name}, but model.weights holds {first.name}; make them agree")
+        load_tensors(model, tensors_of(first))
+        model.start = first.start
+    return model
+
+
+def _build_criterion(config: Config) -> Any:
+    from effdet.training.losses import DetectionLoss
+
+    return DetectionLoss(
+        alpha=config.train.focal_alpha,
+        gamma=config.train.focal_gamma,
+        label_smoothing=config.train.label_smoothing,
+        box_loss=config.train.box_loss,
+        huber_delta=config.train.huber_delta,
+        box_weight=config.train.box_weight,
+    )
+
+
+def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world: World) -> Any:
+    from effdet.config import ConfigError
+    from effdet.data.loader import TrainLoader
+
+    parts = config.train.accumulate * world.size
+    if config.train.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size must be divisible by train.accumulate × processes = {parts}, "
+            f"got {config.train.batch_size}; the nearest is {max(1, round(config.train.batch_size / parts)) * parts}"
+        )
+    return TrainLoader(
+        train,
+        image_size=(model.image_size[0], model.image_size[1]),
+        batch_size=config.train.batch_size // parts,
+        augment=config.data.augment,
+        seed=config.run.seed,
+        workers=choose_workers(config, world),
+        fill=model.fill,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def choose_workers(config: Config, world: World) -> int:
+    """Return the loader processes of a training process: as configured, or by the machine.
+
+    A CPU is busy with the network, so one process is enough to keep it fed; a CUDA device gets up to eight.
+    """
+    if config.data.workers is not None:
+        return config.data.workers
+    return max(1, min(8, (os.cpu_count() or 1) // world.local_size)) if world.device.type == "cuda" else 1
+
+
+def _evaluator(
+    config: Config, model: EfficientDet, val: CocoDataset, world: World
+) -> Callable[[EfficientDet], Mapping[str, float]]:
+    """Return the function that scores a model on the validation images, which all processes share."""
+    from effdet.data.loader import EvalLoader
+    from effdet.evaluation.categories import match_categories, to_categories
+    from effdet.evaluation.coco import evaluate_coco, to_coco_results
+    from effdet.training.log import SCORE_COLUMNS
+
+    categories = match_categories(
+        model.class_names, model.category_ids, dataset_names=val.class_names, dataset_ids=val.category_ids
+    )
+    loader = EvalLoader(
+        val,
+        image_size=(model.image_size[0], model.image_size[1]),
+        batch_size=config.eval.batch_size,
+        workers=choose_workers(config, world),
+        fill=model.fill,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+    def evaluate(candidate: EfficientDet) -> Mapping[str, float]:
+        rows: list[dict[str, Any]] = []
+        for batch in loader:
+            found = [to_categories(detections, categories) for detections in candidate.detect(batch)]
+            rows += to_coco_results(found, batch.image_ids.tolist())
+        rows = world.gather(rows)
+        scores: dict[str, float] = {}
+        if world.is_main:
+            metrics = evaluate_coco(val.annotation_file, rows, image_ids=val.image_ids.tolist())
+            scores = dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
+        return world.broadcast(scores)
+
+    return evaluate
+
+
+def _build_trainer(
+    config: Config,
+    model: EfficientDet,
+    train: CocoDataset,
+    val: CocoDataset,
+    *,
+    world: World,
+    resumed: Path | None,
+) -> Trainer:
+    """Return the trainer with all its parts; the run folder is made last, when nothing else can fail."""
+    import torch
+
+    from effdet.training.ema import EMA
+    from effdet.training.freezing import freeze
+    from effdet.training.log import RunLog
+    from effdet.training.loop import Trainer
+    from effdet.training.schedule import build_optimizer
+
+    settings = config.train
+    frozen = freeze(model.network, settings.freeze)
+    model.network.set_gradient_checkpointing(settings.gradient_checkpointing)
+    if settings.channels_last:
+        model.network.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(
+        model.network, settings.optimizer, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    loader = _train_loader(config, model, train, world)
+    evaluate = _evaluator(config, model, val, world)
+    folder = resumed or world.broadcast(_new_folder(config) if world.is_main else None)
+    assert folder is not None
+    return Trainer(
+        model,
+        criterion=_build_criterion(config),
+        optimizer=optimizer,
+        ema=EMA(model, settings.ema_decay),
+        loader=loader,
+        evaluate=evaluate,
+        save_best=lambda best: best.save_pretrained(folder / "best.safetensors"),
+        log=RunLog(folder if world.is_main else None),
+        folder=folder,
+        world=world,
+        frozen=frozen,
+        settings=_settings(config, loader.steps_per_epoch, len(train)),
+    )
+
+
+def _settings(config: Config, micro_steps_per_epoch: int, num_images: int) -> Settings:
+    """Return the numbers of the loop, the learning rate of each step among them."""
+    from effdet.training.loop import Settings
+    from effdet.training.schedule import learning_rate, scale_learning_rate
+
+    train = config.train
+    assert train.epochs is not None
+    assert config.eval.every is not None
+    steps_per_epoch = math.ceil(micro_steps_per_epoch / train.accumulate)
+    schedule = functools.partial(
+        learning_rate,
+        peak=scale_learning_rate(train.lr, train.batch_size, train.optimizer),
+        warmup_steps=round(train.warmup_epochs * steps_per_epoch),
+        total_steps=train.epochs * steps_per_epoch,
+    )
+    return Settings(
+        epochs=train.epochs,
+        learning_rate=schedule,
+        accumulate=train.accumulate,
+        plain_epochs=config.data.augment.plain_epochs,
+        clip_norm=train.clip_norm,
+        precision=train.precision,
+        channels_last=train.channels_last,
+        compile=train.compile,
+        evaluate_every=config.eval.every,
+        checkpoint_minutes=train.checkpoint_minutes,
+        seed=config.run.seed,
+        num_images=num_images,
+    )

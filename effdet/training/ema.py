@@ -1,0 +1,54 @@
+"""Exponential moving average of weights and BN statistics: the model that is evaluated and kept."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from effdet.training.checkpoint import load_tensors, tensors_of
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class EMA(Generic[ModelT]):
+    """A copy of a model that follows it: ``v ← dₜ·v + (1 - dₜ)·w`` with ``dₜ = min(decay, (1 + t)/(10 + t))``.
+
+    t counts the earlier updates, so the copy follows closely at first. Floating-point buffers, the BN statistics, are
+    averaged like the weights; counters are copied.
+
+    Args:
+        model: Model to follow; the copy starts equal to it.
+        decay: Limit of dₜ, in [0, 1); 0 keeps the copy equal to the model.
+
+    Attributes:
+        model: The average, in eval mode and without gradients.
+        count: Number of updates t.
+    """
+
+    def __init__(self, model: ModelT, decay: float = 0.9998) -> None:
+        self.model: ModelT = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.count = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's present weights."""
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        self.count += 1
+        averages, values = tensors_of(self.model), tensors_of(model)
+        floating = [name for name, average in averages.items() if average.is_floating_point()]
+        torch._foreach_lerp_([averages[n] for n in floating], [values[n] for n in floating], 1 - decay)
+        for name in averages.keys() - set(floating):
+            averages[name].copy_(values[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and its count, as plain types and tensors."""
+        return {"model": tensors_of(self.model), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``."""
+        load_tensors(self.model, state["model"])
+        self.count = state["count"]

@@ -1,0 +1,39 @@
+"""Parts of the network that keep their weights and BN statistics while the rest learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from effdet.config import Freeze
+
+
+def freeze(network: Any, part: Freeze | str) -> list[nn.Module]:
+    """Take the gradient from a part of the network and return its modules for ``train_mode``.
+
+    Args:
+        network: Has ``backbone`` (a timm EfficientNet with ``conv_stem``, ``bn1`` and ``blocks``) and ``neck``.
+        part: "none", "stem" (stem and first two stages of the backbone), "backbone" or "backbone+neck".
+    """
+    modules = _frozen_modules(network, Freeze(part))
+    for module in modules:
+        module.requires_grad_(False)
+    return modules
+
+
+def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    """Put a model into training mode except its frozen modules, whose BN statistics then do not move."""
+    model.train()
+    for module in frozen:
+        module.eval()
+
+
+def _frozen_modules(network: Any, part: Freeze) -> list[nn.Module]:
+    if part is Freeze.none:
+        return []
+    backbone = network.backbone
+    if part is Freeze.stem:
+        return [backbone.conv_stem, backbone.bn1, backbone.blocks[0], backbone.blocks[1]]
+    return [backbone] if part is Freeze.backbone else [backbone, network.neck]

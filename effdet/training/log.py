@@ -1,0 +1,183 @@
+"""What a run leaves behind and says: its folder, metrics table, log file and progress."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+LOSS_COLUMNS = ("epoch", "step", "lr", "loss", "class_loss", "box_loss", "images_per_second")
+SCORE_COLUMNS = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
+LINE_SECONDS = 30.0  # between two plain progress lines
+
+
+def create_run_folder(parent: Path, name: str) -> Path:
+    """Create and return ``parent/name``; a name in use gets -2, -3 and so on.
+
+    Two runs that start at the same moment never share a folder.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+@contextlib.contextmanager
+def keep_lines() -> Iterator[list[logging.LogRecord]]:
+    """Collect what is logged before there is a run folder, for its log.txt."""
+    handler = logging.handlers.BufferingHandler(capacity=10_000)
+    logging.getLogger("effdet").addHandler(handler)
+    try:
+        yield handler.buffer
+    finally:
+        logging.getLogger("effdet").removeHandler(handler)
+
+
+class RunLog:
+    """The voice of a run: metrics.csv, TensorBoard events, log.txt and the terminal.
+
+    On a terminal a progress bar shows time left, loss, learning rate and images per second; elsewhere a plain line
+    tells the same every 30 seconds. Lines go to the logger ``effdet``, which writes to stderr.
+
+    Args:
+        folder: The run folder; None makes every method silent, as on all processes but the main one.
+        total_steps: Optimizer steps of the whole run; ``Trainer`` sets it.
+    """
+
+    def __init__(self, folder: Path | None, *, total_steps: int = 0) -> None:
+        self.folder, self.total_steps = folder, total_steps
+        self._first_step = 0
+        self._started = self._last_line = time.monotonic()
+        self._progress: Any = None
+        self._events: Any = None
+
+    @contextlib.contextmanager
+    def opened(self, *, first_step: int = 0, early: Sequence[logging.LogRecord] = ()) -> Iterator[None]:
+        """Open log.txt, TensorBoard and the progress bar for the time of a run.
+
+        Args:
+            first_step: Steps that an earlier part of the run has done.
+            early: Lines of ``keep_lines``.
+        """
+        if self.folder is None:
+            yield
+            return
+        self._first_step = first_step
+        self._started = self._last_line = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_log_file(self.folder / "log.txt", early))
+            self._events = _open_events(self.folder, first_step)
+            if self._events is not None:
+                stack.callback(self._events.close)
+            if sys.stderr.isatty():
+                self._progress = stack.enter_context(_progress_bar(self.total_steps, first_step))
+            yield
+
+    def step(self, step: int, *, epoch: int, lr: float, loss: float, images_per_second: float) -> None:
+        """Tell that ``step`` optimizer steps are done; ``epoch`` counts from 1."""
+        if self.folder is None:
+            return
+        if self._events is not None:
+            self._events.add_scalar("train/loss", loss, step)
+            self._events.add_scalar("train/lr", lr, step)
+        text = f"epoch {epoch}  loss {loss:.4f}  lr {lr:.2e}  {images_per_second:.1f} images/s"
+        if self._progress is not None:
+            self._progress.update(0, completed=step, description=text)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            logger.info("step %d/%d  %s  %s left", step, self.total_steps, text, self._time_left(step))
+
+    def epoch(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write the table of all epochs so far and tell about the last."""
+        if self.folder is None:
+            return
+        self.write_table(rows)
+        row = rows[-1]
+        if self._events is not None:
+            for name in row.keys() & {"class_loss", "box_loss", *SCORE_COLUMNS}:
+                part = "val" if name in SCORE_COLUMNS else "train"
+                self._events.add_scalar(f"{part}/{name}", row[name], row["step"])
+            self._events.flush()
+        scores = f"  AP {row['ap']:.4f}  AP50 {row['ap50']:.4f}" if "ap" in row else ""
+        losses = f"loss {row['loss']:.4f} (class {row['class_loss']:.4f}, box {row['box_loss']:.4f})"
+        self._last_line = time.monotonic()
+        logger.info(
+            "epoch %d  %s  %.1f images/s%s  %s left",
+            *(row["epoch"], losses, row["images_per_second"], scores, self._time_left(int(row["step"]))),
+        )
+
+    def write_table(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write metrics.csv anew, atomically: one row an epoch, score columns empty where nothing was evaluated."""
+        if self.folder is None:
+            return
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, [*LOSS_COLUMNS, *SCORE_COLUMNS], restval="")
+        table.writeheader()
+        table.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+        temporary = self.folder / "metrics.csv.tmp"
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(temporary, self.folder / "metrics.csv")
+
+    def _time_left(self, step: int) -> str:
+        seconds = (time.monotonic() - self._started) / max(1, step - self._first_step) * (self.total_steps - step)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _short(value: float) -> float | str:
+    return value if isinstance(value, int) else f"{value:.6g}"
+
+
+def _open_events(folder: Path, first_step: int) -> Any:
+    """Return a TensorBoard writer, or None where tensorboard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first_step or None)
+
+
+@contextlib.contextmanager
+def _log_file(path: Path, early: Sequence[logging.LogRecord]) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    for record in early:
+        handler.handle(record)
+    logging.getLogger("effdet").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("effdet").removeHandler(handler)
+        handler.close()
+
+
+def _progress_bar(total_steps: int, first_step: int) -> Any:
+    """Return a progress bar with one task on stderr; a context manager."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn(), TextColumn("left"))
+    console = Console(stderr=True)
+    progress = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+    progress.add_task("starting", total=total_steps, completed=first_step)
+    return progress

@@ -1,0 +1,81 @@
+"""Optimiser and learning rate: which parameters decay, and how fast each step learns."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.optim import SGD, AdamW
+from torch.optim import Optimizer as TorchOptimizer
+
+from effdet.config import Optimizer
+
+REFERENCE_BATCH = 64  # images per step at which train.lr holds
+
+
+def scale_learning_rate(lr: float, batch_size: int, kind: Optimizer | str) -> float:
+    """Return the peak learning rate for a batch: ``lr · B/64`` for SGD, ``lr · √(B/64)`` for AdamW.
+
+    Args:
+        lr: Peak for 64 images per step.
+        batch_size: Images per optimizer step B, over all processes and micro-batches.
+        kind: "sgd" or "adamw".
+    """
+    ratio = batch_size / REFERENCE_BATCH
+    return lr * (math.sqrt(ratio) if Optimizer(kind) is Optimizer.adamw else ratio)
+
+
+def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:
+    """Return the learning rate of a step: linear warm-up from 0, then half a cosine down to 0.
+
+    With w = ``warmup_steps`` and T = ``total_steps``, for step t = 0 … T-1:
+
+        t < w:  peak · (t + 1)/w            t ≥ w:  ½ · peak · (1 + cos(π · (t - w)/(T - w)))
+
+    The published code starts its warm-up at 0.008 and does not shift the cosine by w, so that it falls a little below
+    the peak at once and rises again at the very end; here the warm-up starts at 0, as in the paper, and the cosine
+    spans exactly the steps that are left.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * peak * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def build_optimizer(
+    network: nn.Module, kind: Optimizer | str, *, momentum: float = 0.9, weight_decay: float = 4e-5
+) -> TorchOptimizer:
+    """Return an optimiser of the parameters that have a gradient; weight decay on convolution kernels only.
+
+    Biases, BN and fusion weights do not decay. The learning rate is 0 until ``set_learning_rate``.
+
+    Args:
+        network: Module whose parameters learn.
+        kind: "sgd" (momentum without Nesterov, decay added to the gradient) or "adamw" (decoupled decay).
+        momentum: SGD's momentum, AdamW's β₁; β₂ is 0.999.
+        weight_decay: Factor w of the penalty ½w‖v‖² on a kernel v.
+
+    Raises:
+        ValueError: If every parameter is frozen.
+    """
+    kernels = {id(module.weight) for module in network.modules() if isinstance(module, _ConvNd)}
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "the network must have a parameter to train, got only frozen ones; choose another train.freeze"
+        )
+    groups = [
+        {"params": [p for p in parameters if id(p) in kernels], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in kernels], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if Optimizer(kind) is Optimizer.adamw:
+        return AdamW(groups, lr=0.0, betas=(momentum, 0.999))
+    return SGD(groups, lr=0.0, momentum=momentum)
+
+
+def set_learning_rate(optimizer: TorchOptimizer, lr: float) -> None:
+    """Let every parameter of the next step learn at this rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
