@@ -1,0 +1,308 @@
+"""``EfficientDet``: the network with everything around it that a pipeline needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effdet.images import iterate_images, letterbox
+from effdet.models.network import Network, build_class_head
+from effdet.models.postprocess import PostprocessSettings, postprocess
+from effdet.models.preprocess import check_images, check_targets, letterbox_tensors, normalise
+from effdet.models.variants import get_variant
+from effdet.models.weights.imagenet import find_backbone_weights, load_backbone
+from effdet.models.weights.native import load_native, save_native
+from effdet.ops.anchors import level_sizes, make_anchors
+from effdet.structures import Batch, Detections, Predictions, Target, check_same_length
+from effdet.training.losses import DetectionLoss
+
+
+class EfficientDet(nn.Module):
+    """An EfficientDet detector that follows the contract of torchvision's detection models.
+
+        model = EfficientDet("d0", num_classes=3)
+        losses = model(images, targets)  # train mode: {"class_loss": (), "box_loss": ()}
+        detections = model(images)       # eval mode: [{"boxes": (D, 4), "labels": (D,), "scores": (D,)}, …]
+        results = model.predict("photo.jpg")
+
+    Args:
+        name: A variant of ``list_variants()``.
+        num_classes: K, without a background class.
+        backbone_weights: None for random weights (never touches the network); "imagenet", a timm tag or a file:
+            see ``find_backbone_weights``. They bring their own mean and standard deviation.
+        image_size: Network input (height, width); any size. Default: the published one.
+        class_names: One name per class. Default: the label as text.
+        category_ids: The data set's own id of each class. Default: the label.
+        stochastic_depth: Drop rate of the last backbone block while training. Default: the variant's.
+        settings: How predictions become detections.
+
+    Raises:
+        ValueError: If the variant is unknown, or a number or a length does not fit.
+        FileNotFoundError: If backbone weights cannot be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 90,
+        *,
+        backbone_weights: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+        stochastic_depth: float | None = None,
+        settings: PostprocessSettings | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
+        self.name = name
+        self.variant = get_variant(name)
+        height, width = image_size or self.variant.image_size
+        self.image_size = (int(height), int(width))
+        self.stochastic_depth = self.variant.stochastic_depth if stochastic_depth is None else stochastic_depth
+        self.settings = settings or PostprocessSettings()
+        self.criterion = DetectionLoss()
+        self._set_classes(num_classes, class_names, category_ids)
+
+        self.network = Network(self.variant, num_classes, stochastic_depth=self.stochastic_depth)
+        self.register_buffer("mean", torch.tensor(self.variant.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(self.variant.std), persistent=False)
+        self.start = "random weights"
+        if backbone_weights is not None:
+            weights = find_backbone_weights(backbone_weights, self.variant.backbone)
+            load_backbone(self.network.backbone, weights)
+            self.mean.copy_(torch.tensor(weights.mean))
+            self.std.copy_(torch.tensor(weights.std))
+            self.start = f"backbone weights from {weights.source}; neck and heads random"
+        self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+
+    # ------------------------------------------------------------------ torchvision's contract
+
+    def forward(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return losses in training mode, detections in evaluation mode.
+
+        Args:
+            images: List of (3, H, W) float tensors in [0, 1], RGB, of any sizes; or one (B, 3, H, W) tensor.
+            targets: Training only: for each image ``boxes`` (M, 4) xyxy pixels of that image and ``labels`` (M,) int64
+                in 0…K-1. An image without boxes is a negative.
+
+        Returns:
+            Training: ``{"class_loss": (), "box_loss": ()}``, their weights applied.
+            Evaluation: for each image ``boxes`` (D, 4) float32 xyxy pixels of that image, ``labels`` (D,) int64,
+            ``scores`` (D,) float32; best score first.
+
+        Raises:
+            TypeError, ValueError: If images or targets do not fit; the message names the image by its index.
+        """
+        checked = [image.to(self.device) * 255 for image in check_images(images)]
+        if self.training:
+            originals = check_targets(targets, len(checked), self.num_classes)
+        batch, content_sizes, scales, original_sizes = letterbox_tensors(checked, self.image_size)
+        predictions = self.network(normalise(batch, content_sizes, self.mean, self.std))
+        anchors = self.anchors(self.image_size, self.device)
+        if self.training:
+            scaled = [
+                Target(target.boxes * scale, target.classes).to(self.device)
+                for target, scale in zip(originals, scales, strict=True)
+            ]
+            return self.criterion(predictions, anchors, scaled)
+        results = postprocess(
+            predictions, anchors, scales=scales, original_sizes=original_sizes, settings=self.settings
+        )
+        return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
+
+    # ------------------------------------------------------------------ from files to detections
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Return the detections of a letterboxed batch, in pixels of the original images."""
+        images = self.normalise(batch.images.to(self.device), batch.content_sizes)
+        return self.postprocess(self.network(images), batch)
+
+    def postprocess(self, predictions: Predictions, batch: Batch) -> list[Detections]:
+        """Return the detections that the predictions of a letterboxed batch stand for, on the CPU."""
+        image_size = (batch.images.shape[-2], batch.images.shape[-1])
+        results = postprocess(
+            predictions,
+            self.anchors(image_size, predictions.box_deltas.device),
+            scales=batch.scales,
+            original_sizes=batch.original_sizes,
+            settings=self.settings,
+        )
+        return [
+            Detections(boxes.cpu(), labels.cpu(), scores.cpu(), self.class_names, self.category_ids, (size[0], size[1]))
+            for (boxes, labels, scores), size in zip(results, batch.original_sizes.tolist(), strict=True)
+        ]
+
+    def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
+        """Detect objects in images of any kind.
+
+        Args:
+            source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
+            score_threshold: Detections below it are left out.
+            batch_size: Images that go through the network together.
+
+        Returns:
+            One ``Detections`` per image or frame, in order, boxes in pixels of the original.
+
+        Raises:
+            FileNotFoundError, ValueError: If there is no such source or an image cannot be read.
+        """
+        found = self.predict_iter(source, score_threshold=score_threshold, batch_size=batch_size)
+        return [detections for detections, _ in found]
+
+    def predict_iter(
+        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1
+    ) -> Iterator[tuple[Detections, np.ndarray]]:
+        """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, one at a time.
+
+        Arguments as for ``predict``. Memory stays flat however many images or frames there are.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        was_training = self.training
+        self.eval()
+        try:
+            images = iterate_images(source)
+            while chunk := list(islice(images, batch_size)):
+                for (name, image), found in zip(chunk, self.detect(self._letterbox(chunk)), strict=True):
+                    yield replace(found.above(score_threshold), source=name), image
+        finally:
+            self.train(was_training)
+
+    def _letterbox(self, chunk: Sequence[tuple[str, np.ndarray]]) -> Batch:
+        boxed = [letterbox(image, self.image_size, self.fill) for _, image in chunk]
+        return Batch(
+            images=torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in boxed]),
+            content_sizes=torch.tensor([content for _, content, _ in boxed]),
+            scales=torch.tensor([scale for _, _, scale in boxed], dtype=torch.float32),
+            original_sizes=torch.tensor([image.shape[:2] for _, image in chunk]),
+            image_ids=torch.arange(len(chunk)),
+            targets=[],
+        )
+
+    # ------------------------------------------------------------------ parts that training uses
+
+    def normalise(self, images: Tensor, content_sizes: Tensor) -> Tensor:
+        """Return (B, 3, H, W) uint8 images as the network's float32 input, zeros in the padding."""
+        return normalise(images, content_sizes, self.mean, self.std)
+
+    def anchors(self, image_size: tuple[int, int], device: torch.device | str) -> Tensor:
+        """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
+        key = (image_size, torch.device(device))
+        if key not in self._anchors:
+            sizes = level_sizes(image_size, 3, self.variant.max_level)
+            self._anchors[key] = make_anchors(image_size, sizes, scale=self.variant.anchor_scale, device=device)
+        return self._anchors[key]
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the weights lie on."""
+        return self.mean.device
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The mean colour as uint8 RGB: what padding looks like before it is normalised."""
+        red, green, blue = (round(value) for value in self.mean.tolist())
+        return red, green, blue
+
+    # ------------------------------------------------------------------ saving and loading
+
+    def save_pretrained(self, path: str | Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights, class names, category ids, input size and settings to one ``.safetensors`` file.
+
+        Args:
+            path: The file; replaced atomically if it exists.
+            state: Weights to write instead of the model's own, such as their moving average.
+        """
+        description = {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "category_ids": list(self.category_ids),
+            "image_size": list(self.image_size),
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "stochastic_depth": self.stochastic_depth,
+            "settings": asdict(self.settings),
+        }
+        save_native(path, self.state_dict() if state is None else state, description)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+    ) -> EfficientDet:
+        """Return the model of a file written by ``save_pretrained`` or by training, in evaluation mode.
+
+        Args:
+            source: The ``.safetensors`` file.
+            num_classes: Replace the class head by a new one with this many classes, and keep the rest.
+            class_names: Names for the new classes.
+            category_ids: Category ids for the new classes.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not one of ours, or a tensor is missing, unknown or of another shape.
+        """
+        state, description = load_native(source)
+        model = cls(
+            description["name"],
+            description["num_classes"],
+            image_size=tuple(description["image_size"]),
+            class_names=description["class_names"],
+            category_ids=description["category_ids"],
+            stochastic_depth=description["stochastic_depth"],
+            settings=PostprocessSettings(**description["settings"]),
+        )
+        model.mean.copy_(torch.tensor(description["mean"]))
+        model.std.copy_(torch.tensor(description["std"]))
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{source} does not fit {description['name']}: {error}") from error
+        model.start = f"the detector in {source}"
+        if num_classes is not None and num_classes != model.num_classes:
+            model.reset_classes(num_classes, class_names, category_ids)
+            model.start += f", with a new class head for {num_classes} classes"
+        elif class_names is not None or category_ids is not None:
+            model._set_classes(model.num_classes, class_names, category_ids)
+        return model.eval()
+
+    def reset_classes(
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        """Give the model a new class head with random weights and the published prior, for other classes."""
+        self._set_classes(num_classes, class_names, category_ids)
+        self.network.class_head = build_class_head(self.variant, num_classes).to(self.device)
+
+    def _set_classes(
+        self, num_classes: int, class_names: Sequence[str] | None, category_ids: Sequence[int] | None
+    ) -> None:
+        self.num_classes = num_classes
+        labels = range(num_classes)
+        self.class_names = tuple(str(label) for label in labels) if class_names is None else tuple(class_names)
+        self.category_ids = tuple(labels) if category_ids is None else tuple(int(i) for i in category_ids)
+        check_same_length(self.class_names, self.category_ids, num_classes)

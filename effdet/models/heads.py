@@ -1,0 +1,71 @@
+"""The class head and the box head: one design, two instances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from effdet.models.layers import ACTIVATIONS, SeparableConv, batch_norm, init_scaled_normal
+
+
+class DenseHead(nn.Module):
+    """A tower of separable convolutions shared by all levels, with a BN for each (layer, level).
+
+    Each layer is convolution → BN of that layer and level → activation; the prediction is one more separable
+    convolution, shared, with neither.
+
+    Args:
+        channels: Width of the pyramid and of the tower.
+        num_layers: Convolutions before the prediction.
+        num_levels: Levels of the pyramid.
+        num_anchors: A, anchors per cell.
+        num_outputs: O, numbers per anchor: K logits, or 4 deltas.
+        activation: "silu" or "relu6".
+        prior: Score that every anchor starts with; sets the bias to ``-ln((1 - prior) / prior)``. None: bias 0.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_layers: int,
+        num_levels: int,
+        *,
+        num_anchors: int,
+        num_outputs: int,
+        activation: str = "silu",
+        prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+        self.gradient_checkpointing = False
+        self.activation = ACTIVATIONS[activation]
+        self.convs = nn.ModuleList(SeparableConv(channels, channels) for _ in range(num_layers))
+        self.bns = nn.ModuleList(nn.ModuleList(batch_norm(channels) for _ in range(num_levels)) for _ in self.convs)
+        self.predict = SeparableConv(channels, num_anchors * num_outputs)
+        init_scaled_normal(self)
+        if prior is not None:
+            nn.init.constant_(self.predict.pointwise.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Return (B, N, O) for L maps (B, C, H_l, W_l); anchors in the order of ``make_anchors``."""
+        outputs = [self._run(x, level) for level, x in enumerate(pyramid)]
+        return torch.cat([_anchors_last(x, self.num_outputs) for x in outputs], dim=1)  # (B, N, O)
+
+    def _run(self, x: Tensor, level: int) -> Tensor:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(self._tower, x, level, use_reentrant=False)
+        return self._tower(x, level)
+
+    def _tower(self, x: Tensor, level: int) -> Tensor:
+        for conv, bns in zip(self.convs, self.bns, strict=True):
+            x = self.activation(bns[level](conv(x)))  # type: ignore[index]
+        return self.predict(x)
+
+
+def _anchors_last(x: Tensor, num_outputs: int) -> Tensor:
+    """(B, A·O, H, W) → (B, H·W·A, O)."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, num_outputs)

@@ -1,0 +1,96 @@
+"""The architecture in one glance: backbone, neck, two heads."""
+
+from __future__ import annotations
+
+import math
+
+import timm
+from timm.models.efficientnet import EfficientNetFeatures
+from torch import Tensor, nn
+
+from effdet.models.heads import DenseHead
+from effdet.models.layers import BN_EPS, BN_MOMENTUM
+from effdet.models.necks import BiFPN
+from effdet.models.variants import Variant
+from effdet.structures import Predictions
+
+ANCHORS_PER_CELL = 9  # 3 octave scales × 3 aspect ratios
+CLASS_PRIOR = 0.01
+
+
+class Network(nn.Module):
+    """Normalised images → raw predictions for every anchor.
+
+    Any input size works, square or not: each level has ⌈H/2^l⌉ × ⌈W/2^l⌉ cells.
+
+    Args:
+        variant: Row of the table of published models.
+        num_classes: K.
+        stochastic_depth: Drop rate of the last backbone block; block i of n drops with rate · i / n.
+    """
+
+    def __init__(self, variant: Variant, num_classes: int, *, stochastic_depth: float) -> None:
+        super().__init__()
+        self.backbone = build_backbone(variant.backbone, stochastic_depth)
+        self.neck = BiFPN(
+            self.backbone.feature_info.channels(),
+            variant.channels,
+            variant.neck_repeats,
+            max_level=variant.max_level,
+            weighted=variant.weighted_fusion,
+            activation=variant.activation,
+        )
+        self.class_head = build_class_head(variant, num_classes)
+        self.box_head = _build_head(variant, num_outputs=4, prior=None)
+
+    def forward(self, images: Tensor) -> Predictions:
+        """Return predictions for (B, 3, H, W) float images with mean and standard deviation already taken out."""
+        features = self.backbone(images)  # C3, C4, C5 at strides 8, 16, 32
+        pyramid = self.neck(features)  # P3…P7, each (B, C, H_l, W_l)
+        return Predictions(
+            class_logits=self.class_head(pyramid),  # (B, N, K)
+            box_deltas=self.box_head(pyramid),  # (B, N, 4)
+        )
+
+    def set_gradient_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them: less memory, more time.
+
+        The recomputation updates the running statistics of every BN a second time with the same batch. Two updates
+        with momentum ``1 - √(1 - m)`` equal one with ``m``, so the momentum is changed to that while enabled.
+        """
+        self.backbone.set_grad_checkpointing(enable)
+        self.neck.gradient_checkpointing = enable
+        self.class_head.gradient_checkpointing = enable
+        self.box_head.gradient_checkpointing = enable
+        momentum = 1 - math.sqrt(1 - BN_MOMENTUM) if enable else BN_MOMENTUM
+        for part in (self.backbone.blocks, self.neck.layers, self.class_head.bns, self.box_head.bns):
+            for module in part.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = momentum
+
+
+def build_backbone(name: str, stochastic_depth: float) -> EfficientNetFeatures:
+    """Return timm's feature extractor with outputs at strides 8, 16, 32 and BN constants as published."""
+    backbone = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), drop_path_rate=stochastic_depth)
+    assert isinstance(backbone, EfficientNetFeatures)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = BN_EPS, BN_MOMENTUM
+    return backbone
+
+
+def build_class_head(variant: Variant, num_classes: int) -> DenseHead:
+    """Return a class head with random weights and the bias of the published prior, 0.01."""
+    return _build_head(variant, num_outputs=num_classes, prior=CLASS_PRIOR)
+
+
+def _build_head(variant: Variant, *, num_outputs: int, prior: float | None) -> DenseHead:
+    return DenseHead(
+        variant.channels,
+        variant.head_repeats,
+        num_levels=variant.max_level - 2,
+        num_anchors=ANCHORS_PER_CELL,
+        num_outputs=num_outputs,
+        activation=variant.activation,
+        prior=prior,
+    )
