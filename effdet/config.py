@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -74,6 +75,11 @@ class ModelConfig:
     weights: str | None = None  # a whole detector to start from: a .safetensors file
     backbone_weights: str | None = None  # "imagenet", a timm tag, or a file; null: random
     stochastic_depth: float | None = None  # drop rate of the last backbone block; null: the variant's
+
+    def __post_init__(self) -> None:
+        classes, depth = self.num_classes, self.stochastic_depth
+        _check(classes is None or classes >= 1, "model.num_classes", "be 1 or more", classes)
+        _check(depth is None or 0 <= depth < 1, "model.stochastic_depth", "lie in [0, 1)", depth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +172,10 @@ class TrainConfig:
         _check(self.clip_norm > 0, "train.clip_norm", "be positive", self.clip_norm)
         _check(0 <= self.ema_decay < 1, "train.ema_decay", "lie in [0, 1)", self.ema_decay)
         _check(0 <= self.momentum < 1, "train.momentum", "lie in [0, 1)", self.momentum)
+        _check(self.box_weight is None or self.box_weight > 0, "train.box_weight", "be positive", self.box_weight)
+        _check(0 <= self.focal_alpha <= 1, "train.focal_alpha", "lie in [0, 1]", self.focal_alpha)
+        _check(self.focal_gamma >= 0, "train.focal_gamma", "be 0 or more", self.focal_gamma)
+        _check(self.huber_delta > 0, "train.huber_delta", "be positive", self.huber_delta)
         _check(0 <= self.label_smoothing < 1, "train.label_smoothing", "lie in [0, 1)", self.label_smoothing)
         _check(self.checkpoint_minutes > 0, "train.checkpoint_minutes", "be positive", self.checkpoint_minutes)
 
@@ -203,6 +213,10 @@ class RunConfig:
     device: str = "auto"  # auto: cuda if there is one, else cpu
     threads: int | None = None  # CPU threads of torch; null: torch's own choice
 
+    def __post_init__(self) -> None:
+        _check(self.seed >= 0, "run.seed", "be 0 or more", self.seed)
+        _check(self.threads is None or self.threads >= 1, "run.threads", "be 1 or more", self.threads)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -234,7 +248,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not OmegaConf.is_dict(loaded):
-        raise ConfigError(f"{path}: must hold sections model, data, train, eval, run; got {type(loaded).__name__}")
+        raise ConfigError(f"{path}: must hold sections model, data, train, eval, run; got a list")
 
     config = _merge(OmegaConf.structured(Config), loaded, str(path))
     for override in overrides:
@@ -247,7 +261,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         config = _merge(config, change, "command line")
     if config.run.name is None:
         config = OmegaConf.merge(config, {"run": {"name": path.stem}})
-    return _to_dataclasses(config, str(path))
+    return _to_dataclasses(config, " with ".join([str(path), *overrides]))
 
 
 def config_to_yaml(config: Config) -> str:
@@ -256,13 +270,41 @@ def config_to_yaml(config: Config) -> str:
 
 
 def _merge(config: Any, change: Any, where: str) -> Any:
-    values = {key: {} if value is None else value for key, value in OmegaConf.to_container(change).items()}
+    values: Any = OmegaConf.to_container(change)
     _check_keys(Config, values, where, prefix="")
-    try:
-        return OmegaConf.merge(config, values)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "?"
-        raise ConfigError(f"{where}: {key}: {_one_line(error)}") from error
+    for keys, kind, value in _leaves(Config, values, ()):  # one by one: OmegaConf does not always say which it refuses
+        nested = value
+        for key in reversed(keys):
+            nested = {key: nested}
+        try:
+            config = OmegaConf.merge(config, nested)
+        except OmegaConfBaseException as error:
+            got = "null" if value is None else repr(value)
+            raise ConfigError(f"{where}: {'.'.join(keys)} must be {_in_words(kind)}, got {got}") from error
+    return config
+
+
+def _leaves(schema: type, values: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Yield key path, type and value of everything that is set; an empty section sets nothing."""
+    for key, kind in get_type_hints(schema).items():
+        if key in values and is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield from _leaves(kind, values[key] or {}, (*above, key))
+        elif key in values:
+            yield (*above, key), kind, values[key]
+
+
+def _in_words(kind: Any) -> str:
+    """Return what a type of the fields above takes."""
+    if get_origin(kind) is UnionType:
+        return " or ".join(_in_words(part) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"two {'whole ' if get_args(kind)[0] is int else ''}numbers [a, b]"
+    if get_origin(kind) is list:
+        return "a list of sections such as {name: Blur, p: 0.1}"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(item.value for item in kind)}"
+    return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}.get(kind, "text")
 
 
 def _to_dataclasses(config: Any, where: str) -> Config:
@@ -271,14 +313,15 @@ def _to_dataclasses(config: Any, where: str) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_one_line(error)}") from error
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{where}: {key + ': ' if key else ''}{_one_line(error)}") from error
     assert isinstance(result, Config)
     return result
 
 
 def _check_keys(schema: type, values: Any, where: str, prefix: str) -> None:
     """Raise ConfigError for the first key that the dataclass does not have, with the nearest one that it has."""
-    known = {item.name: item.default_factory for item in fields(schema)}  # type: ignore[arg-type]
+    known = get_type_hints(schema)
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: {prefix or 'the file'} must be a section with keys {', '.join(known)}")
     for key, value in values.items():
@@ -297,4 +340,6 @@ def _check(ok: bool, key: str, must: str, got: Any) -> None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
