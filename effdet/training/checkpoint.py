@@ -72,10 +72,10 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     wrong = sorted(set(shapes.items()) ^ {(name, tuple(tensor.shape)) for name, tensor in tensors.items()})
     if wrong:
-        name, shape = wrong[0]
+        names = sorted({name for name, _ in wrong})
         raise ValueError(
-            f"the checkpoint must fit the model, but {len(wrong)} tensors differ, the first {name} {list(shape)}; "
-            "keep the model and its number of classes"
+            f"the checkpoint must fit the model, but {len(names)} tensors differ in name or shape, the first is "
+            f"{names[0]}; keep the model and its number of classes"
         )
     for name, tensor in own.items():
         tensor.copy_(tensors[name])

@@ -118,7 +118,7 @@ class RunLog:
                 part = "val" if name in SCORE_COLUMNS else "train"
                 self._events.add_scalar(f"{part}/{name}", row[name], row["step"])
             self._events.flush()
-        scores = f"  AP {row['ap']:.4f}  AP50 {row['ap50']:.4f}" if "ap" in row else ""
+        scores = "".join(f"  {name.upper()} {row[name]:.4f}" for name in ("ap", "ap50") if name in row)
         losses = f"loss {row['loss']:.4f} (class {row['class_loss']:.4f}, box {row['box_loss']:.4f})"
         self._last_line = time.monotonic()
         logger.info(

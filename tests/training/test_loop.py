@@ -1,0 +1,430 @@
+import functools
+import logging
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from effdet.config import Precision
+from effdet.structures import Batch, Predictions, Target
+from effdet.training.checkpoint import load_checkpoint, tensors_of
+from effdet.training.distributed import World
+from effdet.training.ema import EMA
+from effdet.training.freezing import freeze
+from effdet.training.log import RunLog
+from effdet.training.loop import Interrupted, Settings, Trainer, seed_everything
+from effdet.training.losses import DetectionLoss
+from effdet.training.schedule import build_optimizer, learning_rate
+
+SIZE, STRIDE, K = 32, 8, 2
+
+
+class Network(nn.Module):
+    """One anchor per cell; BN statistics and dropout make order and randomness matter."""
+
+    def __init__(self, dropout=0.2, norm=True):
+        super().__init__()
+        norm_layer = nn.BatchNorm2d(6) if norm else nn.Identity()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 6, STRIDE, STRIDE), norm_layer, nn.SiLU(), nn.Dropout(dropout))
+        self.neck = nn.Identity()
+        self.class_head, self.box_head = nn.Conv2d(6, K, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, images):
+        features = self.backbone(images)
+        return Predictions(*(head(features).flatten(2).mT for head in (self.class_head, self.box_head)))
+
+
+class Detector(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.network = Network(**options)
+
+    def normalise(self, images, content_sizes):
+        return images.float() / 255
+
+    def anchors(self, image_size, device):
+        centre = torch.arange(STRIDE / 2, SIZE, STRIDE)
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        return torch.stack([x, y, x, y], -1).reshape(-1, 4) + torch.tensor([-1, -1, 1, 1]) * STRIDE
+
+
+class Loader:
+    """Seven micro-batches an epoch, a pure function of (epoch, step); ``before`` is called ahead of each."""
+
+    def __init__(self, steps=7, images=4, before=lambda epoch, step: None):
+        self.steps_per_epoch, self.images, self.before = steps, images, before
+        self.plain = {}
+
+    def batch(self, epoch, step):
+        generator = torch.Generator().manual_seed(100 * epoch + step)
+        corner = torch.rand(self.images, 2, 2, generator=generator) * 16
+        boxes = torch.cat([corner, corner + 8 + 8 * torch.rand(self.images, 2, 2, generator=generator)], dim=2)
+        counts = [i % 3 for i in range(self.images)]
+        return Batch(
+            images=torch.randint(0, 256, (self.images, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8),
+            content_sizes=torch.full((self.images, 2), SIZE),
+            scales=torch.ones(self.images),
+            original_sizes=torch.full((self.images, 2), SIZE),
+            image_ids=torch.arange(self.images) + 1000 * epoch + 10 * step,
+            targets=[Target(b[:n], torch.arange(n) % K) for b, n in zip(boxes, counts, strict=True)],
+        )
+
+    def epoch(self, epoch, start_step=0, *, plain=False):
+        self.plain[epoch] = plain
+        for step in range(start_step, self.steps_per_epoch):
+            self.before(epoch, step)
+            yield self.batch(epoch, step)
+
+
+def no_scores(model):
+    return {"ap": 0.0}
+
+
+def make_trainer(folder, *, loader=None, kind="sgd", evaluate=no_scores, part="none", options=None, **settings):
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    model = Detector(**(options or {}))
+    frozen = freeze(model.network, part)
+    saved = []
+    trainer = Trainer(
+        model,
+        criterion=DetectionLoss(),
+        optimizer=build_optimizer(model.network, kind, weight_decay=0.01),
+        ema=EMA(model, 0.9),
+        loader=loader or Loader(),
+        evaluate=evaluate,
+        save_best=lambda best: saved.append({n: t.clone() for n, t in tensors_of(best).items()}),
+        log=RunLog(folder),
+        folder=folder,
+        world=World(torch.device("cpu")),
+        frozen=frozen,
+        settings=Settings(
+            **{
+                "epochs": 3,
+                "learning_rate": functools.partial(learning_rate, peak=0.05, warmup_steps=3, total_steps=21),
+                **settings,
+            }
+        ),
+    )
+    trainer.saved = saved
+    return trainer
+
+
+def state_of(trainer):
+    """Every tensor and number that a run carries, flat; time is left out."""
+    state = trainer.state_dict()
+    for row in [*state["progress"]["history"], state["progress"]["sums"]]:
+        for name in ("seconds", "images_per_second"):
+            row.pop(name, None)
+    return state
+
+
+def assert_equal(a, b, where="state"):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{index}]")
+    else:
+        assert a == b, where
+
+
+class KilledError(Exception):
+    pass
+
+
+def killer(*moments):
+    """Raise once at each (epoch, step), as a kill would: nothing is written any more."""
+    left = set(moments)
+
+    def before(epoch, step):
+        if (epoch, step) in left:
+            left.remove((epoch, step))
+            raise KilledError
+
+    return before
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("minutes", "kills"),
+    [
+        (0.0, [(0, 0)]),  # before the first step
+        (0.0, [(1, 3)]),  # in mid-epoch
+        (1e9, [(1, 3)]),  # some steps after the last checkpoint, which is of the end of epoch 0
+        (0.0, [(2, 0)]),  # at a border of epochs
+        (0.0, [(0, 5), (2, 1)]),  # twice
+    ],
+)
+def test_a_killed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path, kind, minutes, kills):
+    unbroken = make_trainer(tmp_path / "a", kind=kind, accumulate=2)
+    unbroken.run()
+
+    before = killer(*kills)
+    for _ in kills:
+        broken = make_trainer(
+            tmp_path / "b", kind=kind, accumulate=2, loader=Loader(before=before), checkpoint_minutes=minutes
+        )
+        if (tmp_path / "b" / "last.ckpt").exists():
+            broken.load_state_dict(load_checkpoint(tmp_path / "b" / "last.ckpt"))
+        with pytest.raises(KilledError):
+            broken.run()
+    torch.rand(17)  # whatever the generator did meanwhile must not matter
+    resumed = make_trainer(tmp_path / "b", kind=kind, accumulate=2)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "b" / "last.ckpt"))
+    torch.rand(5)
+    resumed.run()
+
+    assert_equal(state_of(resumed), state_of(unbroken))
+    assert resumed.ema.count == resumed.progress.step == 12  # 4 steps an epoch, the last of one micro-batch
+    tables = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in "ab"]
+    assert len(tables[0]) == 4
+    without_speed = [[line.split(",")[:6] for line in table] for table in tables]
+    assert without_speed[0] == without_speed[1]
+
+
+def test_dropout_depends_on_the_step_and_not_on_the_past(tmp_path):
+    def draws(seed, step, rank=0):
+        seed_everything(seed, step, rank)
+        return torch.rand(4).tolist()
+
+    seen = [draws(0, 0), draws(0, 1), draws(1, 0), draws(0, 0, rank=1), draws(1, 1)]
+    assert len({tuple(numbers) for numbers in seen}) == 5
+    assert draws(0, 1) == seen[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_leaves_a_resumable_run(tmp_path, number):
+    unbroken = make_trainer(tmp_path / "a")
+    unbroken.run()
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def interrupt(epoch, step):
+        if (epoch, step) == (1, 2):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted):
+        make_trainer(tmp_path / "b", loader=Loader(before=interrupt)).run()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    state = load_checkpoint(tmp_path / "b" / "last.ckpt")
+    assert state["progress"]["step"] == 7 + 3
+    resumed = make_trainer(tmp_path / "b")
+    resumed.load_state_dict(state)
+    resumed.run()
+    assert_equal(state_of(resumed), state_of(unbroken))
+
+
+def test_a_signal_ends_an_evaluation_at_once_and_resuming_repeats_only_that(tmp_path):
+    def evaluate(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the evaluation went on")
+
+    with pytest.raises(Interrupted):
+        make_trainer(tmp_path, evaluate=evaluate).run()
+    steps = []
+    resumed = make_trainer(tmp_path, loader=Loader(before=lambda epoch, step: steps.append((epoch, step))))
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.ckpt"))
+    resumed.run()
+    assert steps[0] == (1, 0)
+    assert resumed.progress.step == 21
+    assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3]
+
+
+class Halves:
+    """The batches of ``Loader``, each in two parts of one and three images."""
+
+    steps_per_epoch = 14
+
+    def epoch(self, epoch, start_step=0, *, plain=False):
+        for batch in Loader().epoch(epoch):
+            for part in (slice(0, 1), slice(1, 4)):
+                names = ("images", "content_sizes", "scales", "original_sizes", "image_ids", "targets")
+                yield replace(batch, **{name: getattr(batch, name)[part] for name in names})
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path, channels_last):
+    options = {"options": {"dropout": 0.0, "norm": False}, "epochs": 1, "channels_last": channels_last}
+    whole = make_trainer(tmp_path / "a", **options)
+    parts = make_trainer(tmp_path / "b", **options, accumulate=2, loader=Halves())
+    whole.run()
+    parts.run()
+    assert parts.progress.step == whole.progress.step == 7
+    for name, tensor in tensors_of(whole.model).items():
+        torch.testing.assert_close(tensors_of(parts.model)[name], tensor, rtol=1e-4, atol=1e-6)
+    for name in ("loss", "class_loss", "box_loss"):
+        assert parts.progress.history[0][name] == pytest.approx(whole.progress.history[0][name], rel=1e-4)
+
+
+def test_the_gradient_is_clipped_at_every_step_over_all_parameters(tmp_path):
+    trainer = make_trainer(tmp_path, clip_norm=0.01, epochs=2, accumulate=2)
+    norms = []
+
+    def measure(optimizer, args, kwargs):
+        norms.append(torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm())
+
+    trainer.optimizer.register_step_pre_hook(measure)
+    trainer.run()
+    torch.testing.assert_close(torch.stack(norms), torch.full((8,), 0.01), rtol=1e-3, atol=0)
+
+
+def test_a_step_uses_the_learning_rate_of_its_number(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=lambda step: 0.001 * step)
+    rates = []
+    trainer.optimizer.register_step_pre_hook(lambda o, a, k: rates.append(o.param_groups[0]["lr"]))
+    trainer.run()
+    assert rates == [0.001 * step for step in range(21)]
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_saves_the_batch(tmp_path):
+    trainer = make_trainer(tmp_path)
+    criterion, good = trainer.criterion, {}
+
+    def explode_at_step_ten(*args, **kwargs):
+        losses = criterion(*args, **kwargs)
+        if trainer.progress.step != 10:
+            return losses
+        good.update({name: tensor.clone() for name, tensor in trainer.model.named_parameters()})
+        return {**losses, "box_loss": losses["box_loss"] * float("nan")}
+
+    explode_at_step_ten.positive_iou = 0.5
+    trainer.criterion = explode_at_step_ten
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 10 .* ids \[1030, 1031, 1032, 1033\], saved in"):
+        trainer.run()
+    (saved,) = load_checkpoint(tmp_path / "non_finite_batch_rank0.pt")["batches"]
+    expected = Loader().batch(1, 3)
+    assert torch.equal(saved["images"], expected.images)
+    assert torch.equal(saved["targets"][2]["boxes"], expected.targets[2].boxes)
+    for name, tensor in trainer.model.named_parameters():
+        assert torch.equal(tensor, good[name])  # the weights of the last good step
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model.network.box_head.bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"gradient norm is (nan|inf) at step 0 .* ids \[0, 1, 2, 3\]"):
+        trainer.run()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_evaluation_comes_every_so_often_and_at_the_end_and_the_best_average_is_kept(tmp_path):
+    scores, seen = iter([0.3, 0.1, 0.3]), []
+
+    def evaluate(model):
+        seen.append({name: tensor.clone() for name, tensor in tensors_of(model).items()})
+        assert model is trainer.ema.model
+        assert not model.training
+        return {"ap": next(scores), "ap50": 0.5}
+
+    trainer = make_trainer(tmp_path, evaluate=evaluate, epochs=5, evaluate_every=2)
+    trainer.run()
+    assert [row.get("ap") for row in trainer.progress.history] == [None, 0.3, None, 0.1, 0.3]
+    assert trainer.progress.best == 0.3
+    assert_equal(trainer.saved, [seen[0], seen[2]])  # of equals the later one
+
+
+def test_the_best_score_survives_a_resume(tmp_path):
+    with pytest.raises(KilledError):
+        make_trainer(tmp_path, evaluate=lambda _: {"ap": 0.7}, loader=Loader(before=killer((1, 0)))).run()
+    resumed = make_trainer(tmp_path, evaluate=lambda _: {"ap": 0.6})
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.ckpt"))
+    resumed.run()
+    assert resumed.progress.best == 0.7
+    assert resumed.saved == []
+
+
+def test_rows_behind_the_checkpoint_are_written_anew(tmp_path):
+    make_trainer(tmp_path, epochs=2).run()
+    state = load_checkpoint(tmp_path / "last.ckpt")
+    state["progress"]["history"] = state["progress"]["history"][:1]  # as if killed before the last checkpoint
+    resumed = make_trainer(tmp_path, epochs=2)
+    resumed.load_state_dict(state)
+    resumed.loader.before = lambda epoch, step: pytest.fail("all steps are done")
+    resumed.run()
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_the_last_epochs_are_plain(tmp_path):
+    loader = Loader()
+    make_trainer(tmp_path, loader=loader, plain_epochs=2).run()
+    assert loader.plain == {0: False, 1: True, 2: True}
+
+
+def test_frozen_modules_stay_as_they_are_through_the_loop(tmp_path):
+    trainer = make_trainer(tmp_path, part="backbone")
+    before = {name: tensor.clone() for name, tensor in trainer.model.network.backbone.state_dict().items()}
+    trainer.run()
+    for name, tensor in trainer.model.network.backbone.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_batches_without_a_single_box_train_every_parameter(tmp_path):
+    class Empty(Loader):
+        def batch(self, epoch, step):
+            batch = super().batch(epoch, step)
+            none = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+            return replace(batch, targets=[none] * self.images)
+
+    trainer = make_trainer(tmp_path, loader=Empty(), epochs=1)
+    trainer.optimizer.register_step_pre_hook(lambda o, a, k: gradients.append([p.grad for p in trainer.parameters]))
+    gradients = []
+    trainer.run()
+    assert all(gradient is not None and gradient.isfinite().all() for step in gradients for gradient in step)
+    assert trainer.progress.history[0]["box_loss"] == 0
+
+
+def test_bfloat16_follows_float32(tmp_path):
+    options = {"dropout": 0.0}
+    full = make_trainer(tmp_path / "a", options=options, epochs=1)
+    half = make_trainer(tmp_path / "b", options=options, epochs=1, precision=Precision.bf16)
+    full.run()
+    half.run()
+    loss = full.progress.history[0]["loss"]
+    assert half.progress.history[0]["loss"] != loss
+    assert half.progress.history[0]["loss"] == pytest.approx(loss, rel=0.03)
+
+
+def test_an_unreadable_file_is_reported_once(tmp_path, caplog):
+    class Broken(Loader):
+        def batch(self, epoch, step):
+            return replace(super().batch(epoch, step), unreadable=("photo_7.jpg",))
+
+    with caplog.at_level(logging.WARNING, "effdet"):
+        make_trainer(tmp_path, loader=Broken()).run()
+    assert [record.getMessage() for record in caplog.records] == [
+        "photo_7.jpg cannot be decoded; another image takes its place"
+    ]
+
+
+def test_a_run_cannot_go_on_with_other_batches(tmp_path):
+    make_trainer(tmp_path, epochs=1, num_images=28).run()
+    state = load_checkpoint(tmp_path / "last.ckpt")
+    for change in ({"accumulate": 2, "num_images": 28}, {"num_images": 27}):
+        with pytest.raises(ValueError, match="a resumed run must keep its data and batches"):
+            make_trainer(tmp_path, **change).load_state_dict(state)
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    make_trainer(tmp_path).run()
+    again = make_trainer(tmp_path, loader=Loader(before=lambda epoch, step: pytest.fail("no step is left")))
+    again.load_state_dict(load_checkpoint(tmp_path / "last.ckpt"))
+    again.run()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the compiler
+def test_a_compiled_network_learns_the_same(tmp_path):
+    plain = make_trainer(tmp_path / "a", options={"dropout": 0.0}, epochs=1)
+    compiled = make_trainer(tmp_path / "b", options={"dropout": 0.0}, epochs=1, compile=True)
+    plain.run()
+    compiled.run()
+    for name, tensor in tensors_of(plain.model).items():
+        torch.testing.assert_close(tensors_of(compiled.model)[name], tensor, rtol=1e-3, atol=1e-5)
