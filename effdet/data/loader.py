@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from effdet.config import AugmentConfig
+from effdet.config import AugmentConfig, ConfigError
 from effdet.data.coco import CocoDataset
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.transforms import Augmented, Sample, build_train_transform
@@ -49,7 +49,7 @@ class _Packed(NamedTuple):
 
     images: Tensor  # (B, H, W, 3) uint8
     items: tuple[_Item, ...]  # their images left out
-    error: str = ""  # an exception would arrive with the traceback of the other process in its text
+    error: Exception | None = None  # raised in a loader process, it would arrive with a traceback in its text
 
 
 class TrainLoader:
@@ -113,6 +113,7 @@ class TrainLoader:
         Raises:
             ValueError: If ``start_step`` is out of range.
             ImageError: While iterating, if a hundred images in a row cannot be read.
+            ConfigError: While iterating, if one of ``augment.transforms`` fails on an image.
         """
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step must lie in [0, {self.steps_per_epoch}], got {start_step}")
@@ -259,8 +260,8 @@ class _Items(Dataset[_Packed]):
     def __getitem__(self, batch: Sequence[Any]) -> _Packed:
         try:
             items = [self.items[place] for place in batch]
-        except (ImageError, OSError) as error:
-            return _Packed(torch.empty(0), (), error=str(error))
+        except (ConfigError, ImageError, OSError) as error:
+            return _Packed(torch.empty(0), (), error)
         images = torch.from_numpy(np.stack([item.sample.image for item in items]))
         nothing = np.empty((0, 0, 3), dtype=np.uint8)
         return _Packed(images, tuple(item._replace(sample=item.sample._replace(image=nothing)) for item in items))
@@ -294,7 +295,7 @@ def _prepare_worker(_: int) -> None:
 
 def _unpack(packed: _Packed) -> Batch:
     if packed.error:
-        raise ImageError(packed.error)
+        raise packed.error
     samples = [item.sample for item in packed.items]
     return Batch(
         images=packed.images.permute(0, 3, 1, 2),  # channels_last in memory

@@ -83,7 +83,7 @@ def build_train_transform(
         vertical_flip=augment.vertical_flip,
         scale=(augment.scale[0], augment.scale[1]),
         safe_crop=augment.safe_crop,
-        content_transforms=_build_albumentations(augment.color, augment.transforms),
+        content_transforms=_build_albumentations(augment.color, augment.transforms, image_size),
     )
 
 
@@ -237,11 +237,20 @@ class AlbumentationsAdapter:
         self._compose = albumentations.Compose(list(transforms), bbox_params=boxes if self._moves_boxes else None)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Transform a sample; ``seed`` lies in [0, 2³²)."""
+        """Transform a sample; ``seed`` lies in [0, 2³²).
+
+        Raises:
+            ConfigError: If a transform fails on this image: a fixed crop, say, on one that the jitter made small.
+        """
         self._compose.set_random_seed(seed)
+        inputs = {"bboxes": sample.boxes, "rows": np.arange(len(sample.boxes))} if self._moves_boxes else {}
+        try:
+            result = self._compose(image=sample.image, **inputs)
+        except Exception as error:  # ValueError, cv2.error, ... from a hundred transforms
+            shape = "×".join(str(side) for side in sample.image.shape[:2])
+            raise ConfigError(f"data.augment.transforms fail on a {shape} image: {_in_one_line(error)}") from error
         if not self._moves_boxes:
-            return sample._replace(image=np.ascontiguousarray(self._compose(image=sample.image)["image"]))
-        result = self._compose(image=sample.image, bboxes=sample.boxes, rows=np.arange(len(sample.boxes)))
+            return sample._replace(image=np.ascontiguousarray(result["image"]))
         rows = np.asarray(result["rows"], dtype=np.int64)
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         return Sample(np.ascontiguousarray(result["image"]), boxes, sample.labels[rows], sample.is_crowd[rows])
@@ -254,12 +263,14 @@ def _import_albumentations() -> Any:
     return albumentations
 
 
-def _build_albumentations(color: float, specs: Sequence[dict[str, Any]]) -> AlbumentationsAdapter | None:
+def _build_albumentations(
+    color: float, specs: Sequence[dict[str, Any]], image_size: tuple[int, int]
+) -> AlbumentationsAdapter | None:
     if not color and not specs:
         return None
     transforms = [_color_jitter(color)] if color else []
     for position, spec in enumerate(specs):
-        transforms.append(_build_one(spec, f"data.augment.transforms[{position}]"))
+        transforms.append(_build_one(spec, image_size, f"data.augment.transforms[{position}]"))
     return AlbumentationsAdapter(transforms)
 
 
@@ -274,7 +285,7 @@ def _color_jitter(strength: float) -> Any:
     )
 
 
-def _build_one(spec: dict[str, Any], where: str) -> Any:
+def _build_one(spec: dict[str, Any], image_size: tuple[int, int], where: str) -> Any:
     """Build {name: …, argument: value, …}; in OneOf, SomeOf and Sequential ``transforms`` is a list of the same."""
     albumentations = _import_albumentations()
     arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
@@ -291,20 +302,21 @@ def _build_one(spec: dict[str, Any], where: str) -> Any:
             raise ConfigError(f"{where}: {name} has no argument '{key}'{_nearest(key, accepted)}")
     if isinstance(spec.get("transforms"), list):
         arguments["transforms"] = [
-            _build_one(inner, f"{where}.transforms[{position}]") for position, inner in enumerate(spec["transforms"])
+            _build_one(inner, image_size, f"{where}.transforms[{position}]")
+            for position, inner in enumerate(spec["transforms"])
         ]
-    return _checked(transform_class, arguments, f"{where}: {name}")
+    return _checked(transform_class, arguments, image_size, f"{where}: {name}")
 
 
-def _checked(transform_class: Any, arguments: dict[str, Any], where: str) -> Any:
+def _checked(transform_class: Any, arguments: dict[str, Any], image_size: tuple[int, int], where: str) -> Any:
     """Build a transform and try it once, so that a mistake shows before the first epoch and not in it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # what albumentations only warns of is a mistake here
         try:
             transform = transform_class(**arguments)
             trial = AlbumentationsAdapter([transform_class(**{**arguments, "p": 1.0})])
-            image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-            box = np.array([[32, 24, 96, 72]], dtype=np.float32)
+            image = np.random.default_rng(0).integers(0, 256, (*image_size, 3), dtype=np.uint8)
+            box = np.array([[0, 0, image_size[1] / 2, image_size[0] / 2]], dtype=np.float32)
             result = trial(Sample(image, box, np.zeros(1, np.int64), np.zeros(1, bool)), 0)
         except Exception as error:  # pydantic, ValueError, TypeError, KeyError, ... from a hundred transforms
             raise ConfigError(f"{where}: {_in_one_line(error)}") from error
