@@ -111,7 +111,10 @@ class GroundTruth:
     def _clean(self, annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         where = f"{self.name}: annotations"
         images, categories = _column(annotations, "image_id", where), _column(annotations, "category_id", where)
-        boxes = _numbers(annotations, "bbox", (4,), where)
+        boxes = _numbers(annotations, "bbox", (4,), where, finite=False)
+        finite = np.isfinite(boxes).all(axis=1)
+        if not finite.all():
+            logger.warning("%s: %d boxes that are not finite do not count", where, (~finite).sum())
         areas = self._areas(annotations, boxes)
         ids = self._annotation_ids(annotations)
 
@@ -132,7 +135,7 @@ class GroundTruth:
                 "iscrowd": int(bool(item.get("iscrowd"))),
             }
             for index, item in enumerate(annotations)
-            if listed[index] and images[index] in self._image_ranks
+            if listed[index] and finite[index] and images[index] in self._image_ranks
         ]
 
     def _areas(self, annotations: Sequence[dict[str, Any]], boxes: np.ndarray) -> list[float]:
@@ -189,26 +192,26 @@ def _column(rows: Sequence[Any], key: str, where: str) -> list[Any]:
         raise ValueError(f"{where}: row {number} must have {key}, got {_short(rows[number])}") from None
 
 
-def _numbers(rows: Sequence[Any], key: str, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """Return one column as float64 (rows, *shape), or name the first row that is not finite numbers of that shape."""
+def _numbers(rows: Sequence[Any], key: str, shape: tuple[int, ...], where: str, *, finite: bool = True) -> np.ndarray:
+    """Return one column as float64 (rows, *shape), or name the first row that is not (finite) numbers of that shape."""
     column = _column(rows, key, where)
     if not column:
         return np.zeros((0, *shape))
     with contextlib.suppress(ValueError):  # ragged lists
         values = np.asarray(column)
-        if _is_finite(values, (len(rows), *shape)):
+        if _are_numbers(values, (len(rows), *shape), finite):
             return values.astype(np.float64)
-    number = next(n for n, value in enumerate(column) if not _is_finite(value, shape))
-    must = "four finite numbers x, y, width, height" if shape else "a finite number"
-    raise ValueError(f"{where}: {key} of row {number} must be {must}, got {_short(rows[number])}")
+    number = next(n for n, value in enumerate(column) if not _are_numbers(value, shape, finite))
+    what = f"{'four ' if shape else 'a '}{'finite ' if finite else ''}number{'s x, y, width, height' if shape else ''}"
+    raise ValueError(f"{where}: {key} of row {number} must be {what}, got {_short(rows[number])}")
 
 
-def _is_finite(value: Any, shape: tuple[int, ...]) -> bool:
+def _are_numbers(value: Any, shape: tuple[int, ...], finite: bool) -> bool:
     try:
         array = np.asarray(value)
     except ValueError:
         return False
-    return array.dtype.kind in "fiu" and array.shape == shape and bool(np.isfinite(array).all())
+    return array.dtype.kind in "fiu" and array.shape == shape and (not finite or bool(np.isfinite(array).all()))
 
 
 def _is_among(value: Any, known: Container[Any]) -> bool:
