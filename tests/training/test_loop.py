@@ -2,6 +2,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from effdet.config import Precision
 from effdet.structures import Batch, Predictions, Target
 from effdet.training.checkpoint import load_checkpoint, tensors_of
-from effdet.training.distributed import World
+from effdet.training.distributed import World, join_world
 from effdet.training.ema import EMA
 from effdet.training.freezing import freeze
 from effdet.training.log import RunLog
@@ -83,7 +84,12 @@ def no_scores(model):
     return {"ap": 0.0}
 
 
-def make_trainer(folder, *, loader=None, kind="sgd", evaluate=no_scores, part="none", options=None, **settings):
+ALONE = World(torch.device("cpu"))
+
+
+def make_trainer(
+    folder, *, loader=None, kind="sgd", evaluate=no_scores, part="none", options=None, world=ALONE, **settings
+):
     torch.manual_seed(0)
     folder.mkdir(exist_ok=True)
     model = Detector(**(options or {}))
@@ -97,9 +103,9 @@ def make_trainer(folder, *, loader=None, kind="sgd", evaluate=no_scores, part="n
         loader=loader or Loader(),
         evaluate=evaluate,
         save_best=lambda best: saved.append({n: t.clone() for n, t in tensors_of(best).items()}),
-        log=RunLog(folder),
+        log=RunLog(folder if world.is_main else None),
         folder=folder,
-        world=World(torch.device("cpu")),
+        world=world,
         frozen=frozen,
         settings=Settings(
             **{
@@ -238,6 +244,14 @@ def test_a_signal_ends_an_evaluation_at_once_and_resuming_repeats_only_that(tmp_
     assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3]
 
 
+PARTS = slice(0, 1), slice(1, 4)  # the first image has no box
+
+
+def part_of(batch, part):
+    names = ("images", "content_sizes", "scales", "original_sizes", "image_ids", "targets")
+    return replace(batch, **{name: getattr(batch, name)[part] for name in names})
+
+
 class Halves:
     """The batches of ``Loader``, each in two parts of one and three images."""
 
@@ -245,14 +259,61 @@ class Halves:
 
     def epoch(self, epoch, start_step=0, *, plain=False):
         for batch in Loader().epoch(epoch):
-            for part in (slice(0, 1), slice(1, 4)):
-                names = ("images", "content_sizes", "scales", "original_sizes", "image_ids", "targets")
-                yield replace(batch, **{name: getattr(batch, name)[part] for name in names})
+            yield from (part_of(batch, part) for part in PARTS)
+
+
+class Share(Loader):
+    """One process's part of each batch of ``Loader``."""
+
+    def __init__(self, rank, **options):
+        super().__init__(**options)
+        self.part = PARTS[rank]
+
+    def batch(self, epoch, step):
+        return part_of(super().batch(epoch, step), self.part)
+
+
+WITHOUT_NORM = {"dropout": 0.0, "norm": False}
+
+
+def train_in_two(rank, port, folder):
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with join_world("cpu") as world:
+        trainer = make_trainer(folder / "two", loader=Share(rank), options=WITHOUT_NORM, epochs=1, world=world)
+        trainer.run()
+        torch.save(trainer.progress.history, folder / f"history_{rank}.pt")
+
+        def interrupt(epoch, step):
+            if rank == 1 and step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        stopped = make_trainer(folder / "three", loader=Share(rank, before=interrupt), epochs=1, world=world)
+        with pytest.raises(Interrupted):  # on both processes, though only one had the signal
+            stopped.run()
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_gradient_of_one_and_stop_together(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(train_in_two, (port, tmp_path), nprocs=2)
+
+    whole = make_trainer(tmp_path / "one", options=WITHOUT_NORM, epochs=1)
+    whole.run()
+    for name, tensor in load_checkpoint(tmp_path / "two" / "last.ckpt")["model"].items():
+        torch.testing.assert_close(tensor, tensors_of(whole.model)[name], rtol=1e-4, atol=1e-6)
+    for rank in range(2):
+        (row,) = torch.load(tmp_path / f"history_{rank}.pt")
+        assert row["loss"] == pytest.approx(whole.progress.history[0]["loss"], rel=1e-4)
+    assert load_checkpoint(tmp_path / "three" / "last.ckpt")["progress"]["step"] in (4, 5)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path, channels_last):
-    options = {"options": {"dropout": 0.0, "norm": False}, "epochs": 1, "channels_last": channels_last}
+    options = {"options": WITHOUT_NORM, "epochs": 1, "channels_last": channels_last}
     whole = make_trainer(tmp_path / "a", **options)
     parts = make_trainer(tmp_path / "b", **options, accumulate=2, loader=Halves())
     whole.run()

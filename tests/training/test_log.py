@@ -1,0 +1,140 @@
+import csv
+import io
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from effdet.training import log
+from effdet.training.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, create_run_folder, keep_lines
+
+
+def row(epoch, **scores):
+    losses = {"loss": 2.5, "class_loss": 1.0, "box_loss": 1.5}
+    return {"epoch": epoch, "step": 10 * epoch, "lr": 0.01, **losses, "images_per_second": 20.0, **scores}
+
+
+def read_table(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_name_in_use_gets_a_number(tmp_path):
+    names = [create_run_folder(tmp_path / "runs", "demo").name for _ in range(3)]
+    assert names == ["demo", "demo-2", "demo-3"]
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: create_run_folder(tmp_path, "demo"), range(24)))
+    assert len(set(folders)) == 24
+
+
+def test_the_table_has_a_row_an_epoch_and_empty_cells_without_evaluation(tmp_path):
+    scores = {name: 0.01 * index for index, name in enumerate(SCORE_COLUMNS)}
+    RunLog(tmp_path).write_table([row(1), row(2, **scores)])
+    first, second = read_table(tmp_path)
+    assert tuple(first) == (*LOSS_COLUMNS, *SCORE_COLUMNS)
+    assert len(SCORE_COLUMNS) == 12
+    assert (first["epoch"], first["loss"], first["ap"]) == ("1", "2.5", "")
+    assert [second[name] for name in ("step", "ap", "ap50", "ar_large")] == ["20", "0", "0.01", "0.11"]
+
+
+def test_the_score_columns_are_the_numbers_of_the_evaluation():
+    from effdet.evaluation.coco import CocoMetrics
+
+    assert tuple(CocoMetrics.__dataclass_fields__)[:12] == SCORE_COLUMNS
+
+
+def test_the_log_file_holds_earlier_lines_and_those_of_the_run(tmp_path):
+    logger = logging.getLogger("effdet.somewhere")
+    logging.getLogger("effdet").setLevel(logging.INFO)
+    try:
+        with keep_lines() as early:
+            logger.info("before the folder")
+        logger.info("between")
+        with RunLog(tmp_path).opened(early=early):
+            logger.info("in the run")
+        logger.info("after")
+    finally:
+        logging.getLogger("effdet").setLevel(logging.NOTSET)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["before the folder", "in the run"]
+    assert logging.getLogger("effdet").handlers == []
+
+
+def test_a_plain_line_comes_every_so_often_with_the_time_left(tmp_path, caplog, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    run = RunLog(tmp_path, total_steps=100)
+    with caplog.at_level(logging.INFO, "effdet"), run.opened(first_step=10):
+        for step in range(11, 41):
+            now[0] += 2.0
+            run.step(step, epoch=1, lr=0.01, loss=1.25, images_per_second=7.0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "step 25/100  epoch 1  loss 1.2500  lr 1.00e-02  7.0 images/s  0:02:30 left",
+        "step 40/100  epoch 1  loss 1.2500  lr 1.00e-02  7.0 images/s  0:02:00 left",
+    ]
+
+
+def test_each_epoch_has_a_line_with_its_scores(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "effdet"):
+        RunLog(tmp_path, total_steps=20).epoch([row(1), row(2, ap=0.5, ap50=0.75)])
+    (record,) = caplog.records
+    assert (
+        "epoch 2  loss 2.5000 (class 1.0000, box 1.5000)  20.0 images/s  AP 0.5000  AP50 0.7500" in record.getMessage()
+    )
+    assert len(read_table(tmp_path)) == 2
+
+
+def test_other_processes_are_silent_and_write_nothing(tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunLog(None, total_steps=5)
+    with caplog.at_level(logging.INFO, "effdet"), run.opened():
+        run.step(1, epoch=1, lr=0.1, loss=1.0, images_per_second=1.0)
+        run.epoch([row(1)])
+    assert caplog.records == []
+    assert list(tmp_path.iterdir()) == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_loss_and_speed_instead_of_lines(tmp_path, monkeypatch, caplog):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(log, "LINE_SECONDS", 0.0)
+    run = RunLog(tmp_path, total_steps=10)
+    with caplog.at_level(logging.INFO, "effdet"), run.opened():
+        run.step(5, epoch=1, lr=0.01, loss=1.25, images_per_second=7.0)
+    text = terminal.getvalue()
+    assert "epoch 1  loss 1.2500  lr 1.00e-02  7.0 images/s" in text
+    assert "5/10" in text
+    assert caplog.records == []
+
+
+def test_tensorboard_gets_losses_and_scores(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = RunLog(tmp_path, total_steps=20)
+    with run.opened():
+        run.step(3, epoch=1, lr=0.01, loss=1.25, images_per_second=7.0)
+        run.epoch([row(1, ap=0.5)])
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 1.25)]
+    assert [(e.step, e.value) for e in events.Scalars("val/ap")] == [(10, 0.5)]
+
+
+def test_training_goes_on_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: None)
+    with RunLog(tmp_path).opened():
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
