@@ -302,35 +302,33 @@ def _annotation_arrays(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return image index (ΣM,), label (ΣM,), xywh box (ΣM, 4) and crowd flag (ΣM,) in the order of the file."""
     label_of = {category_id: label for label, category_id in enumerate(category_ids)}
-    rows, labels, boxes = [], [], []
+    rows: list[int] = []
+    labels: list[int] = []
+    numbers: list[float] = []
     for position, annotation in enumerate(annotations):
-        which = f"annotation id {annotation['id']}" if "id" in annotation else f"annotations[{position}]"
         try:
             rows.append(index_of[annotation["image_id"]])
-        except (KeyError, TypeError):
-            raise DataError(f"{file}: {which}: there is no image with id {annotation.get('image_id')!r}") from None
-        try:
             labels.append(label_of[annotation["category_id"]])
-        except (KeyError, TypeError):
-            raise DataError(
-                f"{file}: {which}: there is no category with id {annotation.get('category_id')!r}"
-            ) from None
-        boxes.append(_bbox(annotation.get("bbox"), f"{file}: {which}"))
+            x, y, width, height = annotation["bbox"]
+            numbers += (float(x), float(y), float(width), float(height))
+        except (KeyError, TypeError, ValueError):
+            which = f"annotation id {annotation['id']}" if "id" in annotation else f"annotations[{position}]"
+            raise DataError(f"{file}: {which}: {_annotation_fault(annotation, index_of, label_of)}") from None
     is_crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool)
     return (
         np.array(rows, dtype=np.int64),
         np.array(labels, dtype=np.int64),
-        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array(numbers, dtype=np.float64).reshape(-1, 4),
         is_crowd,
     )
 
 
-def _bbox(bbox: Any, where: str) -> list[float]:
-    try:
-        x, y, width, height = bbox
-        return [float(x), float(y), float(width), float(height)]
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: bbox must be four numbers x, y, width, height, got {bbox!r}") from None
+def _annotation_fault(annotation: dict[str, Any], index_of: dict[int, int], label_of: dict[int, int]) -> str:
+    for what, table in (("image", index_of), ("category", label_of)):
+        value = annotation.get(f"{what}_id")
+        if not isinstance(value, int) or value not in table:
+            return f"there is no {what} with id {value!r}"
+    return f"bbox must be four numbers x, y, width, height, got {annotation.get('bbox')!r}"
 
 
 def _clip(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:

@@ -311,7 +311,8 @@ def _build_one(spec: dict[str, Any], image_size: tuple[int, int], where: str) ->
 def _checked(transform_class: Any, arguments: dict[str, Any], image_size: tuple[int, int], where: str) -> Any:
     """Build a transform and try it once, so that a mistake shows before the first epoch and not in it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # what albumentations only warns of is a mistake here
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("error", message=".*not valid", category=UserWarning)  # albumentations only warns
         try:
             transform = transform_class(**arguments)
             trial = AlbumentationsAdapter([transform_class(**{**arguments, "p": 1.0})])

@@ -235,6 +235,7 @@ def test_colour_changes_the_content_and_not_the_padding() -> None:
         {"name": "Affine", "translate_px": [5, 5], "p": 1.0},
         {"name": "RandomScale", "scale_limit": [1.0, 1.0], "p": 1.0},  # twice as large: fitted again
         {"name": "OneOf", "transforms": [{"name": "HorizontalFlip"}, {"name": "VerticalFlip"}], "p": 1.0},
+        {"name": "ShiftScaleRotate", "p": 1.0},  # albumentations warns that Affine is the newer one
         {"name": "Blur", "p": 1.0},
     ],
     ids=lambda transform: transform["name"],
