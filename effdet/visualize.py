@@ -169,7 +169,7 @@ def plot_curves(metrics: str | Path, picture: str | Path) -> None:
     for axes, (title, names) in zip(figure.subplots(1, 2), panels, strict=True):
         for name in names:
             pairs = zip(columns["epoch"], columns.get(name, []), strict=False)
-            points = [(x, y) for x, y in pairs if y >= 0]  # neither an empty cell nor -1, which is "no ground truth"
+            points = [(x, y) for x, y in pairs if 0 <= y < math.inf]  # no empty cell, no -1: no ground truth
             if points:
                 axes.plot(*zip(*points, strict=True), label=name, marker=".")
         axes.set(title=title, xlabel="epoch")
@@ -266,10 +266,10 @@ def _read_columns(path: Path) -> dict[str, list[float]]:
         raise FileNotFoundError(f"metrics file {path} does not exist")
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
-    if "epoch" not in (reader.fieldnames or ()):
-        raise ValueError(f"{path}: must have a column 'epoch', got {', '.join(reader.fieldnames or ()) or 'no header'}")
-    wanted = [name for name in ("epoch", *LOSSES, *SCORES) if name in (reader.fieldnames or ())]
+        rows, header = list(reader), list(reader.fieldnames or ())
+    if "epoch" not in header:
+        raise ValueError(f"{path}: must have a column 'epoch', got {', '.join(header) or 'no header'}")
+    wanted = [name for name in ("epoch", *LOSSES, *SCORES) if name in header]
     return {name: [_number(row[name], path, name) for row in rows] for name in wanted}
 
 

@@ -173,4 +173,4 @@ class _Job:
 def _counted(detections: Detections) -> str:
     counts = Counter(found.class_name for found in detections)
     classes = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    return f"{len(detections)} detections" + (f" ({classes})" if classes else "")
+    return f"{len(detections)} detection{'' if len(detections) == 1 else 's'}" + (f" ({classes})" if classes else "")

@@ -1,0 +1,316 @@
+"""Tests of effdet/commands/predict.py with record.py and video.py: the command as it is called."""
+
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from effdet.commands import main
+from effdet.commands.record import ListedImages, Record
+from effdet.commands.video import VideoWriter, frame_rate
+from effdet.images import ImageError, read_image
+from effdet.models.efficientdet import EfficientDet
+from effdet.structures import Detections
+
+NAMES, IDS = ("Platelets", "RBC", "WBC"), (1, 2, 3)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A small model with random weights and the classes of the blood cells."""
+    torch.manual_seed(0)
+    model = EfficientDet("lite0", num_classes=3, image_size=(64, 64), class_names=NAMES, category_ids=IDS)
+    path = tmp_path_factory.mktemp("weights") / "cells.safetensors"
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def seer(monkeypatch):
+    """Let every model find one WBC in the upper left quarter of every image."""
+
+    def detect(self, batch):
+        return [
+            Detections(
+                torch.tensor([[0.0, 0.0, size[1] / 2, size[0] / 2]]),
+                torch.tensor([2]),
+                torch.tensor([0.75]),
+                self.class_names,
+                self.category_ids,
+                (size[0], size[1]),
+            )
+            for size in batch.original_sizes.tolist()
+        ]
+
+    monkeypatch.setattr(EfficientDet, "detect", detect)
+
+
+@pytest.fixture
+def photos(shared_data, tmp_path):
+    """Two folders of real photos; x.jpg is in both."""
+    files = [item["file_name"] for item in json.loads((shared_data / "bccd" / "val.json").read_text())["images"][:3]]
+    for name, file in zip(("a/x.jpg", "b/x.jpg", "b/[y].jpg"), files, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(shared_data / "bccd" / "images" / file, tmp_path / name)
+    return tmp_path
+
+
+def predict(weights, *args):
+    return main(["predict", "--weights", str(weights), *map(str, args)])
+
+
+def write_video(path, num_frames, size=(48, 64), rate=Fraction(10)):
+    with VideoWriter(path, rate) as video:
+        for number in range(num_frames):
+            video.write(np.full((*size, 3), 20 * number, np.uint8))
+    return path
+
+
+def read(out, name):
+    return json.loads((Path(out) / name).read_text())
+
+
+def test_pictures_results_and_lines_for_every_kind_of_source(weights, seer, photos, capsys):
+    out = photos / "out"
+    args = [photos / "a", photos / "b" / "x.jpg", f"{photos}/b/*y*.jpg", "--out", out, "--batch-size", "2"]
+    assert predict(weights, *args) == 0
+
+    assert sorted(file.name for file in out.iterdir()) == ["[y].jpg", "images.json", "results.json", "x.jpg", "x_2.jpg"]
+    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        f"1 detection (1 WBC) -> {out / name}" for name in ("x.jpg", "x_2.jpg", "[y].jpg")
+    ]
+    height, width = read_image(photos / "a" / "x.jpg").shape[:2]
+    images = read(out, "images.json")
+    assert images["images"][1] == {
+        "id": 2,
+        "file_name": str(photos / "b" / "x.jpg"),
+        "width": width,
+        "height": height,
+        "drawn": "x_2.jpg",
+    }
+    assert images["categories"] == [{"id": number, "name": name} for number, name in zip(IDS, NAMES, strict=True)]
+    assert read(out, "results.json") == [
+        {"image_id": number, "category_id": 3, "bbox": [0, 0, width / 2, height / 2], "score": 0.75}
+        for number in (1, 2, 3)
+    ]
+
+
+def test_the_picture_is_the_photo_with_boxes_drawn_on_it(weights, seer, photos):
+    predict(weights, photos / "a" / "x.jpg", "--out", photos / "out")
+    photo, drawn = read_image(photos / "a" / "x.jpg"), read_image(photos / "out" / "x.jpg")
+    changed = np.abs(photo.astype(int) - drawn).max(axis=2) > 60
+    height, width = photo.shape[:2]
+    assert drawn.shape == photo.shape
+    assert changed[height // 2 - 2, 10 : width // 2 - 10].mean() > 0.9  # the lower edge of the box
+    assert changed[height // 2 + 10 :, width // 2 + 10 :].mean() < 0.001
+
+
+def test_a_real_network_runs_and_the_threshold_holds(weights, photos):
+    def scores(threshold):
+        predict(weights, photos / "b", "--out", photos / "out", "--score-threshold", threshold, "--max-detections", 7)
+        return [row["score"] for row in read(photos / "out", "results.json")]
+
+    everything = scores(0)
+    assert len(everything) == 2 * 7
+    middle = sorted(everything)[7]
+    assert scores(middle) == pytest.approx([score for score in everything if score >= middle])
+
+
+def test_json_on_stdout_is_nothing_but_json(weights, seer, photos, capsys):
+    assert predict(weights, photos / "a", "--out", photos / "out", "--json", "-") == 0
+    captured = capsys.readouterr()
+    (entry,) = json.loads(captured.out)
+    assert (entry["class_names"], entry["category_ids"], entry["labels"], entry["scores"]) == (
+        ["WBC"],
+        [3],
+        [2],
+        [0.75],
+    )
+    assert (entry["image_id"], entry["source"]) == (1, str(photos / "a" / "x.jpg"))
+    assert "1 detection (1 WBC)" in captured.err
+
+
+def test_json_goes_to_a_file_in_a_new_folder(weights, seer, photos):
+    target = photos / "deep" / "down" / "all.json"
+    predict(weights, photos / "b", "--out", photos / "out", "--json", target)
+    assert len(json.loads(target.read_text())) == 2
+
+
+def test_what_cannot_be_read_is_named_and_the_others_go_on(weights, seer, photos, capsys):
+    (photos / "b" / "half.jpg").write_bytes((photos / "a" / "x.jpg").read_bytes()[:3000])
+    (photos / "empty").mkdir()
+    sources = [photos / "gone.jpg", photos / "b", photos / "empty", f"{photos}/*.tif", photos / "gone.mp4"]
+    assert predict(weights, *sources, "--out", photos / "out") == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    problems = captured.err.splitlines()
+    assert len(problems) == 5
+    for problem, name in zip(problems, ("empty", "*.tif", "gone.jpg", "half.jpg", "gone.mp4"), strict=True):
+        assert problem.startswith(f"{photos}/") or problem.startswith(f"{photos / 'b'}/")
+        assert name in problem.split(": ")[0]
+    assert len(read(photos / "out", "images.json")["images"]) == 2
+
+
+def test_a_source_given_twice_is_predicted_once(weights, seer, photos):
+    predict(weights, photos / "a", photos / "a" / "x.jpg", "--out", photos / "out")
+    assert len(read(photos / "out", "images.json")["images"]) == 1
+
+
+def test_sources_are_never_overwritten(weights, seer, photos):
+    before = (photos / "a" / "x.jpg").read_bytes()
+    assert predict(weights, photos / "a" / "x.jpg", "--out", photos / "a") == 0
+    assert (photos / "a" / "x.jpg").read_bytes() == before
+    assert (photos / "a" / "x_2.jpg").is_file()
+
+
+def test_other_files_are_never_overwritten_but_pictures_of_last_time_are(weights, seer, photos):
+    out = photos / "out"
+    out.mkdir()
+    (out / "x.jpg").write_text("precious")
+    for _ in range(2):
+        predict(weights, photos / "a" / "x.jpg", "--out", out)
+    assert (out / "x.jpg").read_text() == "precious"
+    assert sorted(file.name for file in out.iterdir()) == ["images.json", "results.json", "x.jpg", "x_2.jpg"]
+
+
+def test_gray_palette_and_alpha_images_are_drawn_in_their_own_format(weights, seer, photos):
+    photo = Image.open(photos / "a" / "x.jpg")
+    for name, mode in (("gray.png", "L"), ("palette.gif", "P"), ("alpha.webp", "RGBA"), ("plain.bmp", "RGB")):
+        photo.convert(mode).save(photos / "a" / name)
+    assert predict(weights, photos / "a", "--out", photos / "out") == 0
+    for name, kind in (("gray.png", "PNG"), ("palette.gif", "GIF"), ("alpha.webp", "WEBP"), ("plain.bmp", "BMP")):
+        with Image.open(photos / "out" / name) as drawn:
+            assert (drawn.format, drawn.size) == (kind, photo.size)
+
+
+def test_annotations_give_their_ids_so_that_the_results_can_be_evaluated(weights, seer, shared_data, tmp_path, capsys):
+    folder = shared_data / "bccd"
+    truth = json.loads((folder / "val.json").read_text())
+    truth["categories"] = [{**item, "id": item["id"] * 10} for item in truth["categories"]]
+    truth["annotations"] = [{**item, "category_id": item["category_id"] * 10} for item in truth["annotations"]]
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    chosen = truth["images"][5:7]
+    sources = [folder / "images" / item["file_name"] for item in chosen]
+    out = tmp_path / "out"
+
+    assert predict(weights, *sources, "--annotations", tmp_path / "val.json", "--out", out) == 0
+
+    rows = read(out, "results.json")
+    assert [(row["image_id"], row["category_id"]) for row in rows] == [(item["id"], 30) for item in chosen]
+    capsys.readouterr()
+    args = ["--predictions", str(out / "results.json"), "--annotations", str(tmp_path / "val.json")]
+    assert main(["evaluate", *args]) == 0
+
+
+def test_an_image_or_video_without_an_id_is_named(weights, seer, photos, shared_data, capsys):
+    video = write_video(photos / "clip.mp4", 2)
+    truth = shared_data / "bccd" / "val.json"
+    assert predict(weights, photos / "a" / "x.jpg", video, "--annotations", truth, "--out", photos / "out") == 1
+    error = capsys.readouterr().err
+    assert f"x.jpg: is not among the images of {truth}" in error
+    assert "clip.mp4: a video has no image ids; leave it out or leave out --annotations" in error
+
+
+def test_annotations_with_other_classes_are_an_error(weights, photos, shared_data, capsys):
+    truth = shared_data / "microcontroller" / "val.json"
+    assert predict(weights, photos / "a", "--annotations", truth, "--out", photos / "out") == 1
+    assert "the model's classes must include the data set's categories" in capsys.readouterr().err
+
+
+def test_a_video_becomes_a_video_of_the_same_length_and_rate(weights, seer, tmp_path, capsys):
+    av = pytest.importorskip("av")
+    source = write_video(tmp_path / "clip.mp4", 5, rate=Fraction(30000, 1001))
+    assert predict(weights, source, "--out", tmp_path / "out", "--batch-size", "2") == 0
+    drawn = tmp_path / "out" / "clip.mp4"
+    assert capsys.readouterr().out == f"{source}: 5 frames, 5 detections -> {drawn}\n"
+    with av.open(str(drawn)) as container:
+        assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 5
+    images = read(tmp_path / "out", "images.json")["images"]
+    assert [(item["id"], item["file_name"]) for item in images] == [(n + 1, f"{source}#{n}") for n in range(5)]
+
+
+def test_a_broken_video_is_named_and_leaves_nothing(weights, seer, tmp_path, capsys):
+    pytest.importorskip("av")
+    (tmp_path / "noise.mp4").write_bytes(b"noise" * 100)
+    assert predict(weights, tmp_path / "noise.mp4", "--out", tmp_path / "out") == 1
+    assert "noise.mp4: not a readable video" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "noise.mp4").exists()
+
+
+def test_odd_frames_get_an_even_size(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(write_video(tmp_path / "odd.mp4", 1, size=(33, 47)))) as container:
+        assert [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)] == [(34, 48, 3)]
+
+
+def test_frame_rate_names_what_is_no_video(tmp_path):
+    pytest.importorskip("av")
+    with pytest.raises(FileNotFoundError, match=r"gone.mp4: no such video"):
+        frame_rate(tmp_path / "gone.mp4")
+    (tmp_path / "noise.mp4").write_bytes(b"noise" * 100)
+    with pytest.raises(ImageError, match=r"noise.mp4: not a readable video"):
+        frame_rate(tmp_path / "noise.mp4")
+
+
+def test_without_pyav_the_message_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(ImageError, match=r"video needs PyAV; install it with: pip install 'effdet\[video\]'"):
+        VideoWriter(tmp_path / "out.mp4", Fraction(5))
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (["--batch-size", "0"], 2, "--batch-size must be 1 or more, got 0"),
+        (["--score-threshold", "30"], 2, "--score-threshold must lie in [0, 1], got 30.0"),
+        (["--device", "abacus"], 1, "--device must be auto, cpu or a device of this machine, got abacus"),
+        (["--image-size", "9", "9", "9"], 1, "--image-size must be one or two sides of at least 32 pixels, got 9 9 9"),
+        (["--annotations", "gone.json"], 1, "annotations file gone.json does not exist"),
+        (["--weights", "gone.safetensors"], 1, "gone.safetensors"),
+    ],
+)
+def test_wrong_options_are_one_sentence(weights, tmp_path, args, status, message, capsys):
+    assert predict(weights, "x.jpg", "--out", tmp_path / "out", *args) == status
+    assert message in capsys.readouterr().err
+
+
+def test_ids_are_found_by_the_end_of_the_path(tmp_path):
+    images = [("x.jpg", 1), ("b/x.jpg", 2), ("c/b/x.jpg", 3), ("y.jpg", 4), ("z/y.jpg", 5), ("q.jpg", 6), ("q.jpg", 7)]
+    content = {"images": [{"file_name": name, "id": number} for name, number in images], "categories": [{"id": 4}]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    listed = ListedImages(tmp_path / "truth.json")
+    assert (listed.class_names, listed.category_ids) == (("4",), (4,))
+    assert listed.id_of(Path("/data/x.jpg")) == 1
+    assert listed.id_of(Path("/data/b/x.jpg")) == 2
+    assert listed.id_of(Path("/data/c/b/x.jpg")) == 3
+    assert listed.id_of(Path("/data/b/y.jpg")) == 4
+    with pytest.raises(ValueError, match=r"w.jpg: is not among the images of .*truth.json"):
+        listed.id_of(Path("/data/w.jpg"))
+    with pytest.raises(ValueError, match=r"q.jpg: stands in .*truth.json under several ids: 6, 7"):
+        listed.id_of(Path("/data/q.jpg"))
+
+
+@pytest.mark.parametrize("content", [{"images": [{"id": 1}], "categories": []}, [], {"images": []}])
+def test_annotations_must_list_images(tmp_path, content):
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"truth.json: must be COCO JSON whose images have id and file_name"):
+        ListedImages(tmp_path / "truth.json")
+
+
+def test_what_was_found_before_an_interruption_is_written(weights, seer, photos, monkeypatch):
+    say = Record.say
+
+    def interrupted(self, line):
+        say(self, line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Record, "say", interrupted)
+    assert predict(weights, photos / "b", "--out", photos / "out") == 130
+    assert len(read(photos / "out", "results.json")) == 1
