@@ -8,9 +8,23 @@ effdet inspect_data download coco2017 --root data/coco
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import time
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
+from effdet.commands.inference import image_size
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from effdet.data.checks import AnchorOverlap
+    from effdet.data.inspection import Inspection
+    from effdet.data.raw import Finding
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--anchor-scale", type=float, default=4.0, help="smallest anchor / stride (default: 4, as D0-D5)"
     )
+    check.add_argument("--quick", action="store_true", help="do not open the images, only see whether they exist")
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     demo = actions.add_parser("demo", help="draw the demo set", description=_DEMO)
@@ -41,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
 
     download = actions.add_parser("download", help="download a public data set", description=_DOWNLOAD)
     download.add_argument("dataset", choices=["coco2017"], metavar="NAME", help="coco2017")
+    download.add_argument(
+        "--split", choices=["all", "val"], default="all", help="val: 5,000 images, 1 GB (default: all)"
+    )
     download.add_argument("--root", type=Path, default=Path("data/coco"), help="folder to fill (default: data/coco)")
     download.add_argument("--base-url", default=None, metavar="URL", help="a mirror of images.cocodataset.org")
     download.add_argument("--delete-archives", action="store_true", help="remove each .zip file once it is unpacked")
@@ -60,13 +78,138 @@ def run(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from effdet.data.demo import draw_demo
 
-    draw_demo(args.root, num_train=args.train, num_val=args.val, seed=args.seed)
+    drawn = draw_demo(args.root, num_train=args.train, num_val=args.val, seed=args.seed)
+    print(f"{args.root}: {'drawn' if drawn else 'is there already'}", file=sys.stderr)
     return 0
 
 
 def _download(args: argparse.Namespace) -> int:
-    raise ValueError("not yet")
+    from effdet.data.download import COCO_2017, COCO_URL, download
+
+    with Progress() as progress:
+        new = download(
+            COCO_2017[args.split],
+            args.root,
+            base_url=args.base_url or COCO_URL,
+            delete_archives=args.delete_archives,
+            report=progress,
+        )
+    print(f"{args.root}: {'complete' if new else 'was complete already'}", file=sys.stderr)
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:
-    raise ValueError("not yet")
+    from effdet.data.inspection import inspect
+
+    size = image_size(args.image_size) if args.image_size else None
+    files, missing = _find_splits(args.data)
+    with Progress() as progress:
+        result = inspect(
+            files,
+            open_images=not args.quick,
+            image_size=size,
+            anchor_overlap=_anchor_overlap(size, args.anchor_scale) if size else None,
+            report=progress,
+        )
+    result.findings += missing
+    print(json.dumps(result.to_dict(), indent=1) if args.json else _as_text(result))
+    return 1 if result.has_errors else 0
+
+
+def _find_splits(data: str) -> tuple[dict[str, tuple[Path, Path]], list[Finding]]:
+    """Return annotation file and image folder of each split, and a finding for a split that is not there.
+
+    Raises:
+        ValueError: If there is neither of them.
+    """
+    from effdet.config import DataConfig, load_config
+    from effdet.data.coco import DataError, Split
+    from effdet.data.inspection import find_files
+    from effdet.data.raw import NOTE, Finding
+
+    config = load_config(data).data if data.endswith((".yaml", ".yml")) else DataConfig(root=data)
+    train, val = (config.train_annotations, config.train_images), (config.val_annotations, config.val_images)
+    places: dict[Split, tuple[str | None, str | None]]
+    places = {"val": val} if config.root.endswith(".json") else {"train": train, "val": val}
+    files: dict[str, tuple[Path, Path]] = {}
+    faults: dict[str, DataError] = {}
+    for split, (file, folder) in places.items():
+        try:
+            files[split] = find_files(config.root, split, annotations=file, images=folder)
+        except DataError as error:
+            faults[split] = error
+    if not files:
+        raise faults["val"]
+    return files, [Finding(NOTE, split, str(fault)) for split, fault in faults.items()]
+
+
+def _anchor_overlap(size: tuple[int, int], scale: float) -> AnchorOverlap:
+    """Return a function that gives the IoU of boxes (M, 4) with their best anchors of the published grid."""
+    import torch
+
+    from effdet.ops.anchors import level_sizes, make_anchors
+    from effdet.ops.boxes import iou_matrix
+
+    anchors = make_anchors(size, level_sizes(size, 3, 7), scale=scale)
+
+    def best(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        chunks = torch.from_numpy(boxes).split(64)  # 64 × 49,104 anchors at 512 × 512
+        return torch.cat([iou_matrix(chunk, anchors).amax(dim=1) for chunk in chunks]).numpy()
+
+    return best
+
+
+def _as_text(result: Inspection) -> str:
+    lines = []
+    for split in result.splits:
+        sides = "/".join(f"{side:g}" for side in split["box_side_percentiles"])
+        lines += [
+            f"{split['file']}",
+            f"  {split['images']:,} images, {split['images_without_boxes']:,} of them without boxes; "
+            f"{split['boxes']:,} boxes, {split['crowd_boxes']:,} of them crowds",
+            f"  side of a box √(width·height), 5th/50th/95th percentile: {sides or 'no boxes'} pixels",
+            f"  {len(split['boxes_of_class'])} classes: "
+            + ", ".join(f"{name} {count:,}" for name, count in split["boxes_of_class"].items()),
+        ]
+    for finding in result.findings:
+        lines.append(f"{finding.level:8}{finding.split + ': ' if finding.split else ''}{finding.text}")
+        lines += [f"          {example}" for example in finding.examples]
+    counts = Counter(finding.level for finding in result.findings)
+    return "\n".join([*lines, f"{counts['error']} errors, {counts['warning']} warnings"])
+
+
+class Progress:
+    """Show how far a long job is, on stderr: a bar on a terminal, a line every ten seconds elsewhere.
+
+    Call it with what is being done, how much of it, out of how much.
+    """
+
+    def __enter__(self) -> Progress:
+        self._what, self._last = "", 0.0
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar.start()
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show a state."""
+        now = time.monotonic()
+        new = what != self._what
+        if self._bar is not None:
+            if new:
+                self._task = self._bar.add_task(what, total=total)
+            self._bar.update(self._task, completed=done)
+        elif new or done == total or now - self._last > 10:
+            print(f"{what}: {done:,} of {total:,} ({done / max(total, 1):.0%})", file=sys.stderr)
+            self._last = now
+        self._what = what
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

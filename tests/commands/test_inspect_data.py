@@ -1,0 +1,165 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from effdet.commands import main
+from effdet.data.demo import draw_demo
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def small(tmp_path):
+    draw_demo(tmp_path / "demo", num_train=10, num_val=5, image_size=(96, 128))
+    return tmp_path / "demo"
+
+
+def call(*arguments):
+    return main(["inspect_data", *map(str, arguments)])
+
+
+def change(file, edit):
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def test_demo_draws_as_many_images_as_asked(tmp_path, capsys):
+    assert call("demo", "--root", tmp_path / "demo", "--train", 3, "--val", 2, "--seed", 5) == 0
+    assert len(os.listdir(tmp_path / "demo" / "images")) == 5
+    assert call("demo", "--root", tmp_path / "demo", "--train", 3, "--val", 2, "--seed", 5) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "demo: drawn" in err
+    assert "demo: is there already" in err
+
+
+def test_demo_does_not_overwrite_another_data_set(tmp_path, capsys):
+    (tmp_path / "val.json").write_text("{}")
+    assert call("demo", "--root", tmp_path) == 1
+    assert "will not be overwritten; choose another folder" in capsys.readouterr().err
+
+
+def test_check_of_a_clean_set_is_status_0_with_its_numbers(small, capsys):
+    assert call("check", small) == 0
+    out = capsys.readouterr().out
+    assert "10 images, 1 of them without boxes" in out
+    assert "5 classes: circle " in out
+    assert out.endswith("0 errors, 0 warnings\n")
+
+
+def test_check_with_errors_is_status_1_and_names_them_all(small, capsys):
+    (small / "images" / "train_00003.jpg").unlink()
+    change(small / "val.json", lambda content: content["annotations"][0].update(category_id=99))
+    assert call("check", small) == 1
+    out = capsys.readouterr().out
+    assert "error   train: 1 image files are missing" in out
+    assert "          train_00003.jpg\n" in out
+    assert "error   val: 1 category ids of annotations are not listed" in out
+    assert "2 errors" in out
+
+
+def test_check_with_warnings_only_is_status_0(small, capsys):
+    change(small / "train.json", lambda content: content["annotations"][0].update(bbox=[5, 5, 0, 3]))
+    assert call("check", small) == 0
+    assert "0 errors, 1 warnings" in capsys.readouterr().out
+
+
+def test_check_writes_json_to_stdout_and_progress_to_stderr(small, capsys):
+    assert call("check", small, "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["splits"][1]["images"] == 5
+    assert "opening the images of val: 5 of 5 (100%)" in err
+
+
+def test_check_quick_does_not_open_images(small, capsys):
+    (small / "images" / "train_00003.jpg").write_bytes(b"no image")
+    assert call("check", small, "--quick") == 0
+    assert call("check", small) == 1
+
+
+def test_check_finds_the_boxes_that_no_anchor_of_the_published_grid_reaches(small, capsys):
+    # Anchors of 512 × 512 begin at 32 × 32 pixels. Images of at most 128 pixels are enlarged at least 4 times, which
+    # makes a square of 4 at least 16 and at most 22 pixels wide: IoU at most (22 / 32)² < 0.5.
+    change(small / "train.json", lambda content: content["annotations"][0].update(bbox=[40, 40, 4, 4]))
+    assert call("check", small, "--image-size", 512, "--json") == 0
+    (finding,) = [
+        finding
+        for finding in json.loads(capsys.readouterr().out)["findings"]
+        if finding["split"] == "train" and "reached by no anchor" in finding["text"]
+    ]
+    assert finding["examples"][0].startswith("annotation 1 of image 1 (best IoU 0.")
+
+
+def test_check_takes_one_annotation_file(small, capsys):
+    assert call("check", small / "val.json", "--json") == 0
+    assert [split["split"] for split in json.loads(capsys.readouterr().out)["splits"]] == ["val"]
+
+
+def test_check_takes_the_data_section_of_a_config(small, tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text(f"data: {{root: {small}, val_annotations: train.json, val_images: images}}\n")
+    assert call("check", tmp_path / "own.yaml", "--json") == 1  # val is train: every picture is in both
+    result = json.loads(capsys.readouterr().out)
+    assert [split["images"] for split in result["splits"]] == [10, 10]
+    assert "10 images of val are also in train" in result["findings"][0]["text"]
+
+
+def test_check_notes_a_split_that_is_not_there(small, capsys):
+    (small / "val.json").unlink()
+    assert call("check", small) == 0
+    assert "note    val: no val annotations in" in capsys.readouterr().out
+
+
+def test_check_of_nothing_is_one_sentence(tmp_path, capsys):
+    assert call("check", tmp_path / "nowhere") == 1
+    assert capsys.readouterr().err == f"effdet inspect_data: error: data folder {tmp_path / 'nowhere'} does not exist\n"
+
+
+def test_an_image_size_that_is_none_is_refused(small, capsys):
+    assert call("check", small, "--image-size", 3) == 1
+    assert "--image-size must be one or two sides of at least 32 pixels, got 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["check"], ["download"], ["download", "coco2014"], ["demo", "--train", "x"]])
+def test_incomplete_command_lines_are_usage_errors(argv, capsys):
+    assert call(*argv) == 2
+    assert "effdet inspect_data" in capsys.readouterr().err
+
+
+def test_download_without_network_is_one_sentence_at_once(tmp_path, capsys):
+    assert (
+        call("download", "coco2017", "--root", tmp_path / "coco", "--split", "val", "--base-url", "http://127.0.0.1:9")
+        == 1
+    )
+    error = capsys.readouterr().err
+    assert error.startswith("effdet inspect_data: error: http://127.0.0.1:9/zips/val2017.zip cannot be downloaded: ")
+    assert error.count("\n") == 1
+
+
+def test_download_leaves_a_complete_set_alone(tmp_path, capsys):
+    for name in ["val2017", "annotations"]:
+        (tmp_path / name).mkdir()
+    for number in range(5000):
+        (tmp_path / "val2017" / f"{number:012d}.jpg").touch()
+    for split in ("train", "val"):
+        (tmp_path / "annotations" / f"instances_{split}2017.json").touch()
+    assert call("download", "coco2017", "--root", tmp_path, "--split", "val", "--base-url", "http://127.0.0.1:9") == 0
+    assert "was complete already" in capsys.readouterr().err
+
+
+def test_a_terminal_shows_a_bar(small):
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    script = [sys.executable, str(ROOT / "tools" / "inspect_data.py"), "check", str(small), "--json"]
+    done = subprocess.run(script, stdout=subprocess.PIPE, stderr=theirs, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["errors"] is False
+    assert "opening the images of train" in shown
+    assert "━" in shown
