@@ -308,10 +308,16 @@ def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world
             f"train.batch_size must be divisible by train.accumulate × processes = {parts}, "
             f"got {config.train.batch_size}; the nearest is {max(1, round(config.train.batch_size / parts)) * parts}"
         )
+    batch_size, coarsest_stride = config.train.batch_size // parts, 2**model.variant.max_level
+    if batch_size == 1 and max(model.image_size) <= coarsest_stride:
+        raise ConfigError(
+            "a forward pass needs two images, or one that is larger than the coarsest stride "
+            f"{coarsest_stride}, for BN statistics; raise train.batch_size or data.image_size"
+        )
     return TrainLoader(
         train,
         image_size=(model.image_size[0], model.image_size[1]),
-        batch_size=config.train.batch_size // parts,
+        batch_size=batch_size,
         augment=config.data.augment,
         seed=config.run.seed,
         workers=choose_workers(config, world),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -164,24 +164,35 @@ class Trainer:
         return self.progress
 
     def _train_epoch(self, epoch: int) -> None:
-        accumulate, progress = self.settings.accumulate, self.progress
         train_mode(self.model, self.frozen)
-        first = progress.step - epoch * self.steps_per_epoch
+        first = self.progress.step - epoch * self.steps_per_epoch
         if first == self.steps_per_epoch:
             return  # only the evaluation of this epoch is left
         plain = epoch >= self.settings.epochs - self.settings.plain_epochs
-        batches = self.loader.epoch(epoch, first * accumulate, plain=plain)
+        batches = self.loader.epoch(epoch, first * self.settings.accumulate, plain=plain)
         started = time.monotonic()
-        while micro_batches := list(itertools.islice(batches, accumulate)):
+        while micro_batches := self._fetch(batches):
             losses = self._step(micro_batches)
             now = time.monotonic()
             self._count(losses, micro_batches, seconds=now - started)
             started = now
             if self._stop:
-                self.save_checkpoint()
-                raise Interrupted
+                self._interrupt()
             if now - self._last_checkpoint >= 60 * self.settings.checkpoint_minutes:
                 self.save_checkpoint()
+
+    def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
+        """Return the micro-batches of the next step; none at the end of the epoch."""
+        try:
+            return list(itertools.islice(batches, self.settings.accumulate))
+        except RuntimeError:
+            if self._stop:  # the signal that stops the run has ended the loader processes already
+                self._interrupt()
+            raise
+
+    def _interrupt(self) -> NoReturn:
+        self.save_checkpoint()
+        raise Interrupted
 
     def _step(self, micro_batches: list[Batch]) -> dict[str, float]:
         """Do one optimizer step and return its losses on this process."""
@@ -247,7 +258,7 @@ class Trainer:
             return contextlib.nullcontext()
         return self.network.no_sync()  # type: ignore[operator]
 
-    def _fail(self, what: str, batches: list[Batch]) -> None:
+    def _fail(self, what: str, batches: list[Batch]) -> NoReturn:
         """Save the batches and stop the run; the weights are those of the last good step."""
         path = self.folder / f"non_finite_batch_rank{self.world.rank}.pt"
         save_checkpoint(path, {"step": self.progress.step, "batches": [_plain(batch) for batch in batches]})
@@ -308,6 +319,7 @@ class Trainer:
     def _catch_signals(self) -> Iterator[None]:
         """Let Ctrl-C and SIGTERM finish the step; an evaluation, or a second signal, ends at once."""
         owner = os.getpid()
+        replaced: dict[int, Any] = {}
 
         def request_stop(number: int, frame: FrameType | None) -> None:
             if os.getpid() != owner:
@@ -316,13 +328,16 @@ class Trainer:
                 raise Interrupted
             self._stop = True
             logger.info("%s: stopping after this step", signal.Signals(number).name)
+            if hasattr(signal, "SIGCHLD"):  # loader processes may die of the same signal; that is no error any more
+                replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
 
-        before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            replaced[number] = signal.signal(number, request_stop)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for changed, handler in replaced.items():
+                signal.signal(changed, handler)
 
     # ------------------------------------------------------------------ checkpoints
 
