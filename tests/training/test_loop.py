@@ -337,6 +337,18 @@ def test_the_gradient_is_clipped_at_every_step_over_all_parameters(tmp_path):
     torch.testing.assert_close(torch.stack(norms), torch.full((8,), 0.01), rtol=1e-3, atol=0)
 
 
+def test_the_loop_learns_what_repeats(tmp_path):
+    class OneBatch(Loader):
+        def batch(self, epoch, step):
+            return super().batch(0, 0)
+
+    trainer = make_trainer(
+        tmp_path, kind="adamw", loader=OneBatch(), options={"dropout": 0.0}, epochs=20, learning_rate=lambda step: 0.02
+    )
+    losses = [row["loss"] for row in trainer.run().history]
+    assert losses[-1] < 0.2 * losses[0]
+
+
 def test_a_step_uses_the_learning_rate_of_its_number(tmp_path):
     trainer = make_trainer(tmp_path, learning_rate=lambda step: 0.001 * step)
     rates = []
