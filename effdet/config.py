@@ -113,13 +113,16 @@ class DataConfig:
     train_images: str | None = None  # folder
     val_annotations: str | None = None
     val_images: str | None = None
-    image_size: tuple[int, int] | None = None  # network input (height, width); null: the variant's
+    image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
+    long_side: int | None = None  # longer side of the input, its shape follows the images; null: the variant's size
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
             _check(min(self.image_size) >= 32, "data.image_size", "be at least 32 on each side", list(self.image_size))
+            _check(self.long_side is None, "data.long_side", "be null where data.image_size is set", self.long_side)
+        _check(self.long_side is None or self.long_side >= 32, "data.long_side", "be 32 or more", self.long_side)
         _check(self.workers is None or self.workers >= 0, "data.workers", "be 0 or more", self.workers)
 
 
@@ -148,6 +151,7 @@ class TrainConfig:
     compile: bool = False  # torch.compile the network
     gradient_checkpointing: bool = False  # recompute activations in the backward pass, to save memory
     freeze: Freeze = Freeze.none
+    freeze_bn: bool = False  # keep the BN statistics of the backbone
     checkpoint_minutes: float = 5.0  # longest time between two writings of last.ckpt
 
     def __post_init__(self) -> None:

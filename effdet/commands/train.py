@@ -145,7 +145,6 @@ def resolve(config: Config, train: CocoDataset) -> Config:
         ConfigError: If model.num_classes is not the data's number of classes.
     """
     from effdet.config import ConfigError
-    from effdet.models.variants import get_variant
 
     given, found = config.model.num_classes, train.num_classes
     if given not in (None, found):
@@ -158,10 +157,39 @@ def resolve(config: Config, train: CocoDataset) -> Config:
     return replace(
         config,
         model=replace(config.model, num_classes=found),
-        data=replace(config.data, image_size=config.data.image_size or get_variant(config.model.name).image_size),
+        data=replace(config.data, image_size=_input_size(config, train)),
         train=replace(config.train, epochs=epochs),
         eval=replace(config.eval, every=config.eval.every or max(1, round(epochs / EVALUATIONS_IN_A_RUN))),
     )
+
+
+def _input_size(config: Config, train: CocoDataset) -> tuple[int, int]:
+    from effdet.models.variants import get_variant
+
+    if config.data.long_side is not None:
+        return fit_input(config.data.long_side, train.sizes)
+    return config.data.image_size or get_variant(config.model.name).image_size
+
+
+def fit_input(long_side: int, sizes: Any) -> tuple[int, int]:
+    """Return the network input (height, width) of a long side that wastes little of itself on padding.
+
+    Where nine images in ten are wider than high, the input has the median of their shapes; likewise where they are
+    higher than wide; a mixture gets a square. The short side is rounded up to a multiple of 32.
+
+    Args:
+        long_side: Longer side of the input, pixels.
+        sizes: (I, 2) heights and widths of the images.
+    """
+    import numpy as np
+
+    shapes = np.asarray(sizes, dtype=float)
+    for axis in (0, 1):  # the axis that may be shorter
+        ratios = shapes[:, axis] / shapes[:, 1 - axis]
+        if (ratios < 1).mean() >= 0.9:
+            short_side = min(long_side, 32 * math.ceil(long_side * float(np.median(ratios)) / 32))
+            return (short_side, long_side) if axis == 0 else (long_side, short_side)
+    return long_side, long_side
 
 
 def _find_run(path: Path, overrides: Sequence[str], resume: str | None) -> tuple[Config, Path | None]:
@@ -394,7 +422,7 @@ def _build_trainer(
     from effdet.training.schedule import build_optimizer
 
     settings = config.train
-    frozen = freeze(model.network, settings.freeze)
+    frozen = freeze(model.network, settings.freeze, bn_statistics=settings.freeze_bn)
     model.network.set_gradient_checkpointing(settings.gradient_checkpointing)
     if settings.channels_last:
         model.network.to(memory_format=torch.channels_last)

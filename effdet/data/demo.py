@@ -136,7 +136,7 @@ def _random_scene(rng: np.random.Generator, number: int, sides: list[int]) -> Sc
     ids = tuple(CATEGORIES)
     if number % _EMPTY_EVERY == _EMPTY_EVERY // 2:
         return draw_scene(rng, size, ())
-    others = rng.choice(ids, int(rng.integers(0, 6)))
+    others = rng.choice(ids, int(rng.integers(0, 5)))
     return draw_scene(rng, size, (ids[number % len(ids)], *map(int, others)))  # every class, however few images
 
 

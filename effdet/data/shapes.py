@@ -16,7 +16,7 @@ import numpy as np
 CATEGORIES = {2: "circle", 3: "ring", 5: "rectangle", 8: "star", 13: "triangle"}
 
 _MAX_OVERLAP = 0.15  # of the smaller of two boxes
-_MIN_EXTENT = 22  # pixels
+_EXTENTS = (0.13, 0.55)  # of the image's shorter side
 _OVERSAMPLING = 4  # of the masks, per axis
 
 
@@ -122,7 +122,8 @@ def _shrink(mask: np.ndarray, side: int) -> np.ndarray:
 
 def _random_extent(rng: np.random.Generator, size: tuple[int, int]) -> float:
     """Return the longer side of a shape in pixels, log-uniform: small ones are as frequent as large ones."""
-    return float(np.exp(rng.uniform(np.log(_MIN_EXTENT), np.log(0.5 * min(size)))))
+    low, high = np.log(_EXTENTS)
+    return float(np.exp(rng.uniform(low, high))) * min(size)
 
 
 def _find_place(
@@ -219,7 +220,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.nda
     blotches = rng.normal(0, 16, (9, 9)).astype(np.float32)
     canvas = canvas + cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
     scribbled = np.clip(canvas, 0, 255).astype(np.uint8)  # lines are smooth in this type only
-    for _ in range(int(rng.integers(4, 12))):
+    for _ in range(int(rng.integers(3, 10))):
         _scribble(rng, scribbled)
     grain = rng.standard_normal((height, width, 1), np.float32) * rng.uniform(2, 7)
     return scribbled.astype(np.float32), grain

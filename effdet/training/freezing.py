@@ -10,16 +10,21 @@ from torch import nn
 from effdet.config import Freeze
 
 
-def freeze(network: Any, part: Freeze | str) -> list[nn.Module]:
+def freeze(network: Any, part: Freeze | str, *, bn_statistics: bool = False) -> list[nn.Module]:
     """Take the gradient from a part of the network and return its modules for ``train_mode``.
+
+    Pretrained BN statistics are better than those of a few images at a time, so a small batch may want to keep them.
 
     Args:
         network: Has ``backbone`` (a timm EfficientNet with ``conv_stem``, ``bn1`` and ``blocks``) and ``neck``.
         part: "none", "stem" (stem and first two stages of the backbone), "backbone" or "backbone+neck".
+        bn_statistics: Keep those of the whole backbone; its weights still learn where they are not frozen.
     """
     modules = _frozen_modules(network, Freeze(part))
     for module in modules:
         module.requires_grad_(False)
+    if bn_statistics:
+        modules += [module for module in network.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     return modules
 
 

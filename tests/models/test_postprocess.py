@@ -1,5 +1,4 @@
 import math
-import time
 
 import pytest
 import torch
@@ -233,23 +232,3 @@ def test_wild_deltas_give_finite_boxes(nms):
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         PostprocessSettings(**settings)
-
-
-@pytest.mark.parametrize("nms", ["hard", "soft"])
-def test_a_coco_image_takes_well_under_a_second(nms):
-    """49,104 anchors, 90 classes, 5,000 candidates; about 10 ms on one core, with a wide margin for busy machines."""
-    anchors = make_anchors((512, 512), level_sizes((512, 512), 3, 7), scale=4.0)
-    predictions = Predictions(torch.randn(1, 49104, 90) - 4.6, torch.randn(1, 49104, 4) * 0.3)
-    durations = []
-    for _ in range(3):
-        start = time.perf_counter()
-        [(boxes, _, _)] = postprocess(
-            predictions,
-            anchors,
-            scales=torch.ones(1),
-            original_sizes=torch.tensor([[512, 512]]),
-            settings=PostprocessSettings(nms=nms),
-        )
-        durations.append(time.perf_counter() - start)
-    assert len(boxes) > 50
-    assert min(durations) < 0.3

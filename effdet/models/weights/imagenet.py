@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -160,14 +161,22 @@ def _download(name: str, repository: str, backbone: str) -> str:
 
 
 def _reachable(endpoint: str) -> bool:
-    # The hub client retries for most of a minute without a network, so one quick question is asked first.
-    try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True  # it answered
-    except OSError:
-        return False
-    return True
+    # The hub client retries for most of a minute without a network, so one quick question is asked first, in a thread
+    # of its own because looking up a host name knows no time limit.
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
+        except urllib.error.HTTPError:
+            answered.set()  # any answer will do
+        except OSError:
+            return
+        else:
+            answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(_PROBE_SECONDS)
 
 
 def _timm_config(name: str) -> PretrainedCfg:

@@ -1,0 +1,204 @@
+import pytest
+import torch
+from PIL import Image
+
+from effdet import Detections, EfficientDet
+from effdet.models.postprocess import PostprocessSettings
+
+
+def make_model(**changes) -> EfficientDet:
+    torch.manual_seed(0)
+    return EfficientDet("lite0", **({"num_classes": 3, "image_size": (128, 128)} | changes))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose scores vary: random heads of a fresh model all answer the prior."""
+    model = make_model(class_names=["cat", "dog", "cow"], category_ids=[3, 7, 90])
+    model.train()
+    for _ in range(20):
+        model.network(torch.randn(4, 3, 128, 128))  # moves the BN statistics off their start
+    with torch.no_grad():
+        model.network.class_head.predict.pointwise.weight.mul_(20)
+    return model.eval()
+
+
+def test_training_returns_two_losses_that_reach_every_parameter():
+    model = make_model().train()
+    images = [torch.rand(3, 90, 120), torch.rand(3, 64, 50)]
+    targets = [
+        {"boxes": torch.tensor([[10.0, 10, 60, 70]]), "labels": torch.tensor([2])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    losses = model(images, targets)
+    assert list(losses) == ["class_loss", "box_loss"]
+    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_batch_without_any_box_gives_every_parameter_a_gradient():
+    model = make_model().train()
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    losses = model(torch.rand(2, 3, 64, 64), [empty, empty])
+    assert losses["box_loss"].item() == 0.0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_losses_fall_when_one_batch_is_repeated():
+    model = make_model().train()
+    images, target = torch.rand(2, 3, 128, 128), {"boxes": torch.tensor([[20.0, 30, 90, 100]]), "labels": torch.tensor([1])}  # fmt: skip  # noqa: E501
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    values = []
+    for _ in range(15):
+        loss = sum(model(images, [target, target]).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < 0.6 * values[0]
+
+
+def test_targets_are_scaled_to_the_network_input(monkeypatch):
+    model = make_model().train()
+    seen = []
+    monkeypatch.setattr(model, "criterion", lambda p, a, targets: seen.extend(targets) or {})
+    model([torch.rand(3, 64, 256)], [{"boxes": torch.tensor([[20.0, 10, 100, 50]]), "labels": torch.tensor([0])}])
+    assert seen[0].boxes.tolist() == [[10.0, 5.0, 50.0, 25.0]]  # 256 → 128 pixels wide
+
+
+def test_training_without_targets_is_an_error():
+    with pytest.raises(ValueError, match="targets must be given in training mode"):
+        make_model().train()(torch.rand(1, 3, 64, 64))
+
+
+def test_detections_follow_the_contract_of_torchvision(model):
+    with torch.no_grad():
+        found = model([torch.rand(3, 100, 200), torch.rand(3, 80, 40)])
+    for result, (height, width) in zip(found, [(100, 200), (80, 40)], strict=True):
+        assert set(result) == {"boxes", "labels", "scores"}
+        assert (result["boxes"].dtype, result["labels"].dtype, result["scores"].dtype) == (
+            torch.float32,
+            torch.int64,
+            torch.float32,
+        )
+        assert len(result["boxes"]) == len(result["labels"]) == len(result["scores"]) > 0
+        limits = torch.tensor([width, height, width, height])
+        assert ((result["boxes"] >= 0) & (result["boxes"] <= limits)).all()
+        assert torch.equal(result["scores"], result["scores"].sort(descending=True).values)
+
+
+def test_a_list_gives_what_its_images_give_alone(model):
+    images = [torch.rand(3, 100, 200), torch.rand(3, 80, 40)]
+    with torch.no_grad():
+        together = model(images)
+        alone = [model([image])[0] for image in images]
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a["scores"], b["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_tensor_means_what_the_list_of_its_images_means(model):
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(model(images), model(list(images)), strict=True):
+            assert torch.equal(a["boxes"], b["boxes"])
+
+
+def test_predict_takes_files_folders_pictures_arrays_and_tensors(model, tmp_path):
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    for name in ("a.png", "b.png"):
+        picture.save(tmp_path / name)
+    tensor = torch.from_numpy(__import__("numpy").array(picture)).permute(2, 0, 1)
+    model.train()
+    from_file = model.predict(str(tmp_path / "a.png"), score_threshold=0.0)
+    assert model.training  # as it was before
+    model.eval()
+    assert [type(found) for found in from_file] == [Detections]
+    assert from_file[0].source.endswith("a.png")
+    assert from_file[0].image_size == (60, 90)
+    assert from_file[0].category_ids == (3, 7, 90)
+    for source in (tmp_path, [picture, tensor], str(tmp_path / "*.png")):
+        for found in model.predict(source, score_threshold=0.0, batch_size=2):
+            torch.testing.assert_close(found.scores, from_file[0].scores, rtol=1e-4, atol=1e-5)
+
+
+def test_predict_leaves_out_what_scores_below_the_threshold(model, tmp_path):
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    everything = model.predict(picture, score_threshold=0.0)[0]
+    threshold = everything.scores.median().item()
+    assert len(model.predict(picture, score_threshold=threshold)[0]) == (everything.scores >= threshold).sum()
+
+
+def test_predict_names_a_missing_file(model):
+    with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
+        model.predict("nowhere.jpg")
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        model.predict("nowhere.jpg", batch_size=0)
+
+
+def test_a_saved_model_comes_back_whole(model, tmp_path):
+    model.settings = PostprocessSettings(nms="hard", max_detections=7)
+    model.save_pretrained(tmp_path / "model.safetensors")
+    loaded = EfficientDet.from_pretrained(tmp_path / "model.safetensors")
+    assert not loaded.training
+    for name in ("name", "num_classes", "class_names", "category_ids", "image_size", "stochastic_depth", "settings"):
+        assert getattr(loaded, name) == getattr(model, name)
+    image = [torch.rand(3, 100, 70)]
+    with torch.no_grad():
+        for key, value in model(image)[0].items():
+            assert torch.equal(loaded(image)[0][key], value)
+
+
+def test_channels_last_weights_can_be_saved(tmp_path):
+    model = make_model().to(memory_format=torch.channels_last)
+    model.save_pretrained(tmp_path / "model.safetensors")
+    loaded = EfficientDet.from_pretrained(tmp_path / "model.safetensors")
+    for ours, theirs in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_other_classes_swap_the_class_head_and_keep_the_rest(model, tmp_path):
+    model.save_pretrained(tmp_path / "model.safetensors")
+    other = EfficientDet.from_pretrained(tmp_path / "model.safetensors", num_classes=2, class_names=["a", "b"])
+    assert (other.num_classes, other.class_names, other.category_ids) == (2, ("a", "b"), (0, 1))
+    assert torch.equal(other.network.backbone.conv_stem.weight, model.network.backbone.conv_stem.weight)
+    assert torch.equal(other.network.box_head.predict.pointwise.weight, model.network.box_head.predict.pointwise.weight)
+    assert other.network.class_head.predict.pointwise.bias.tolist() == pytest.approx([-4.59512] * 18, abs=1e-5)
+
+
+def test_a_file_that_does_not_fit_is_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.safetensors do not exist"):
+        EfficientDet.from_pretrained("nowhere.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="not a readable .safetensors file"):
+        EfficientDet.from_pretrained(tmp_path / "x.safetensors")
+    state = model.state_dict()
+    del state["network.backbone.conv_stem.weight"]
+    model.save_pretrained(tmp_path / "less.safetensors", state=state)
+    with pytest.raises(ValueError, match="does not fit lite0.*conv_stem"):
+        EfficientDet.from_pretrained(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),
+        ({"class_names": ["a"]}, "class_names must have one entry per class: num_classes is 3, got 1"),
+        ({"category_ids": [1, 2]}, "category_ids must have one entry per class"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**arguments)
+
+
+def test_random_weights_are_said_to_be_random():
+    assert make_model().start == "random weights"
+
+
+def test_one_class_and_one_tiny_image_work():
+    model = make_model(num_classes=1).eval()
+    with torch.no_grad():
+        [found] = model([torch.rand(3, 1, 1)])
+    assert set(found["labels"].tolist()) <= {0}
