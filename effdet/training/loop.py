@@ -7,13 +7,10 @@ import copy
 import itertools
 import logging
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -27,6 +24,7 @@ from effdet.training.checkpoint import load_tensors, save_checkpoint, tensors_of
 from effdet.training.distributed import World
 from effdet.training.ema import EMA
 from effdet.training.freezing import train_mode
+from effdet.training.interrupt import Interrupted, StopRequest
 from effdet.training.log import RunLog
 from effdet.training.losses import DetectionLoss
 from effdet.training.schedule import set_learning_rate
@@ -74,10 +72,6 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)  # one row per finished epoch
     best: float = -math.inf  # AP
     sums: dict[str, float] = field(default_factory=dict)  # of the unfinished epoch
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was stopped by Ctrl-C or SIGTERM; its checkpoint is written."""
 
 
 class Trainer:
@@ -130,7 +124,7 @@ class Trainer:
         self.network = world.wrap(model.network)
         if settings.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
-        self._stop = self._evaluating = False
+        self._stop = StopRequest()
         self._unreadable: set[str] = set()
         self._last_checkpoint = time.monotonic()
 
@@ -153,7 +147,7 @@ class Trainer:
             FloatingPointError: If a loss or gradient is not finite; the batch is saved in the run folder.
             Interrupted: On Ctrl-C or SIGTERM, at the end of the step, with the checkpoint written.
         """
-        with self._catch_signals():
+        with self._stop.listening():
             self.save_checkpoint()
             if self.progress.history:
                 self.log.write_table(self.progress.history)  # without rows of epochs that are to be repeated
@@ -176,7 +170,7 @@ class Trainer:
             now = time.monotonic()
             self._count(losses, micro_batches, seconds=now - started)
             started = now
-            if self._stop:
+            if self._stop.made:
                 self._interrupt()
             if now - self._last_checkpoint >= 60 * self.settings.checkpoint_minutes:
                 self.save_checkpoint()
@@ -186,7 +180,7 @@ class Trainer:
         try:
             return list(itertools.islice(batches, self.settings.accumulate))
         except RuntimeError:
-            if self._stop:  # the signal that stops the run has ended the loader processes already
+            if self._stop.made:  # the signal that stops the run has ended the loader processes already
                 self._interrupt()
             raise
 
@@ -246,10 +240,10 @@ class Trainer:
 
         DDP takes the mean over k processes, hence N = (Σ positives + 1) / k.
         """
-        counts = torch.tensor([num_positives, self._stop], dtype=torch.float64, device=self.world.device)
+        counts = torch.tensor([num_positives, self._stop.made], dtype=torch.float64, device=self.world.device)
         positives, stop = self.world.sum(counts).unbind()
         if self.world.size > 1:
-            self._stop = bool(stop > 0)
+            self._stop.made = bool(stop > 0)
         return ((positives + 1) / self.world.size).float()
 
     def _synchronise(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -306,38 +300,13 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         self.world.copy_buffers(self.ema.model)
-        self._evaluating = True
-        scores = dict(self.evaluate(self.ema.model))
-        self._evaluating = False
+        with self._stop.granted_at_once():
+            scores = dict(self.evaluate(self.ema.model))
         if scores["ap"] >= self.progress.best:  # of equals the later one, which has learnt longer
             self.progress.best = scores["ap"]
             if self.world.is_main:
                 self.save_best(self.ema.model)
         return scores
-
-    @contextlib.contextmanager
-    def _catch_signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM finish the step; an evaluation, or a second signal, ends at once."""
-        owner = os.getpid()
-        replaced: dict[int, Any] = {}
-
-        def request_stop(number: int, frame: FrameType | None) -> None:
-            if os.getpid() != owner:
-                return  # a loader process, which its parent will end
-            if self._stop or self._evaluating:
-                raise Interrupted
-            self._stop = True
-            logger.info("%s: stopping after this step", signal.Signals(number).name)
-            if hasattr(signal, "SIGCHLD"):  # loader processes may die of the same signal; that is no error any more
-                replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            replaced[number] = signal.signal(number, request_stop)
-        try:
-            yield
-        finally:
-            for changed, handler in replaced.items():
-                signal.signal(changed, handler)
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from effdet.commands import main
-from effdet.commands.train import newest_run, parser, resolve
-from effdet.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, load_config
+from effdet.commands.train import parser
+from effdet.config import Config, ConfigError, RunConfig, TrainConfig, load_config
 from effdet.training.checkpoint import load_checkpoint
 
 TRAIN = str(Path(__file__).resolve().parents[2] / "tools" / "train.py")
@@ -88,15 +88,6 @@ def test_overrides_stand_on_either_side_of_resume(words, overrides, resume):
     assert (str(args.config), args.overrides, args.resume) == ("c.yaml", overrides, resume)
 
 
-def test_the_newest_run_of_a_name_is_the_one_written_last(tmp_path):
-    for age, name in [(3, "demo"), (1, "demo-2"), (2, "demo-3"), (0, "demo-other"), (0, "demo2")]:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "last.ckpt").touch()
-        os.utime(tmp_path / name / "last.ckpt", (1000 - age, 1000 - age))
-    (tmp_path / "demo-4").mkdir()  # has no checkpoint
-    assert newest_run(tmp_path, "demo").name == "demo-2"
-
-
 def test_resuming_what_never_ran_is_one_sentence(config, capsys):
     assert train(config, "--resume") == 1
     assert "there is no run named 'tiny' to resume in" in capsys.readouterr().err
@@ -163,37 +154,6 @@ def test_batch_norm_needs_more_than_one_value(config, tmp_path, capsys):
         "a forward pass needs two images, or one that is larger than the coarsest stride 128" in capsys.readouterr().err
     )
     assert not (tmp_path / "runs").exists()
-
-
-class Data:
-    """As much of a data set as ``resolve`` looks at."""
-
-    num_classes, annotation_file = 3, "train.json"
-
-    def __init__(self, length):
-        self.length = length
-
-    def __len__(self):
-        return self.length
-
-
-@pytest.mark.parametrize(("images", "epochs", "every"), [(10, 300, 30), (205, 78, 8), (4000, 12, 1), (118_000, 12, 1)])
-def test_epochs_follow_from_the_number_of_images(images, epochs, every):
-    resolved = resolve(Config(), Data(images))
-    assert (resolved.train.epochs, resolved.eval.every) == (epochs, every)
-    assert resolved.model.num_classes == 3
-    assert resolved.data.image_size == (512, 512)  # d0's
-
-
-def test_what_the_config_says_is_kept():
-    config = Config(model=ModelConfig(num_classes=3), data=DataConfig(image_size=(96, 64)), train=TrainConfig(epochs=7))
-    resolved = resolve(config, Data(10))
-    assert (resolved.train.epochs, resolved.eval.every, resolved.data.image_size) == (7, 1, (96, 64))
-
-
-def test_a_warm_up_longer_than_the_chosen_epochs_is_refused():
-    with pytest.raises(ConfigError, match=r"train\.warmup_epochs must lie in \[0, train\.epochs=12\], got 20"):
-        resolve(Config(train=TrainConfig(warmup_epochs=20)), Data(10**6))
 
 
 # ---------------------------------------------------------------------- whole runs

@@ -1,0 +1,127 @@
+"""Which run a command line means: its config, filled in from the data, and its folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effdet.config import Config
+    from effdet.data.coco import CocoDataset
+
+logger = logging.getLogger(__name__)
+
+IMAGES_IN_A_RUN = 12_000  # training images that a run of unset length sees, within the two limits below
+FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
+EVALUATIONS_IN_A_RUN = 10
+
+NEWEST = "newest"  # what a bare --resume means
+
+
+def resolve(config: Config, train: CocoDataset) -> Config:
+    """Return the config with everything filled in that follows from the data.
+
+    Epochs that are null become as many as show about 12,000 images, at least 12 and at most 300; evaluations that are
+    null come about ten times in a run.
+
+    Raises:
+        ConfigError: If model.num_classes is not the data's number of classes.
+    """
+    from effdet.config import ConfigError
+
+    given, found = config.model.num_classes, train.num_classes
+    if given not in (None, found):
+        raise ConfigError(
+            f"model.num_classes must be that of the data, {found} in {train.annotation_file}, got {given}; "
+            "leave it out to take the data's"
+        )
+    wanted = round(IMAGES_IN_A_RUN / len(train))
+    epochs = config.train.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, wanted))
+    return replace(
+        config,
+        model=replace(config.model, num_classes=found),
+        data=replace(config.data, image_size=_input_size(config, train), long_side=None),
+        train=replace(config.train, epochs=epochs),
+        eval=replace(config.eval, every=config.eval.every or max(1, round(epochs / EVALUATIONS_IN_A_RUN))),
+    )
+
+
+def _input_size(config: Config, train: CocoDataset) -> tuple[int, int]:
+    from effdet.models.variants import get_variant
+
+    if config.data.long_side is not None:
+        return fit_input(config.data.long_side, train.sizes)
+    return config.data.image_size or get_variant(config.model.name).image_size
+
+
+def fit_input(long_side: int, sizes: Any) -> tuple[int, int]:
+    """Return the network input (height, width) of a long side that wastes little of itself on padding.
+
+    Where nine images in ten are wider than high, the input has the median of their shapes; likewise where they are
+    higher than wide; a mixture gets a square. The short side is rounded up to a multiple of 32.
+
+    Args:
+        long_side: Longer side of the input, pixels.
+        sizes: (I, 2) heights and widths of the images.
+    """
+    import numpy as np
+
+    shapes = np.asarray(sizes, dtype=float)
+    for axis in (0, 1):  # the axis that may be shorter
+        ratios = shapes[:, axis] / shapes[:, 1 - axis]
+        if (ratios < 1).mean() >= 0.9:
+            short_side = min(long_side, 32 * math.ceil(long_side * float(np.median(ratios)) / 32))
+            return (short_side, long_side) if axis == 0 else (long_side, short_side)
+    return long_side, long_side
+
+
+def find_run(path: Path, overrides: Sequence[str], resume: str | None) -> tuple[Config, Path | None]:
+    """Return the config of the run, and its folder if it is to be continued.
+
+    A continued run keeps the config of its folder; only overrides change it.
+    """
+    from effdet.config import load_config
+
+    config = load_config(path, overrides)
+    if resume is None:
+        return config, None
+    assert config.run.name is not None
+    folder = newest_run(Path(config.run.dir), config.run.name) if resume == NEWEST else _run_folder(Path(resume))
+    logger.info("resuming %s with its own config.yaml", folder)
+    return load_config(folder / "config.yaml", overrides), folder
+
+
+def newest_run(parent: Path, name: str) -> Path:
+    """Return the folder of that name, with or without a number, whose checkpoint was written last.
+
+    Raises:
+        FileNotFoundError: If no such folder holds a checkpoint.
+    """
+    pattern = re.compile(re.escape(name) + r"(-\d+)?")
+    checkpoints = [path for path in parent.glob("*/last.ckpt") if pattern.fullmatch(path.parent.name)]
+    if not checkpoints:
+        raise FileNotFoundError(f"there is no run named '{name}' to resume in {parent}; start it without --resume")
+    return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def _run_folder(path: Path) -> Path:
+    folder = path.parent if path.name == "last.ckpt" else path
+    if not (folder / "last.ckpt").is_file():
+        raise FileNotFoundError(f"--resume must name a run folder with a last.ckpt, got {path}")
+    return folder
+
+
+def new_run_folder(config: Config) -> Path:
+    """Make the folder of a run and write its config there."""
+    from effdet.config import config_to_yaml
+    from effdet.training.log import create_run_folder
+
+    assert config.run.name is not None
+    folder = create_run_folder(Path(config.run.dir), config.run.name)
+    (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+    return folder

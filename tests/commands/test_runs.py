@@ -1,0 +1,72 @@
+import os
+
+import numpy as np
+import pytest
+
+from effdet.commands.runs import fit_input, new_run_folder, newest_run, resolve
+from effdet.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, load_config
+
+
+def test_the_newest_run_of_a_name_is_the_one_written_last(tmp_path):
+    for age, name in [(3, "demo"), (1, "demo-2"), (2, "demo-3"), (0, "demo-other"), (0, "demo2")]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.ckpt").touch()
+        os.utime(tmp_path / name / "last.ckpt", (1000 - age, 1000 - age))
+    (tmp_path / "demo-4").mkdir()  # has no checkpoint
+    assert newest_run(tmp_path, "demo").name == "demo-2"
+
+
+class Data:
+    """As much of a data set as ``resolve`` looks at."""
+
+    num_classes, annotation_file = 3, "train.json"
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
+@pytest.mark.parametrize(("images", "epochs", "every"), [(10, 300, 30), (205, 78, 8), (4000, 12, 1), (118_000, 12, 1)])
+def test_epochs_follow_from_the_number_of_images(images, epochs, every):
+    resolved = resolve(Config(), Data(images))
+    assert (resolved.train.epochs, resolved.eval.every) == (epochs, every)
+    assert resolved.model.num_classes == 3
+    assert resolved.data.image_size == (512, 512)  # d0's
+
+
+def test_what_the_config_says_is_kept():
+    config = Config(model=ModelConfig(num_classes=3), data=DataConfig(image_size=(96, 64)), train=TrainConfig(epochs=7))
+    resolved = resolve(config, Data(10))
+    assert (resolved.train.epochs, resolved.eval.every, resolved.data.image_size) == (7, 1, (96, 64))
+
+
+def test_a_warm_up_longer_than_the_chosen_epochs_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.warmup_epochs must lie in \[0, train\.epochs=12\], got 20"):
+        resolve(Config(train=TrainConfig(warmup_epochs=20)), Data(10**6))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(480, 640)] * 9 + [(640, 480)], (384, 512)),  # nine in ten lie: their shape, 3:4
+        ([(480, 640)] * 8 + [(640, 480)] * 2, (512, 512)),
+        ([(640, 480)] * 10, (512, 384)),
+        ([(500, 500)] * 10, (512, 512)),
+        ([(300, 640)] * 10, (256, 512)),  # 240, up to a multiple of 32
+        ([(639, 640)] * 10, (512, 512)),
+    ],
+)
+def test_a_long_side_becomes_an_input_in_the_shape_of_most_images(sizes, expected):
+    assert fit_input(512, np.array(sizes)) == expected
+    data = Data(len(sizes))
+    data.sizes = np.array(sizes)
+    assert resolve(Config(data=DataConfig(long_side=512)), data).data.image_size == expected
+
+
+def test_a_new_run_folder_holds_the_config(tmp_path):
+    config = Config(run=RunConfig(dir=str(tmp_path), name="demo"), train=TrainConfig(epochs=7))
+    folders = [new_run_folder(config) for _ in range(2)]
+    assert [folder.name for folder in folders] == ["demo", "demo-2"]
+    assert load_config(folders[1] / "config.yaml") == config
