@@ -47,12 +47,12 @@ class StopRequest:
         def request(number: int, frame: FrameType | None) -> None:
             if os.getpid() != owner:
                 return  # a loader process, which its parent will end
+            if hasattr(signal, "SIGCHLD"):
+                replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
             if self.made or self.at_once:
                 raise Interrupted
             self.made = True
             logger.info("%s: stopping after this step", signal.Signals(number).name)
-            if hasattr(signal, "SIGCHLD"):
-                replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
 
         for number in (signal.SIGINT, signal.SIGTERM):
             replaced[number] = signal.signal(number, request)

@@ -27,7 +27,7 @@ from effdet.training.freezing import train_mode
 from effdet.training.interrupt import Interrupted, StopRequest
 from effdet.training.log import RunLog
 from effdet.training.losses import DetectionLoss
-from effdet.training.schedule import set_learning_rate
+from effdet.training.schedule import bn_momentum, set_learning_rate
 from effdet.training.targets import Assignment, assign
 
 logger = logging.getLogger(__name__)
@@ -193,6 +193,7 @@ class Trainer:
         settings, step = self.settings, self.progress.step
         seed_everything(settings.seed, step, self.world.rank)
         set_learning_rate(self.optimizer, settings.learning_rate(step))
+        self.model.network.set_bn_momentum(bn_momentum(step))
 
         micro_batches = [batch.to(self.world.device) for batch in micro_batches]
         anchors = [self.model.anchors(tuple(batch.images.shape[-2:]), self.world.device) for batch in micro_batches]

@@ -43,6 +43,18 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
     return 0.5 * peak * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def bn_momentum(step: int) -> float:
+    """Return how far the running BN statistics move towards the batch of a step.
+
+    The published 0.01 looks back over the last hundred batches. While the weights still move fast those are out of
+    date: fine-tuning on 205 photos, after 234 steps the running statistics gave AP 0.09 where the batches' own gave
+    0.34. So the first steps look back less; in three levels, because a compiled network is compiled anew for each.
+    """
+    if step < 100:
+        return 0.1
+    return 0.03 if step < 500 else 0.01
+
+
 def build_optimizer(
     network: nn.Module, kind: Optimizer | str, *, momentum: float = 0.9, weight_decay: float = 4e-5
 ) -> TorchOptimizer:
