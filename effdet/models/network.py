@@ -31,6 +31,7 @@ class Network(nn.Module):
 
     def __init__(self, variant: Variant, num_classes: int, *, stochastic_depth: float) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.backbone = build_backbone(variant.backbone, stochastic_depth)
         self.neck = BiFPN(
             self.backbone.feature_info.channels(),
@@ -53,20 +54,25 @@ class Network(nn.Module):
         )
 
     def set_gradient_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass instead of keeping them: less memory, more time.
-
-        The recomputation updates the running statistics of every BN a second time with the same batch. Two updates
-        with momentum ``1 - √(1 - m)`` equal one with ``m``, so the momentum is changed to that while enabled.
-        """
+        """Recompute activations in the backward pass instead of keeping them: less memory, more time."""
         self.backbone.set_grad_checkpointing(enable)
         self.neck.gradient_checkpointing = enable
         self.class_head.gradient_checkpointing = enable
         self.box_head.gradient_checkpointing = enable
-        momentum = 1 - math.sqrt(1 - BN_MOMENTUM) if enable else BN_MOMENTUM
-        for part in (self.backbone.blocks, self.neck.layers, self.class_head.bns, self.box_head.bns):
-            for module in part.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = momentum
+        self.gradient_checkpointing = enable
+        self.set_bn_momentum(BN_MOMENTUM)
+
+    def set_bn_momentum(self, momentum: float) -> None:
+        """Let the running statistics of every BN move by this share towards each batch.
+
+        Where activations are recomputed, a BN meets every batch twice. Two updates by ``1 - √(1 - m)`` equal one by
+        ``m``, so it gets that.
+        """
+        twice = (self.backbone.blocks, self.neck.layers, self.class_head.bns, self.box_head.bns)
+        _set_momentum(self, momentum)
+        if self.gradient_checkpointing:
+            for part in twice:
+                _set_momentum(part, 1 - math.sqrt(1 - momentum))
 
 
 def build_backbone(name: str, stochastic_depth: float) -> EfficientNetFeatures:
@@ -75,7 +81,8 @@ def build_backbone(name: str, stochastic_depth: float) -> EfficientNetFeatures:
     assert isinstance(backbone, EfficientNetFeatures)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps, module.momentum = BN_EPS, BN_MOMENTUM
+            module.eps = BN_EPS
+    _set_momentum(backbone, BN_MOMENTUM)
     return backbone
 
 
@@ -94,3 +101,9 @@ def _build_head(variant: Variant, *, num_outputs: int, prior: float | None) -> D
         activation=variant.activation,
         prior=prior,
     )
+
+
+def _set_momentum(part: nn.Module, momentum: float) -> None:
+    for module in part.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum

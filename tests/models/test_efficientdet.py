@@ -48,7 +48,10 @@ def test_a_batch_without_any_box_gives_every_parameter_a_gradient():
 
 def test_losses_fall_when_one_batch_is_repeated():
     model = make_model().train()
-    images, target = torch.rand(2, 3, 128, 128), {"boxes": torch.tensor([[20.0, 30, 90, 100]]), "labels": torch.tensor([1])}  # fmt: skip  # noqa: E501
+    images, target = (
+        torch.rand(2, 3, 128, 128),
+        {"boxes": torch.tensor([[20.0, 30, 90, 100]]), "labels": torch.tensor([1])},
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     values = []
     for _ in range(15):
@@ -131,7 +134,7 @@ def test_predict_leaves_out_what_scores_below_the_threshold(model, tmp_path):
 
 
 def test_predict_names_a_missing_file(model):
-    with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
         model.predict("nowhere.jpg")
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
         model.predict("nowhere.jpg", batch_size=0)
@@ -168,15 +171,15 @@ def test_other_classes_swap_the_class_head_and_keep_the_rest(model, tmp_path):
 
 
 def test_a_file_that_does_not_fit_is_refused(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.safetensors do not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors do not exist"):
         EfficientDet.from_pretrained("nowhere.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ValueError, match="not a readable .safetensors file"):
+    with pytest.raises(ValueError, match=r"not a readable \.safetensors file"):
         EfficientDet.from_pretrained(tmp_path / "x.safetensors")
     state = model.state_dict()
     del state["network.backbone.conv_stem.weight"]
     model.save_pretrained(tmp_path / "less.safetensors", state=state)
-    with pytest.raises(ValueError, match="does not fit lite0.*conv_stem"):
+    with pytest.raises(ValueError, match=r"does not fit lite0.*conv_stem"):
         EfficientDet.from_pretrained(tmp_path / "less.safetensors")
 
 

@@ -49,7 +49,16 @@ def test_node_fuses_then_activates_then_convolves_then_normalises():
 
 
 # The published node list for P3–P7: each node's level and its inputs; 0–4 are the inputs P3–P7, 5 the first node, ….
-PUBLISHED_NODES = [(6, (3, 4)), (5, (2, 5)), (4, (1, 6)), (3, (0, 7)), (4, (1, 7, 8)), (5, (2, 6, 9)), (6, (3, 5, 10)), (7, (4, 11))]  # fmt: skip
+PUBLISHED_NODES = [
+    (6, (3, 4)),
+    (5, (2, 5)),
+    (4, (1, 6)),
+    (3, (0, 7)),
+    (4, (1, 7, 8)),
+    (5, (2, 6, 9)),
+    (6, (3, 5, 10)),
+    (7, (4, 11)),
+]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def test_an_image_of_the_right_size_is_not_resampled():
 
 def test_normalise_takes_out_mean_and_std_and_zeroes_the_padding():
     images = torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)
-    out = normalise(images, torch.tensor([[4, 4], [2, 3]]), torch.tensor([100.0, 50.0, 0.0]), torch.tensor([50.0, 75.0, 100.0]))  # fmt: skip  # noqa: E501
+    out = normalise(
+        images, torch.tensor([[4, 4], [2, 3]]), torch.tensor([100.0, 50.0, 0.0]), torch.tensor([50.0, 75.0, 100.0])
+    )
     assert out[0, :, 3, 3].tolist() == [2.0, 2.0, 2.0]
     assert out[1, :, 1, 2].tolist() == [2.0, 2.0, 2.0]
     assert not out[1, :, 2:].any()
@@ -58,11 +60,19 @@ BOX, LABEL = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0])
         ([], ValueError, "at least one image"),
         ("photo.jpg", TypeError, r"list of \(3, H, W\) tensors .* got str"),
         (torch.rand(3, 4, 4), ValueError, r"one \(B, 3, H, W\), got \(3, 4, 4\)"),
-        ([torch.rand(3, 4, 4), torch.rand(1, 4, 4)], ValueError, r"image 1 must have the shape \(3, H, W\), got \(1, 4, 4\)"),
+        (
+            [torch.rand(3, 4, 4), torch.rand(1, 4, 4)],
+            ValueError,
+            r"image 1 must have the shape \(3, H, W\), got \(1, 4, 4\)",
+        ),
         ([torch.rand(3, 0, 4)], ValueError, r"image 0 must have the shape"),
-        ([torch.zeros(3, 4, 4, dtype=torch.uint8)], ValueError, r"image 0 must be float in \[0, 1\], got torch.uint8; divide by 255"),
+        (
+            [torch.zeros(3, 4, 4, dtype=torch.uint8)],
+            ValueError,
+            r"image 0 must be float in \[0, 1\], got torch.uint8; divide by 255",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_images_are_named_by_index(images, error, message):
     with pytest.raises(error, match=message):
         check_images(images)
@@ -74,14 +84,26 @@ def test_bad_images_are_named_by_index(images, error, message):
         (None, "targets must be given in training mode"),
         ([{"boxes": BOX, "labels": LABEL}], "one entry per image: 2 images, got 1"),
         ([{"boxes": BOX}, {"boxes": BOX, "labels": LABEL}], "target of image 0 must have a tensor 'labels'"),
-        ([{"boxes": BOX, "labels": LABEL}, {"boxes": torch.rand(2, 5), "labels": LABEL}], r"boxes of image 1 must have the shape \(M, 4\), got \(2, 5\)"),
-        ([{"boxes": BOX, "labels": torch.tensor([0, 1])}] * 2, r"labels of image 0 must have the shape \(1,\), got \(2,\)"),
-        ([{"boxes": BOX, "labels": LABEL}, {"boxes": torch.tensor([[3.0, 2.0, 3.0, 4.0]]), "labels": LABEL}], r"boxes of image 1 must satisfy x1 < x2 .* got \[3.0, 2.0, 3.0, 4.0\]"),
+        (
+            [{"boxes": BOX, "labels": LABEL}, {"boxes": torch.rand(2, 5), "labels": LABEL}],
+            r"boxes of image 1 must have the shape \(M, 4\), got \(2, 5\)",
+        ),
+        (
+            [{"boxes": BOX, "labels": torch.tensor([0, 1])}] * 2,
+            r"labels of image 0 must have the shape \(1,\), got \(2,\)",
+        ),
+        (
+            [{"boxes": BOX, "labels": LABEL}, {"boxes": torch.tensor([[3.0, 2.0, 3.0, 4.0]]), "labels": LABEL}],
+            r"boxes of image 1 must satisfy x1 < x2 .* got \[3.0, 2.0, 3.0, 4.0\]",
+        ),
         ([{"boxes": BOX * torch.nan, "labels": LABEL}] * 2, "boxes of image 0 must satisfy"),
-        ([{"boxes": BOX, "labels": LABEL}, {"boxes": BOX, "labels": torch.tensor([3])}], r"labels of image 1 must lie in 0…2 \(no background class\), got 3…3"),
+        (
+            [{"boxes": BOX, "labels": LABEL}, {"boxes": BOX, "labels": torch.tensor([3])}],
+            r"labels of image 1 must lie in 0…2 \(no background class\), got 3…3",
+        ),
         ([{"boxes": BOX, "labels": torch.tensor([-1])}] * 2, "labels of image 0 must lie in 0…2"),
     ],
-)  # fmt: skip
+)
 def test_bad_targets_are_named_by_index(targets, message):
     with pytest.raises(ValueError, match=message):
         check_targets(targets, 2, 3)

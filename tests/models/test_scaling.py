@@ -21,7 +21,9 @@ def test_formula_and_published_table_agree_where_the_paper_rounds_to_eight(phi):
     assert (scale.image_size, scale.image_size) == published.image_size
 
 
-@pytest.mark.parametrize(("phi", "name"), [(0, "d0"), (1, "d1"), (2, "d2"), (3, "d3"), (4, "d4"), (5, "d5"), (6, "d6"), (7, "d7")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("phi", "name"), [(0, "d0"), (1, "d1"), (2, "d2"), (3, "d3"), (4, "d4"), (5, "d5"), (6, "d6"), (7, "d7")]
+)
 def test_head_depth_holds_for_every_published_model(phi, name):
     assert compound_scale(phi).head_repeats == VARIANTS[name].head_repeats
 

@@ -34,6 +34,12 @@ class Network(nn.Module):
         self.neck = nn.Identity()
         self.class_head, self.box_head = nn.Conv2d(6, K, 1), nn.Conv2d(6, 4, 1)
 
+    def set_bn_momentum(self, momentum):
+        self.bn_momentum = momentum
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
+
     def forward(self, images):
         features = self.backbone(images)
         return Predictions(*(head(features).flatten(2).mT for head in (self.class_head, self.box_head)))

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from effdet.training.schedule import build_optimizer, learning_rate, scale_learning_rate, set_learning_rate
+from effdet.training.schedule import (
+    bn_momentum,
+    build_optimizer,
+    learning_rate,
+    scale_learning_rate,
+    set_learning_rate,
+)
 
 
 class Mixed(nn.Module):
@@ -84,3 +90,7 @@ def test_something_must_be_left_to_train():
     network = Mixed().requires_grad_(False)
     with pytest.raises(ValueError, match="must have a parameter to train, got only frozen ones"):
         build_optimizer(network, "sgd")
+
+
+def test_bn_momentum_falls_to_the_published_one():
+    assert [bn_momentum(step) for step in (0, 99, 100, 499, 500, 1_000_000)] == [0.1, 0.1, 0.03, 0.03, 0.01, 0.01]

@@ -69,7 +69,7 @@ def test_weights_of_another_backbone_are_refused_with_a_list(tmp_path):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match="backbone weights nowhere.pth do not exist"):
+    with pytest.raises(FileNotFoundError, match=r"backbone weights nowhere\.pth do not exist"):
         find_backbone_weights("nowhere.pth", LITE0)
 
 
