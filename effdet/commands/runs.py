@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGES_IN_A_RUN = 12_000  # training images that a run of unset length sees, within the two limits below
+IMAGES_IN_A_RUN = 10_000  # training images that a run of unset length sees, within the two limits below
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 EVALUATIONS_IN_A_RUN = 10
 
@@ -26,7 +26,7 @@ NEWEST = "newest"  # what a bare --resume means
 def resolve(config: Config, train: CocoDataset) -> Config:
     """Return the config with everything filled in that follows from the data.
 
-    Epochs that are null become as many as show about 12,000 images, at least 12 and at most 300; evaluations that are
+    Epochs that are null become as many as show about 10,000 images, at least 12 and at most 300; evaluations that are
     null come about ten times in a run.
 
     Raises:

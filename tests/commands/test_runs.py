@@ -28,7 +28,7 @@ class Data:
         return self.length
 
 
-@pytest.mark.parametrize(("images", "epochs", "every"), [(10, 300, 30), (205, 59, 6), (4000, 12, 1), (118_000, 12, 1)])
+@pytest.mark.parametrize(("images", "epochs", "every"), [(10, 300, 30), (205, 49, 5), (4000, 12, 1), (118_000, 12, 1)])
 def test_epochs_follow_from_the_number_of_images(images, epochs, every):
     resolved = resolve(Config(), Data(images))
     assert (resolved.train.epochs, resolved.eval.every) == (epochs, every)
