@@ -165,7 +165,7 @@ def iterate_images(source: Any) -> Iterator[tuple[str, Array]]:
 def _expand(source: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, file or image in memory) for everything in a source, in order."""
     if isinstance(source, str | Path):
-        yield from ((str(path), path) for path in _files(Path(source)))
+        yield from ((str(path), path) for path in find_files(source))
     elif isinstance(source, Image.Image):
         yield str(getattr(source, "filename", "")), source
     elif isinstance(source, np.ndarray | Tensor):
@@ -180,7 +180,14 @@ def _expand(source: Any) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _files(path: Path) -> list[Path]:
+def find_files(source: str | Path) -> list[Path]:
+    """Return the files that a path means: itself, the images of a folder by name, or what a glob pattern matches.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or nothing matches.
+        ImageError: If a folder holds no image.
+    """
+    path = Path(source)
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         if not found:

@@ -123,8 +123,7 @@ def _find_splits(data: str) -> tuple[dict[str, tuple[Path, Path]], list[Finding]
         ValueError: If there is neither of them.
     """
     from effdet.config import DataConfig, load_config
-    from effdet.data.coco import DataError, Split
-    from effdet.data.inspection import find_files
+    from effdet.data.coco import DataError, Split, find_coco_files
     from effdet.data.raw import NOTE, Finding
 
     config = load_config(data).data if data.endswith((".yaml", ".yml")) else DataConfig(root=data)
@@ -135,7 +134,7 @@ def _find_splits(data: str) -> tuple[dict[str, tuple[Path, Path]], list[Finding]
     faults: dict[str, DataError] = {}
     for split, (file, folder) in places.items():
         try:
-            files[split] = find_files(config.root, split, annotations=file, images=folder)
+            files[split] = find_coco_files(config.root, split, annotations=file, images=folder)
         except DataError as error:
             faults[split] = error
     if not files:

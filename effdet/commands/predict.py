@@ -6,7 +6,6 @@ effdet predict --weights runs/demo/best.safetensors photo.jpg photos/ "more/*.pn
 from __future__ import annotations
 
 import argparse
-import glob
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -72,23 +71,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _expand(sources: list[str]) -> tuple[list[Path], list[str]]:
     """Return the files of all sources in order, each once, and a sentence for every source that has none."""
-    from effdet.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from effdet.images import ImageError, find_files
 
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     files: dict[Path, None] = {}
     problems = []
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
-        elif path.exists() or not glob.has_magic(source):
-            found = [path]  # whoever reads it says what is wrong with it
-        else:
-            matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
-            found = [file for file in matches if file.suffix.lower() in known]
-        if not found:
-            problems.append(f"{source}: no image or video there")
-        files.update(dict.fromkeys(found))
+        try:
+            files.update(dict.fromkeys(find_files(source)))
+        except (FileNotFoundError, ImageError) as error:
+            problems.append(str(error))
     return list(files), problems
 
 

@@ -192,15 +192,26 @@ def find_coco(
     Raises:
         DataError: If the files are not there (the message says what is missing and how to get it), or are not COCO.
     """
+    file, folder = find_coco_files(root, split, annotations=annotations, images=images)
+    if not file.is_file():
+        raise DataError(f"annotation file {file} does not exist{_how_to_get(Path(root))}")
+    if not folder.is_dir():
+        raise DataError(f"image folder {folder} for the annotations in {file} does not exist{_how_to_get(Path(root))}")
+    return read_coco(file, folder)
+
+
+def find_coco_files(
+    root: str | Path, split: Split, *, annotations: str | Path | None = None, images: str | Path | None = None
+) -> tuple[Path, Path]:
+    """Return annotation file and image folder of a split, by the rules of ``find_coco``, without opening them.
+
+    Raises:
+        DataError: If ``root`` has no known layout.
+    """
     root = Path(root)
     base = root.parent if root.suffix == ".json" else root
     file = base / annotations if annotations is not None else _find_annotations(root, split)
-    if not file.is_file():
-        raise DataError(f"annotation file {file} does not exist{_how_to_get(root)}")
-    folder = base / images if images is not None else _find_images(file, split)
-    if not folder.is_dir():
-        raise DataError(f"image folder {folder} for the annotations in {file} does not exist{_how_to_get(root)}")
-    return read_coco(file, folder)
+    return file, base / images if images is not None else _find_images(file, split)
 
 
 def _find_annotations(root: Path, split: Split) -> Path:

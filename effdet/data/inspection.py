@@ -25,7 +25,6 @@ from effdet.data.checks import (
     check_network_input,
     check_same_classes,
 )
-from effdet.data.coco import Split, _find_annotations, _find_images
 from effdet.data.raw import ERROR, NOTE, WARNING, Finding, ImageFile, RawSplit, Row, key_of, positive, read_raw
 from effdet.images import ImageError, read_image
 
@@ -51,20 +50,6 @@ class Inspection:
         """Return plain values, ready for JSON."""
         findings = [{**vars(finding), "examples": list(finding.examples)} for finding in self.findings]
         return {"splits": self.splits, "findings": findings, "errors": self.has_errors}
-
-
-def find_files(
-    root: str | Path, split: Split, *, annotations: str | None = None, images: str | None = None
-) -> tuple[Path, Path]:
-    """Return annotation file and image folder of a split, by the rules of ``find_coco``, without opening them.
-
-    Raises:
-        DataError: If ``root`` has no known layout.
-    """
-    root = Path(root)
-    base = root.parent if root.suffix == ".json" else root
-    file = base / annotations if annotations is not None else _find_annotations(root, split)
-    return file, base / images if images is not None else _find_images(file, split)
 
 
 def inspect(

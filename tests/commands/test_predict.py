@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(weights, seer, photos
     assert len(captured.out.splitlines()) == 2
     problems = captured.err.splitlines()
     assert len(problems) == 5
-    for problem, name in zip(problems, ("empty", "*.tif", "gone.jpg", "half.jpg", "gone.mp4"), strict=True):
+    for problem, name in zip(problems, ("gone.jpg", "empty", "*.tif", "gone.mp4", "half.jpg"), strict=True):
         assert problem.startswith(f"{photos}/") or problem.startswith(f"{photos / 'b'}/")
         assert name in problem.split(": ")[0]
     assert len(read(photos / "out", "images.json")["images"]) == 2

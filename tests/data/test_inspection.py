@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effdet.data.coco import DataError
-from effdet.data.inspection import find_files, inspect
+from effdet.data.coco import DataError, find_coco_files
+from effdet.data.inspection import inspect
 from effdet.data.raw import ERROR, NOTE, WARNING, Finding
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -311,8 +311,8 @@ def test_the_result_is_plain_json(data):
 def test_files_are_found_by_layout_or_name_and_may_be_missing(tmp_path):
     (tmp_path / "train.json").touch()
     (tmp_path / "images").mkdir()
-    assert find_files(tmp_path, "train") == (tmp_path / "train.json", tmp_path / "images")
-    named = find_files(tmp_path, "val", annotations="a.json", images="b")
+    assert find_coco_files(tmp_path, "train") == (tmp_path / "train.json", tmp_path / "images")
+    named = find_coco_files(tmp_path, "val", annotations="a.json", images="b")
     assert named == (tmp_path / "a.json", tmp_path / "b")
     with pytest.raises(DataError, match="no val annotations"):
-        find_files(tmp_path, "val")
+        find_coco_files(tmp_path, "val")

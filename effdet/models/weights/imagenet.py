@@ -150,7 +150,7 @@ def _download(name: str, repository: str, backbone: str) -> str:
     advice = (
         f"backbone weights {name} are not in the cache {constants.HF_HUB_CACHE} and {constants.ENDPOINT} cannot be "
         f"reached; {other}download model.safetensors of {repository} elsewhere and give its path, "
-        "or start from random weights"
+        "or start from random weights (backbone_weights=null in a config)"
     )
     if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
         raise FileNotFoundError(advice)
