@@ -115,6 +115,7 @@ class DataConfig:
     val_images: str | None = None
     image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
     long_side: int | None = None  # longer side of the input, its shape follows the images; null: the variant's size
+    max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -123,6 +124,13 @@ class DataConfig:
             _check(min(self.image_size) >= 32, "data.image_size", "be at least 32 on each side", list(self.image_size))
             _check(self.long_side is None, "data.long_side", "be null where data.image_size is set", self.long_side)
         _check(self.long_side is None or self.long_side >= 32, "data.long_side", "be 32 or more", self.long_side)
+        if self.max_long_side is not None:
+            _check(
+                self.long_side is not None and self.max_long_side >= self.long_side,
+                "data.max_long_side",
+                f"be at least data.long_side={self.long_side}",
+                self.max_long_side,
+            )
         _check(self.workers is None or self.workers >= 0, "data.workers", "be 0 or more", self.workers)
 
 

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGES_IN_A_RUN = 10_000  # training images that a run of unset length sees, within the two limits below
+IMAGES_IN_A_RUN = 10_000  # training images that a run of unset length sees, within the limits below
+IMAGE_PIXELS = 320 * 416  # network input up to which it sees that many
+FEWEST_IMAGES = 5_000
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 EVALUATIONS_IN_A_RUN = 10
+SMALL_OBJECT = 16  # pixels of the network input
 
 NEWEST = "newest"  # what a bare --resume means
 
@@ -26,8 +29,9 @@ NEWEST = "newest"  # what a bare --resume means
 def resolve(config: Config, train: CocoDataset) -> Config:
     """Return the config with everything filled in that follows from the data.
 
-    Epochs that are null become as many as show about 10,000 images, at least 12 and at most 300; evaluations that are
-    null come about ten times in a run.
+    Epochs that are null become as many as show about 10,000 images, at least 12 and at most 300; for inputs of more
+    than 320×416 pixels fewer images, in the same time, but no less than 5,000. Evaluations that are null come about
+    ten times in a run.
 
     Raises:
         ConfigError: If model.num_classes is not the data's number of classes.
@@ -40,12 +44,13 @@ def resolve(config: Config, train: CocoDataset) -> Config:
             f"model.num_classes must be that of the data, {found} in {train.annotation_file}, got {given}; "
             "leave it out to take the data's"
         )
-    wanted = round(IMAGES_IN_A_RUN / len(train))
-    epochs = config.train.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, wanted))
+    image_size = _input_size(config, train)
+    shown = max(FEWEST_IMAGES, IMAGES_IN_A_RUN * min(1.0, IMAGE_PIXELS / math.prod(image_size)))
+    epochs = config.train.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(shown / len(train))))
     return replace(
         config,
         model=replace(config.model, num_classes=found),
-        data=replace(config.data, image_size=_input_size(config, train), long_side=None),
+        data=replace(config.data, image_size=image_size, long_side=None, max_long_side=None),
         train=replace(config.train, epochs=epochs),
         eval=replace(config.eval, every=config.eval.every or max(1, round(epochs / EVALUATIONS_IN_A_RUN))),
     )
@@ -54,9 +59,28 @@ def resolve(config: Config, train: CocoDataset) -> Config:
 def _input_size(config: Config, train: CocoDataset) -> tuple[int, int]:
     from effdet.models.variants import get_variant
 
-    if config.data.long_side is not None:
-        return fit_input(config.data.long_side, train.sizes)
+    long_side, limit = config.data.long_side, config.data.max_long_side
+    if long_side is not None:
+        return fit_input(grow_long_side(long_side, limit, train) if limit else long_side, train.sizes)
     return config.data.image_size or get_variant(config.model.name).image_size
+
+
+def grow_long_side(long_side: int, limit: int, train: CocoDataset) -> int:
+    """Return the long side of the input, grown where objects are small.
+
+    It grows in steps of 32, up to the limit, until nine boxes in ten are at least 16 pixels large (the root of their
+    area) in the network input. Below that an object is smaller than two cells of the finest level.
+    """
+    import numpy as np
+
+    image_of_box = np.repeat(np.arange(len(train)), np.diff(train.offsets))
+    sides = train.boxes[:, 2:] - train.boxes[:, :2]
+    shares = np.sqrt(sides.prod(axis=1)) / train.sizes[image_of_box].max(axis=1)
+    shares = shares[~train.is_crowd]
+    if len(shares) == 0:
+        return long_side
+    needed = SMALL_OBJECT / float(np.quantile(shares, 0.1))
+    return min(limit, max(long_side, 32 * math.ceil(needed / 32)))
 
 
 def fit_input(long_side: int, sizes: Any) -> tuple[int, int]:

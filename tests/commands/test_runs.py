@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from effdet.commands.runs import fit_input, new_run_folder, newest_run, resolve
+from effdet.commands.runs import fit_input, grow_long_side, new_run_folder, newest_run, resolve
 from effdet.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, load_config
 
 
@@ -28,7 +28,7 @@ class Data:
         return self.length
 
 
-@pytest.mark.parametrize(("images", "epochs", "every"), [(10, 300, 30), (205, 49, 5), (4000, 12, 1), (118_000, 12, 1)])
+@pytest.mark.parametrize(("images", "epochs", "every"), [(10, 300, 30), (205, 25, 2), (4000, 12, 1), (118_000, 12, 1)])
 def test_epochs_follow_from_the_number_of_images(images, epochs, every):
     resolved = resolve(Config(), Data(images))
     assert (resolved.train.epochs, resolved.eval.every) == (epochs, every)
@@ -70,3 +70,39 @@ def test_a_new_run_folder_holds_the_config(tmp_path):
     folders = [new_run_folder(config) for _ in range(2)]
     assert [folder.name for folder in folders] == ["demo", "demo-2"]
     assert load_config(folders[1] / "config.yaml") == config
+
+
+def boxes_of(side, *, images=4, each=10):
+    """As much of a data set as ``grow_long_side`` looks at: square boxes in 640×480 images, the last a huge crowd."""
+    data = Data(images)
+    data.sizes = np.tile([480, 640], (images, 1))
+    data.boxes = np.tile(np.array([0, 0, side, side], dtype=np.float32), (images * each, 1))
+    data.is_crowd = np.zeros(images * each, dtype=bool)
+    data.boxes[-1], data.is_crowd[-1] = (0, 0, 640, 480), True
+    data.offsets = np.arange(images + 1) * each
+    return data
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [(100, 416), (25, 416), (20, 512), (18, 576), (4, 640)],  # 16 px / (20 px of 640) = 512, by hand
+)
+def test_the_input_grows_until_small_objects_have_sixteen_pixels(side, expected):
+    assert grow_long_side(416, 640, boxes_of(side)) == expected
+
+
+def test_the_input_does_not_grow_for_a_data_set_without_boxes():
+    assert grow_long_side(416, 640, empty_data()) == 416
+
+
+def empty_data():
+    data = Data(2)
+    data.sizes, data.boxes = np.tile([480, 640], (2, 1)), np.zeros((0, 4), dtype=np.float32)
+    data.is_crowd, data.offsets = np.zeros(0, dtype=bool), np.zeros(3, dtype=int)
+    return data
+
+
+@pytest.mark.parametrize(("size", "epochs"), [((320, 416), 49), ((192, 192), 49), ((480, 640), 24), ((448, 448), 32)])
+def test_large_inputs_see_fewer_images_but_never_under_five_thousand(size, epochs):
+    resolved = resolve(Config(data=DataConfig(image_size=size)), Data(205))
+    assert resolved.train.epochs == epochs

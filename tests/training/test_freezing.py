@@ -67,3 +67,16 @@ def test_the_real_backbone_has_the_parts():
     prefixes = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.")
     assert names == {n for n, _ in network.named_parameters() if n.startswith(tuple("backbone." + p for p in prefixes))}
     assert len(frozen) == 4
+
+
+def test_kept_bn_statistics_stay_while_the_weights_around_them_learn():
+    torch.manual_seed(0)
+    network = Network()
+    frozen = freeze(network, "none", bn_statistics=True)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    train_mode(network, frozen)
+    network(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    statistics = {name for name in before if "running" in name}
+    moved = {name for name in statistics if not torch.equal(network.state_dict()[name], before[name])}
+    assert moved == {name for name in statistics if not name.startswith("backbone.")}
+    assert all(p.grad is not None for p in network.backbone.parameters())
