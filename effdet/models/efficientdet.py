@@ -17,6 +17,7 @@ from effdet.models.network import Network, build_class_head
 from effdet.models.postprocess import PostprocessSettings, postprocess
 from effdet.models.preprocess import check_images, check_targets, letterbox_tensors, normalise
 from effdet.models.variants import get_variant
+from effdet.models.weights.fit import check_fit
 from effdet.models.weights.imagenet import find_backbone_weights, load_backbone
 from effdet.models.weights.native import load_native, save_native
 from effdet.ops.anchors import level_sizes, make_anchors
@@ -112,6 +113,7 @@ class EfficientDet(nn.Module):
         checked = [image.to(self.device) * 255 for image in check_images(images)]
         if self.training:
             originals = check_targets(targets, len(checked), self.num_classes)
+            self._check_bn_can_train(len(checked))
         batch, content_sizes, scales, original_sizes = letterbox_tensors(checked, self.image_size)
         predictions = self.network(normalise(batch, content_sizes, self.mean, self.std))
         anchors = self.anchors(self.image_size, self.device)
@@ -125,6 +127,14 @@ class EfficientDet(nn.Module):
             predictions, anchors, scales=scales, original_sizes=original_sizes, settings=self.settings
         )
         return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
+
+    def _check_bn_can_train(self, num_images: int) -> None:
+        coarsest_stride = 2**self.variant.max_level
+        if num_images == 1 and max(self.image_size) <= coarsest_stride:
+            raise ValueError(
+                f"training needs two images or more in a batch where the coarsest level is a single cell, got one image "
+                f"for an input of {self.image_size}; give more images, or an image_size above {coarsest_stride}"
+            )
 
     # ------------------------------------------------------------------ from files to detections
 
@@ -276,10 +286,8 @@ class EfficientDet(nn.Module):
         )
         model.mean.copy_(torch.tensor(description["mean"]))
         model.std.copy_(torch.tensor(description["std"]))
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{source} does not fit {description['name']}: {error}") from error
+        check_fit(model.state_dict(), state, f"{source} does not fit {model.name}")
+        model.load_state_dict(state)
         model.start = f"the detector in {source}"
         if num_classes is not None and num_classes != model.num_classes:
             model.reset_classes(num_classes, class_names, category_ids)

@@ -67,8 +67,16 @@ def test_targets_are_scaled_to_the_network_input(monkeypatch):
     model = make_model().train()
     seen = []
     monkeypatch.setattr(model, "criterion", lambda p, a, targets: seen.extend(targets) or {})
-    model([torch.rand(3, 64, 256)], [{"boxes": torch.tensor([[20.0, 10, 100, 50]]), "labels": torch.tensor([0])}])
+    target = {"boxes": torch.tensor([[20.0, 10, 100, 50]]), "labels": torch.tensor([0])}
+    model([torch.rand(3, 64, 256), torch.rand(3, 128, 64)], [target, target])
     assert seen[0].boxes.tolist() == [[10.0, 5.0, 50.0, 25.0]]  # 256 → 128 pixels wide
+    assert seen[1].boxes.tolist() == [[20.0, 10.0, 100.0, 50.0]]
+
+
+def test_one_image_with_a_single_cell_is_refused_in_training():
+    target = {"boxes": torch.tensor([[20.0, 10, 100, 50]]), "labels": torch.tensor([0])}
+    with pytest.raises(ValueError, match=r"two images or more .* got one image for an input of \(128, 128\)"):
+        make_model().train()([torch.rand(3, 64, 64)], [target])
 
 
 def test_training_without_targets_is_an_error():

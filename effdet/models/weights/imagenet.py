@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from effdet.models.weights.fit import check_fit
+
 # Tags of the weights that the published detectors started from (AutoAugment), and of the Lite backbones.
 _TIMM_TAGS = {f"tf_efficientnet_b{n}": "aa_in1k" for n in range(8)} | {
     f"tf_efficientnet_lite{n}": "in1k" for n in range(5)
@@ -80,21 +82,8 @@ def load_backbone(backbone: nn.Module, weights: BackboneWeights) -> None:
         ValueError: If a tensor is missing, unknown, or of another shape; the message lists them.
     """
     state = {key: value for key, value in weights.state.items() if not key.startswith(_CLASSIFIER)}
-    own = backbone.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own]
-    other_shape = [key for key in state if key in own and own[key].shape != state[key].shape]
-    if missing or unknown or other_shape:
-        raise ValueError(
-            f"{weights.source} does not fit the backbone: "
-            f"{_count('missing', missing)}, {_count('unknown', unknown)}, {_count('of another shape', other_shape)}"
-        )
+    check_fit(backbone.state_dict(), state, f"{weights.source} does not fit the backbone")
     backbone.load_state_dict(state, strict=False)  # the counters of BN batches may be absent
-
-
-def _count(what: str, keys: list[str]) -> str:
-    shown = f" ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})" if keys else ""
-    return f"{len(keys)} tensors {what}{shown}"
 
 
 def _packaged_file(backbone: str) -> Path | None:

@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from effdet.models.weights.fit import check_fit
+
+OWN = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2), "bn.num_batches_tracked": torch.tensor(0)}
+
+
+def test_equal_names_and_shapes_fit_with_or_without_counters():
+    check_fit(OWN, OWN, "x")
+    check_fit(OWN, {"a.weight": torch.ones(2, 3), "a.bias": torch.ones(2)}, "x")
+
+
+def test_every_kind_of_misfit_is_counted_and_named():
+    given = {"a.weight": torch.zeros(3, 3), "b": torch.zeros(1)}
+    with pytest.raises(
+        ValueError,
+        match=r"w.pth does not fit: 1 tensors missing \(a.bias\), 1 tensors unknown \(b\), "
+        r"1 tensors of another shape \(a.weight \(3, 3\) for \(2, 3\)\)",
+    ):
+        check_fit(OWN, given, "w.pth does not fit")
+
+
+def test_a_long_list_is_cut():
+    with pytest.raises(ValueError, match=r"4 tensors unknown \(0, 1, 2, …\)"):
+        check_fit({}, {str(i): torch.zeros(1) for i in range(4)}, "x")
