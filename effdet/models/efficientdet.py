@@ -132,7 +132,7 @@ class EfficientDet(nn.Module):
         coarsest_stride = 2**self.variant.max_level
         if num_images == 1 and max(self.image_size) <= coarsest_stride:
             raise ValueError(
-                f"training needs two images or more in a batch where the coarsest level is a single cell, got one image "
+                "training needs two images or more in a batch where the coarsest level is a single cell, got one image "
                 f"for an input of {self.image_size}; give more images, or an image_size above {coarsest_stride}"
             )
 
