@@ -23,10 +23,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-fast: env
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 lint: env
 	$(BIN)/ruff check .
