@@ -152,20 +152,22 @@ def _download(name: str, repository: str, backbone: str) -> str:
 def _reachable(endpoint: str) -> bool:
     # The hub client retries for most of a minute without a network, so one quick question is asked first, in a thread
     # of its own because looking up a host name knows no time limit.
-    answered = threading.Event()
+    finished, answers = threading.Event(), []
 
     def ask() -> None:
+        request = urllib.request.Request(endpoint, method="HEAD")
         try:
-            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
+            urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+            answers.append(True)
         except urllib.error.HTTPError:
-            answered.set()  # any answer will do
+            answers.append(True)  # any answer will do
         except OSError:
-            return
-        else:
-            answered.set()
+            pass
+        finally:
+            finished.set()
 
     threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(_PROBE_SECONDS)
+    return finished.wait(_PROBE_SECONDS) and bool(answers)
 
 
 def _timm_config(name: str) -> PretrainedCfg:
