@@ -508,3 +508,12 @@ def test_a_compiled_network_learns_the_same(tmp_path):
     compiled.run()
     for name, tensor in tensors_of(plain.model).items():
         torch.testing.assert_close(tensors_of(compiled.model)[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_every_step_sets_the_bn_momentum_of_its_number(tmp_path):
+    seen = []
+    trainer = make_trainer(tmp_path / "run", loader=Loader(steps=70), epochs=2)
+    network = trainer.model.network
+    network.register_forward_hook(lambda *_: seen.append(network.backbone[1].momentum))
+    trainer.run()
+    assert seen == [0.1] * 100 + [0.03] * 40
