@@ -39,7 +39,8 @@ class StopRequest:
         """Let Ctrl-C and SIGTERM make the request; a second one raises ``Interrupted``.
 
         Loader processes may die of the same signal, which PyTorch's handler of SIGCHLD reports as an error. After a
-        request their death is none any more, so that handler is taken away.
+        request their death is none any more, so a handler that does nothing takes its place. (``SIG_DFL`` would not
+        do: CPython complains when a signal that is already on its way finds no handler.)
         """
         owner = os.getpid()
         replaced: dict[int, Any] = {}
@@ -47,8 +48,8 @@ class StopRequest:
         def request(number: int, frame: FrameType | None) -> None:
             if os.getpid() != owner:
                 return  # a loader process, which its parent will end
-            if hasattr(signal, "SIGCHLD"):
-                replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+            if hasattr(signal, "SIGCHLD") and callable(signal.getsignal(signal.SIGCHLD)):
+                replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda number, frame: None))
             if self.made or self.at_once:
                 raise Interrupted
             self.made = True
