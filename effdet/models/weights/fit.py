@@ -1,10 +1,37 @@
-"""Whether a set of named tensors fits a module, and if not, why."""
+"""What a file of weights holds by our names, and whether it fits a network; if not, why."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 from torch import Tensor
+
+from effdet.models.network import Network
+from effdet.models.variants import get_variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The detector in a file, whoever wrote it, by the names, shapes and orders of our ``Network``."""
+
+    family: str  # project whose layout the file has
+    variant: str  # name for ``get_variant``
+    num_classes: int
+    state: dict[str, Tensor]
+    sources: dict[str, str]  # our name → name in the file
+    skipped: tuple[str, ...] = ()  # names in the file that a network has no use for
+    alternatives: tuple[str, ...] = ()  # other variants that the same names and shapes fit
+
+
+@lru_cache(maxsize=128)
+def network_shapes(variant: str, num_classes: int) -> Mapping[str, torch.Size]:
+    """Return the shape of every tensor in the state dict of a variant's network, without making the tensors."""
+    with torch.device("meta"):
+        network = Network(get_variant(variant), num_classes, stochastic_depth=0.0)
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
