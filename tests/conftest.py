@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
+import struct
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 # Set before any test imports the libraries that read them; child processes inherit them.
@@ -34,3 +40,76 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
     draw_demo(root, num_train=16, num_val=8, seed=0)
     return root
+
+
+class FileServer(ThreadingHTTPServer):
+    """A file server on loopback whose moods are attributes."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _FileHandler)
+        self.files = {}  # path → content
+        self.knows_ranges = True
+        self.cut_after = []  # bytes after which the next connections are cut
+        self.status = None  # answer everything with this status
+        self.statuses = []  # of the next answers
+        self.pause = 0.0  # seconds between pieces of 4 KiB
+        self.lie_about_range = ""
+        self.requests = []  # (path, Range header or None)
+        self.sent = 0
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        pass  # the clients of these tests go away in the middle
+
+
+class _FileHandler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        asked = self.headers.get("Range")
+        server.requests.append((self.path, asked))
+        status = server.statuses.pop(0) if server.statuses else server.status
+        if status or self.path not in server.files:
+            self.send_error(status or 404)
+            return
+        data = server.files[self.path]
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.knows_ranges else 0
+        if start >= len(data):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        if start:
+            self.send_header("Content-Range", server.lie_about_range or f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        self.send_body(data[start:], server.cut_after.pop(0) if server.cut_after else None)
+
+    def send_body(self, body, cut_after):
+        for position in range(0, len(body), 4096):
+            piece = body[position : position + 4096]
+            if cut_after is not None and position + len(piece) > cut_after:
+                self.wfile.flush()
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()  # with a reset, as when a router goes down
+                return
+            self.wfile.write(piece)
+            self.server.sent += len(piece)
+            time.sleep(self.server.pause)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def file_server():
+    server = FileServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

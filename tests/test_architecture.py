@@ -9,10 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "effdet"
 
-GROUND = {"structures", "config", "ops", "images"}
+GROUND = {"structures", "config", "download", "ops", "images"}
 NEIGHBOURS = {
     "structures": set(),
     "config": set(),
+    "download": set(),
     "ops": {"structures"},
     "images": {"structures"},
     "data": GROUND,

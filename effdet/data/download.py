@@ -8,26 +8,18 @@ there are skipped. The annotations come last: a folder that has them is complete
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import shutil
 import stat
-import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-Report = Callable[[str, int, int], None]  # what is being done, how much of it, out of how much
+from effdet.download import CHUNK, Report, fetch, file_size, part_of
 
 COCO_URL = "http://images.cocodataset.org"
-
-_CHUNK = 1 << 20  # bytes
-_PATIENCE = 30.0  # seconds without a byte
-_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new attempt after a lost connection
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ def download(
     _check_space(missing, root)
     for archive in missing:
         file = root / archive.name
-        if _size(file) < archive.size:
+        if file_size(file) < archive.size:
             _fetch(f"{base_url.rstrip('/')}/{archive.path}", file, archive, report)
         _verify(file, archive, report)
         unpack(file, root, report=report)
@@ -133,7 +125,8 @@ def unpack(file: str | Path, root: str | Path, *, report: Report = lambda what, 
 def _check_space(archives: Sequence[Archive], root: Path) -> None:
     """Raise before anything is downloaded if the archives and what is in them cannot fit."""
     needed = sum(
-        2 * archive.size - _size(root / archive.name) - _size(_part(root / archive.name)) for archive in archives
+        2 * archive.size - file_size(root / archive.name) - file_size(part_of(root / archive.name))
+        for archive in archives
     )
     free = shutil.disk_usage(root).free
     if needed > free:
@@ -144,80 +137,18 @@ def _check_space(archives: Sequence[Archive], root: Path) -> None:
 
 
 def _fetch(url: str, file: Path, archive: Archive, report: Report) -> None:
-    """Download a file, going on with what an earlier attempt left, until it has its whole size."""
-    part, failures = _part(file), 0
+    """Download an archive, going on with what an earlier attempt left, until it has its whole size."""
     if file.exists():  # begun by another program, which does not mark what is unfinished
-        os.replace(file, part)
-    before = _size(part)
-    while _size(part) < archive.size:
-        have = _size(part)
-        try:
-            _receive(url, part, archive, report)
-            reason = "the connection was closed"
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                raise OSError(f"{url} cannot be downloaded: the server says {error.code} {error.reason}") from error
-            reason = f"the server says {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            reason = _reason(error)
-        failures = 0 if _size(part) > have else failures + 1
-        if _size(part) >= archive.size:
-            break
-        if failures and (_size(part) == before or failures > len(_PAUSES)):  # never began, or does not come back
-            kept = (
-                f"; {_size(part):,} of {archive.size:,} bytes are kept, start again to go on" if part.exists() else ""
-            )
-            raise OSError(f"{url} cannot be downloaded: {reason}{kept}")
-        time.sleep(_PAUSES[max(failures - 1, 0)])
-    os.replace(part, file)
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", error)
-    return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
-
-
-def _receive(url: str, part: Path, archive: Archive, report: Report) -> None:
-    """Append to ``part`` what the server sends until the file is whole or the connection ends."""
-    have = _size(part)
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "effdet", **({"Range": f"bytes={have}-"} if have else {})}
-    )
-    with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
-        start, total = _offered(response)
-        if total is not None and total != archive.size:
-            raise ValueError(
-                f"{url} must have {archive.size:,} bytes, but the server offers {total:,}; try another base URL"
-            )
-        if start not in (0, have):
-            raise ValueError(f"{url}: asked for bytes from {have:,}, but the server sends them from {start:,}")
-        with part.open("r+b" if part.exists() else "wb") as out:
-            out.truncate(start)  # a server that cannot go on sends everything again
-            out.seek(start)
-            # read1 hands over what has arrived; read would lose it when the connection breaks
-            while start < archive.size and (chunk := response.read1(min(_CHUNK, archive.size - start))):
-                out.write(chunk)
-                start += len(chunk)
-                report(f"downloading {archive.name}", start, archive.size)
-
-
-def _offered(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """Return the position of the first byte that the server sends, and the size of the whole file if it says it."""
-    if response.status == 206:  # Content-Range: bytes 100-999/1000
-        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        first = span.partition("-")[0]
-        if not first.isdigit():
-            raise ValueError(f"{response.url}: the server sends a part of the file without saying which")
-        return int(first), int(total) if total.isdigit() else None
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() else None
+        os.replace(file, part_of(file))
+    fetch(url, part_of(file), size=archive.size, name=archive.name, report=report)
+    os.replace(part_of(file), file)
 
 
 def _verify(file: Path, archive: Archive, report: Report) -> None:
     """Raise ValueError, and remove the file, if size or hash are wrong."""
     digest, done = hashlib.md5(usedforsecurity=False), 0
     with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
+        while chunk := opened.read(CHUNK):
             digest.update(chunk)
             done += len(chunk)
             report(f"checking {archive.name}", done, archive.size)
@@ -227,14 +158,6 @@ def _verify(file: Path, archive: Archive, report: Report) -> None:
             f"{file} must have {archive.size:,} bytes and MD5 {archive.md5}, got {done:,} bytes and "
             f"{digest.hexdigest()}; it was removed, start again to download it anew"
         )
-
-
-def _part(file: Path) -> Path:
-    return file.with_name(f"{file.name}.part")
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
 
 
 # --- unpacking -----------------------------------------------------------------------------------------------------
@@ -255,5 +178,5 @@ def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, root: Path
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unpacking")
     with archive.open(member) as source, unfinished.open("wb") as out:
-        shutil.copyfileobj(source, out, _CHUNK)
+        shutil.copyfileobj(source, out, CHUNK)
     os.replace(unfinished, target)

@@ -2,22 +2,18 @@ import hashlib
 import io
 import os
 import random
-import re
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from effdet.data import download as module
+from effdet import download as transfer
 from effdet.data.download import COCO_2017, Archive, download, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,76 +32,15 @@ ZIP = make_zip(FILES)
 ARCHIVE = Archive("zips/pictures.zip", len(ZIP), hashlib.md5(ZIP).hexdigest(), "pictures/*.bin", len(FILES))
 
 
-class Server(ThreadingHTTPServer):
-    """A file server on loopback whose moods are attributes."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {"/zips/pictures.zip": ZIP}
-        self.knows_ranges = True
-        self.cut_after = []  # bytes after which the next connections are cut
-        self.status = None  # answer everything with this status
-        self.statuses = []  # of the next answers
-        self.pause = 0.0  # seconds between pieces of 4 KiB
-        self.lie_about_range = ""
-        self.requests = []  # (path, Range header or None)
-        self.sent = 0
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request, client_address):
-        pass  # the clients of these tests go away in the middle
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        asked = self.headers.get("Range")
-        server.requests.append((self.path, asked))
-        status = server.statuses.pop(0) if server.statuses else server.status
-        if status or self.path not in server.files:
-            self.send_error(status or 404)
-            return
-        data = server.files[self.path]
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.knows_ranges else 0
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        if start:
-            self.send_header("Content-Range", server.lie_about_range or f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
-        self.send_body(data[start:], server.cut_after.pop(0) if server.cut_after else None)
-
-    def send_body(self, body, cut_after):
-        for position in range(0, len(body), 4096):
-            piece = body[position : position + 4096]
-            if cut_after is not None and position + len(piece) > cut_after:
-                self.wfile.flush()
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()  # with a reset, as when a router goes down
-                return
-            self.wfile.write(piece)
-            self.server.sent += len(piece)
-            time.sleep(self.server.pause)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def server(file_server):
+    file_server.files["/zips/pictures.zip"] = ZIP
+    return file_server
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(module, "_PAUSES", (0.1,) * 10)
+    monkeypatch.setattr(transfer, "_PAUSES", (0.1,) * 10)
 
 
 def fetch(server, root, **options):
@@ -171,8 +106,8 @@ def test_a_killed_download_goes_on_with_the_bytes_that_it_has(server, tmp_path):
     server.pause = 0.01
     script = f"""
 from effdet.data.download import Archive, download
-from effdet.data import download as module
-module._CHUNK = 4096
+from effdet import download as transfer
+transfer.CHUNK = 4096
 download([{ARCHIVE!r}], {str(tmp_path)!r}, base_url={server.url!r})
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
@@ -278,7 +213,7 @@ def test_no_network_is_told_at_once(tmp_path):
 
 
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(transfer, "_PATIENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(OSError, match="cannot be downloaded: timed out"):

@@ -9,9 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from effdet.download import is_reachable
 from effdet.models.weights.fit import check_fit
 
 # Tags of the weights that the published detectors started from (AutoAugment), and of the Lite backbones.
@@ -37,7 +35,6 @@ _PACKAGES = {
 }
 
 _CLASSIFIER = ("conv_head.", "bn2.", "classifier.")  # of an ImageNet model; a detector has no use for them
-_PROBE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -141,33 +138,12 @@ def _download(name: str, repository: str, backbone: str) -> str:
         f"reached; {other}download model.safetensors of {repository} elsewhere and give its path, "
         "or start from random weights (backbone_weights=null in a config)"
     )
-    if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT):
         raise FileNotFoundError(advice)
     try:
         return hf_hub_download(repository, "model.safetensors")
     except OSError as error:
         raise FileNotFoundError(f"{advice} ({error})") from error
-
-
-def _reachable(endpoint: str) -> bool:
-    # The hub client retries for most of a minute without a network, so one quick question is asked first, in a thread
-    # of its own because looking up a host name knows no time limit.
-    finished, answers = threading.Event(), []
-
-    def ask() -> None:
-        request = urllib.request.Request(endpoint, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
-            answers.append(True)
-        except urllib.error.HTTPError:
-            answers.append(True)  # any answer will do
-        except OSError:
-            pass
-        finally:
-            finished.set()
-
-    threading.Thread(target=ask, daemon=True).start()
-    return finished.wait(_PROBE_SECONDS) and bool(answers)
 
 
 def _timm_config(name: str) -> PretrainedCfg:
