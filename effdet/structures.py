@@ -50,7 +50,7 @@ class Batch:
     A box of the original image times ``scales[b]`` is a box of the network input.
     """
 
-    images: Tensor  # (B, 3, H, W) uint8 RGB
+    images: Tensor  # (B, 3, H, W) uint8 RGB, or float32 that is normalised already
     content_sizes: Tensor  # (B, 2) int64 (height, width) without padding
     scales: Tensor  # (B,) float32, network pixels per original pixel
     original_sizes: Tensor  # (B, 2) int64 (height, width)

@@ -9,13 +9,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "effdet"
 
-GROUND = {"structures", "config", "download", "ops", "images"}
+GROUND = {"structures", "config", "download", "ops", "images", "preprocessing"}
 NEIGHBOURS = {
     "structures": set(),
     "config": set(),
     "download": set(),
     "ops": {"structures"},
     "images": {"structures"},
+    "preprocessing": {"images"},
     "data": GROUND,
     "models": GROUND,
     "training": GROUND,

@@ -156,10 +156,9 @@ def detect_rows(
     )
     loader = EvalLoader(
         dataset,
-        image_size=(model.image_size[0], model.image_size[1]),
+        letterbox=model.letterbox,
         batch_size=batch_size,
         workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
-        fill=model.fill,
     )
     rows: list[dict[str, Any]] = []
     for batch in _with_progress(loader):

@@ -265,10 +265,9 @@ def _evaluator(
     )
     loader = EvalLoader(
         val,
-        image_size=(model.image_size[0], model.image_size[1]),
+        letterbox=model.letterbox,
         batch_size=config.eval.batch_size,
         workers=choose_workers(config, world),
-        fill=model.fill,
         rank=world.rank,
         world_size=world.size,
     )

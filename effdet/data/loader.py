@@ -18,7 +18,8 @@ from effdet.config import AugmentConfig, ConfigError
 from effdet.data.coco import CocoDataset
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.transforms import Augmented, Sample, build_train_transform
-from effdet.images import ImageError, letterbox
+from effdet.images import ImageError
+from effdet.preprocessing import Letterbox
 from effdet.structures import Batch, Target
 
 Array: TypeAlias = NDArray[Any]
@@ -47,7 +48,7 @@ class _Item(NamedTuple):
 class _Packed(NamedTuple):
     """A batch on its way from a loader process: one tensor, because each one costs a file descriptor."""
 
-    images: Tensor  # (B, H, W, 3) uint8
+    images: Tensor  # (B, H, W, 3) uint8, or float32 that is normalised already
     items: tuple[_Item, ...]  # their images left out
     error: Exception | None = None  # raised in a loader process, it would arrive with a traceback in its text
 
@@ -128,21 +129,21 @@ class EvalLoader:
     cannot be read is an ``ImageError``: a measurement on fewer images than asked for would go unnoticed.
 
     Args: as ``TrainLoader``; the last batch may be smaller.
+        letterbox: How images become the network input: ``EfficientDet.letterbox``.
     """
 
     def __init__(
         self,
         dataset: CocoDataset,
         *,
-        image_size: tuple[int, int],
+        letterbox: Letterbox,
         batch_size: int,
         workers: int,
-        fill: tuple[int, int, int],
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self._order = _EvalOrder(len(dataset), batch_size, rank, world_size)
-        items = _EvalItems(dataset, image_size, fill)
+        items = _EvalItems(dataset, letterbox)
         self._loader = _build_loader(items, self._order, workers, pin_memory=False, persistent=False)
 
     def __len__(self) -> int:
@@ -238,15 +239,14 @@ class _TrainItems(Dataset[_Item]):
 
 
 class _EvalItems(Dataset[_Item]):
-    def __init__(self, dataset: CocoDataset, image_size: tuple[int, int], fill: tuple[int, int, int]) -> None:
+    def __init__(self, dataset: CocoDataset, letterbox: Letterbox) -> None:
         self.dataset = dataset
-        self.image_size = image_size
-        self.fill = fill
+        self.letterbox = letterbox
 
     def __getitem__(self, index: int) -> _Item:
         image = self.dataset.read(index)
         boxes, labels, is_crowd = self.dataset.annotations(index)
-        padded, content_size, scale = letterbox(image, self.image_size, self.fill)
+        padded, content_size, scale = self.letterbox(image)
         sample = Augmented(padded, boxes * np.float32(scale), labels, is_crowd, content_size, scale)
         return _Item(sample, (image.shape[0], image.shape[1]), int(self.dataset.image_ids[index]), ())
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effdet.images import iterate_images, letterbox
+from effdet.images import iterate_images
 from effdet.models.network import Network, build_class_head
 from effdet.models.postprocess import PostprocessSettings, postprocess
 from effdet.models.preprocess import check_images, check_targets, letterbox_tensors, normalise
@@ -21,6 +21,7 @@ from effdet.models.weights.fit import check_fit
 from effdet.models.weights.imagenet import find_backbone_weights, load_backbone
 from effdet.models.weights.native import load_native, save_native
 from effdet.ops.anchors import level_sizes, make_anchors
+from effdet.preprocessing import Letterbox, Preprocessing
 from effdet.structures import Batch, Detections, Predictions, Target, check_same_length
 from effdet.training.losses import DetectionLoss
 
@@ -43,6 +44,7 @@ class EfficientDet(nn.Module):
         category_ids: The data set's own id of each class. Default: the label.
         stochastic_depth: Drop rate of the last backbone block while training. Default: the variant's.
         settings: How predictions become detections.
+        preprocessing: How images become the network input.
 
     Raises:
         ValueError: If the variant is unknown, or a number or a length does not fit.
@@ -63,6 +65,7 @@ class EfficientDet(nn.Module):
         category_ids: Sequence[int] | None = None,
         stochastic_depth: float | None = None,
         settings: PostprocessSettings | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -73,6 +76,7 @@ class EfficientDet(nn.Module):
         self.image_size = (int(height), int(width))
         self.stochastic_depth = self.variant.stochastic_depth if stochastic_depth is None else stochastic_depth
         self.settings = settings or PostprocessSettings()
+        self.preprocessing = preprocessing or Preprocessing()
         self.criterion = DetectionLoss()
         self._set_classes(num_classes, class_names, category_ids)
 
@@ -114,8 +118,8 @@ class EfficientDet(nn.Module):
         if self.training:
             originals = check_targets(targets, len(checked), self.num_classes)
             self._check_bn_can_train(len(checked))
-        batch, content_sizes, scales, original_sizes = letterbox_tensors(checked, self.image_size)
-        predictions = self.network(normalise(batch, content_sizes, self.mean, self.std))
+        batch, content_sizes, scales, original_sizes = letterbox_tensors(checked, self.letterbox)
+        predictions = self.network(self.normalise(batch, content_sizes))
         anchors = self.anchors(self.image_size, self.device)
         if self.training:
             scaled = [
@@ -124,7 +128,12 @@ class EfficientDet(nn.Module):
             ]
             return self.criterion(predictions, anchors, scaled)
         results = postprocess(
-            predictions, anchors, scales=scales, original_sizes=original_sizes, settings=self.settings
+            predictions,
+            anchors,
+            scales=scales,
+            original_sizes=original_sizes,
+            settings=self.settings,
+            image_size=self.image_size,
         )
         return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
 
@@ -141,7 +150,9 @@ class EfficientDet(nn.Module):
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
-        images = self.normalise(batch.images.to(self.device), batch.content_sizes)
+        images = batch.images.to(self.device)
+        if not images.is_floating_point():  # else the letterbox has normalised them
+            images = self.normalise(images, batch.content_sizes)
         return self.postprocess(self.network(images), batch)
 
     def postprocess(self, predictions: Predictions, batch: Batch) -> list[Detections]:
@@ -153,6 +164,7 @@ class EfficientDet(nn.Module):
             scales=batch.scales,
             original_sizes=batch.original_sizes,
             settings=self.settings,
+            image_size=image_size,
         )
         return [
             Detections(boxes.cpu(), labels.cpu(), scores.cpu(), self.class_names, self.category_ids, (size[0], size[1]))
@@ -196,7 +208,8 @@ class EfficientDet(nn.Module):
             self.train(was_training)
 
     def _letterbox(self, chunk: Sequence[tuple[str, np.ndarray]]) -> Batch:
-        boxed = [letterbox(image, self.image_size, self.fill) for _, image in chunk]
+        letterbox = self.letterbox
+        boxed = [letterbox(image) for _, image in chunk]
         return Batch(
             images=torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in boxed]),
             content_sizes=torch.tensor([content for _, content, _ in boxed]),
@@ -209,8 +222,9 @@ class EfficientDet(nn.Module):
     # ------------------------------------------------------------------ parts that training uses
 
     def normalise(self, images: Tensor, content_sizes: Tensor) -> Tensor:
-        """Return (B, 3, H, W) uint8 images as the network's float32 input, zeros in the padding."""
-        return normalise(images, content_sizes, self.mean, self.std)
+        """Return (B, 3, H, W) images, uint8 or float in 0…255, as the network's float32 input."""
+        zero_padding = self.preprocessing.zero_padding
+        return normalise(images, content_sizes if zero_padding else None, self.mean, self.std)
 
     def anchors(self, image_size: tuple[int, int], device: torch.device | str) -> Tensor:
         """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
@@ -226,10 +240,19 @@ class EfficientDet(nn.Module):
         return self.mean.device
 
     @property
+    def letterbox(self) -> Letterbox:
+        """What brings images into the frame of the network input; it can be sent to loader processes."""
+        return Letterbox(
+            image_size=self.image_size,
+            mean=tuple(self.mean.tolist()),
+            std=tuple(self.std.tolist()),
+            preprocessing=self.preprocessing,
+        )
+
+    @property
     def fill(self) -> tuple[int, int, int]:
-        """The mean colour as uint8 RGB: what padding looks like before it is normalised."""
-        red, green, blue = (round(value) for value in self.mean.tolist())
-        return red, green, blue
+        """The uint8 RGB of the padding before it is normalised: the mean colour unless the preprocessing says else."""
+        return self.letterbox.fill
 
     # ------------------------------------------------------------------ saving and loading
 
@@ -250,6 +273,7 @@ class EfficientDet(nn.Module):
             "std": self.std.tolist(),
             "stochastic_depth": self.stochastic_depth,
             "settings": asdict(self.settings),
+            "preprocessing": asdict(self.preprocessing),
         }
         save_native(path, self.state_dict() if state is None else state, description)
 
@@ -283,6 +307,7 @@ class EfficientDet(nn.Module):
             category_ids=description["category_ids"],
             stochastic_depth=description["stochastic_depth"],
             settings=PostprocessSettings(**description["settings"]),
+            preprocessing=Preprocessing(**description.get("preprocessing", {})),
         )
         model.mean.copy_(torch.tensor(description["mean"]))
         model.std.copy_(torch.tensor(description["std"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -14,10 +14,25 @@ from effdet.structures import Predictions
 
 MAX_COORDINATE = 1e6  # pixels; the exponential of a wild box delta would overflow areas
 
+Clip: TypeAlias = Literal["after", "before", "network", "none"]
+
+
+def _check(ok: bool, name: str, must: str, got: object) -> None:
+    if not ok:
+        raise ValueError(f"{name} must {must}, got {got}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PostprocessSettings:
-    """How predictions become detections. Defaults are those of the published evaluation."""
+    """How predictions become detections; plain values, saved with a model. Defaults are the ones we recommend.
+
+    Kinds of ``clip``: ``after`` NMS at the borders of the original image; ``before`` NMS at the same borders;
+    ``network``, before NMS at the borders of the padded network input (its last row and column, as one family of
+    published models does); ``none``.
+
+    Raises:
+        ValueError: If a value cannot be.
+    """
 
     nms: Literal["hard", "soft"] = "soft"  # drop overlapping boxes, or decay their scores (Gaussian)
     iou_threshold: float = 0.5  # hard NMS
@@ -26,15 +41,50 @@ class PostprocessSettings:
     max_candidates: int = 5000  # best (anchor, class) pairs of an image that NMS sees
     max_detections: int = 100  # per image
     class_agnostic: bool = False  # NMS between boxes of different classes too
-    clip: bool = True  # cut boxes at the borders of the original image
+    best_class_only: bool = False  # only the best class of each anchor is a candidate
+    clip: Clip = "after"
+    drop_empty: bool = True  # leave out boxes that have no area, such as those outside the image once clipped
 
     def __post_init__(self) -> None:
+        if isinstance(self.clip, bool):  # files of version 0.1
+            object.__setattr__(self, "clip", "after" if self.clip else "none")
         _check(self.nms in ("hard", "soft"), "nms", "be 'hard' or 'soft'", self.nms)
         _check(0 <= self.iou_threshold <= 1, "iou_threshold", "lie in [0, 1]", self.iou_threshold)
         _check(self.sigma > 0, "sigma", "be positive", self.sigma)
         _check(0 <= self.score_threshold <= 1, "score_threshold", "lie in [0, 1]", self.score_threshold)
         _check(self.max_candidates >= 1, "max_candidates", "be 1 or more", self.max_candidates)
         _check(self.max_detections >= 1, "max_detections", "be 1 or more", self.max_detections)
+        _check(self.clip in get_args(Clip), "clip", f"be one of {', '.join(get_args(Clip))}", self.clip)
+
+    @classmethod
+    def preset(cls, name: str) -> PostprocessSettings:
+        """Return the settings with which a family of published models is evaluated: see docs/presets.md.
+
+        Args:
+            name: "default", "google", "effdet" or "zylo".
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got '{name}'")
+        return PRESETS[name]
+
+
+PRESETS = {
+    "default": PostprocessSettings(),
+    "google": PostprocessSettings(clip="none", drop_empty=False),
+    "effdet": PostprocessSettings(nms="hard", score_threshold=0.0, clip="before", drop_empty=False),
+    "zylo": PostprocessSettings(
+        nms="hard",
+        score_threshold=0.05,
+        max_candidates=50_000,
+        max_detections=5_000,
+        best_class_only=True,
+        clip="network",
+        drop_empty=False,
+    ),
+}
 
 
 @torch.no_grad()
@@ -45,12 +95,12 @@ def postprocess(
     scales: Tensor,
     original_sizes: Tensor,
     settings: PostprocessSettings | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Return the detections of every image: candidates, decoding, NMS, back to the original image, clipping.
 
-    Boxes are clipped after NMS, as the published evaluation does not clip at all and ranks what reaches beyond the
-    border by its whole extent; clipping first would raise the overlap of two boxes that leave the image side by side.
-    A box without area after clipping lies outside the image and is removed.
+    By default boxes are clipped after NMS: the published evaluation does not clip at all and ranks what reaches beyond
+    the border by its whole extent; clipping first raises the overlap of two boxes that leave the image side by side.
 
     Args:
         predictions: Logits (B, N, K) and deltas (B, N, 4) of any floating dtype.
@@ -58,60 +108,71 @@ def postprocess(
         scales: (B,) network pixels per original pixel.
         original_sizes: (B, 2) height, width of the original images.
         settings: Limits and thresholds; ``None`` for the defaults.
+        image_size: (height, width) of the network input; needed by ``clip="network"`` only.
 
     Returns:
         For each image boxes (D, 4) float32 xyxy in pixels of the original, labels (D,) int64 and scores (D,) float32,
-        best score first, on the device of the predictions. Equal scores are ordered by anchor, then class.
+        best score first, on the device of the predictions. Equal scores are ordered by anchor, then class. Boxes with
+        NaN are left out.
+
+    Raises:
+        ValueError: If ``clip`` is "network" and ``image_size`` is not given.
     """
     settings = settings or PostprocessSettings()
-    return [
-        _postprocess_image(*image, anchors, settings)
-        for image in zip(
-            predictions.class_logits, predictions.box_deltas, scales.tolist(), original_sizes.tolist(), strict=True
-        )
-    ]
-
-
-def _postprocess_image(
-    logits: Tensor,
-    deltas: Tensor,
-    scale: float,
-    original_size: list[int],
-    anchors: Tensor,
-    settings: PostprocessSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    boxes, labels, scores = _candidates(logits, deltas, anchors, settings)
-    keep, scores = _suppress(boxes, labels, scores, settings)
-    boxes, labels = boxes[keep] / scale, labels[keep]
-
-    if settings.clip:
-        boxes = clip_boxes(boxes, torch.tensor(original_size))
-    return _keep_areas(boxes, labels, scores)
+    if settings.clip == "network" and image_size is None:
+        raise ValueError("image_size must be given when settings.clip is 'network'")
+    images = zip(
+        predictions.class_logits, predictions.box_deltas, scales.tolist(), original_sizes.tolist(), strict=True
+    )
+    results = []
+    for logits, deltas, scale, (height, width) in images:
+        candidates = _candidates(logits, deltas, anchors, settings)
+        if settings.clip == "before":
+            candidates = _clip(candidates, (height * scale, width * scale), settings)
+        elif settings.clip == "network" and image_size is not None:
+            candidates = _clip(candidates, (image_size[0] - 1, image_size[1] - 1), settings)
+        boxes, labels, scores = _suppress(*candidates, settings)
+        found = boxes / scale, labels, scores
+        results.append(_clip(found, (height, width), settings) if settings.clip == "after" else found)
+    return results
 
 
 def _candidates(
     logits: Tensor, deltas: Tensor, anchors: Tensor, settings: PostprocessSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return boxes (C, 4) in network pixels, labels (C,) and scores (C,) of the best (anchor, class) pairs."""
+    best_classes = None
+    if settings.best_class_only:
+        logits, best_classes = logits.max(dim=1, keepdim=True)
     indices, scores = select_candidates(
         logits, score_threshold=settings.score_threshold, max_candidates=settings.max_candidates
     )
     num_classes = logits.shape[-1]
     chosen = indices // num_classes
-    labels = indices - chosen * num_classes
+    labels = indices - chosen * num_classes if best_classes is None else best_classes[chosen, 0]
     boxes = decode(deltas.index_select(0, chosen).float(), anchors.index_select(0, chosen).float())
-    return _keep_areas(boxes.clamp(-MAX_COORDINATE, MAX_COORDINATE), labels, scores)
+    return _keep(boxes.clamp(-MAX_COORDINATE, MAX_COORDINATE), labels, scores, with_empty=not settings.drop_empty)
 
 
-def _suppress(boxes: Tensor, labels: Tensor, scores: Tensor, settings: PostprocessSettings) -> tuple[Tensor, Tensor]:
-    """Return which candidates remain, (D,) int64 best first, and their scores, (D,) float32."""
+def _clip(
+    found: tuple[Tensor, Tensor, Tensor], size: tuple[float, float], settings: PostprocessSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return boxes cut at the borders of (height, width), with their labels and scores."""
+    boxes, labels, scores = found
+    return _keep(clip_boxes(boxes, size), labels, scores, with_empty=not settings.drop_empty)
+
+
+def _suppress(
+    boxes: Tensor, labels: Tensor, scores: Tensor, settings: PostprocessSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return boxes, labels and scores of the candidates that remain, best first."""
     groups = None if settings.class_agnostic else labels
     if settings.nms == "hard":
         keep = hard_nms(
             boxes, scores, groups, iou_threshold=settings.iou_threshold, max_detections=settings.max_detections
         )
-        return keep, scores[keep]
-    return soft_nms(
+        return boxes[keep], labels[keep], scores[keep]
+    keep, scores = soft_nms(
         boxes,
         scores,
         groups,
@@ -119,17 +180,16 @@ def _suppress(boxes: Tensor, labels: Tensor, scores: Tensor, settings: Postproce
         score_threshold=settings.score_threshold,
         max_detections=settings.max_detections,
     )
+    return boxes[keep], labels[keep], scores
 
 
-def _keep_areas(boxes: Tensor, labels: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the arguments without boxes that have no area, among them boxes with NaN."""
-    x1, y1, x2, y2 = boxes.unbind(1)
-    has_area = (x2 > x1) & (y2 > y1)
-    if has_area.all():
+def _keep(boxes: Tensor, labels: Tensor, scores: Tensor, *, with_empty: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the arguments without boxes that have no area, or only without those that have NaN."""
+    if with_empty:
+        good = boxes.isfinite().all(dim=1)
+    else:
+        x1, y1, x2, y2 = boxes.unbind(1)
+        good = (x2 > x1) & (y2 > y1)  # also false for NaN
+    if good.all():
         return boxes, labels, scores
-    return boxes[has_area], labels[has_area], scores[has_area]
-
-
-def _check(ok: bool, name: str, must: str, got: object) -> None:
-    if not ok:
-        raise ValueError(f"{name} must {must}, got {got}")
+    return boxes[good], labels[good], scores[good]

@@ -9,48 +9,60 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from effdet.preprocessing import Letterbox
 from effdet.structures import Target
 
 
-def letterbox_tensors(images: Sequence[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scale images to fit the network input, keeping their aspect, and paste them top-left on zeros.
+def letterbox_tensors(images: Sequence[Tensor], letterbox: Letterbox) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bring images into the frame of the network input as ``letterbox`` does, but in floats and differentiably.
 
-    Bilinear without antialiasing, half-pixel centres, sides truncated to whole pixels, as the published models do.
+    Sizes and padding are those of ``letterbox``. Pixels are not rounded to whole levels: torch's bilinear resize stands
+    for those of OpenCV and TensorFlow, its antialiased ones for Pillow's.
 
     Args:
-        images: B float tensors (C, H, W) of any sizes.
-        image_size: Network input (height, width).
+        images: B float tensors (3, H, W) of any sizes, in 0…255.
+        letterbox: Network input, and how images get there.
 
     Returns:
-        Batch (B, C, height, width); content sizes (B, 2) int64; scales (B,) float32, network per original pixel;
+        Batch (B, 3, height, width); content sizes (B, 2) int64; scales (B,) float32, network per original pixel;
         original sizes (B, 2) int64.
     """
-    height, width = image_size
-    batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    preprocessing = letterbox.preprocessing
+    batch = images[0].new_tensor(letterbox.fill).view(3, 1, 1).repeat(len(images), 1, *letterbox.image_size)
     contents, scales = [], []
     for slot, image in zip(batch, images, strict=True):
-        h, w = image.shape[-2:]
-        scale = torch.tensor(min(height / h, width / w), dtype=torch.float32)
-        content = (max(1, int(h * scale)), max(1, int(w * scale)))
-        if content != (h, w):
-            image = F.interpolate(image[None], size=content, mode="bilinear", align_corners=False)[0]
+        content, scale = preprocessing.content_size((image.shape[1], image.shape[2]), letterbox.image_size)
+        if content != image.shape[-2:]:
+            mode, antialias = _TORCH_RESIZE[preprocessing.resize]
+            image = F.interpolate(image[None], size=content, mode=mode, align_corners=False, antialias=antialias)[0]
         slot[:, : content[0], : content[1]] = image
         contents.append(content)
         scales.append(scale)
     original_sizes = torch.tensor([image.shape[-2:] for image in images])
-    return batch, torch.tensor(contents), torch.stack(scales), original_sizes
+    return batch, torch.tensor(contents), torch.tensor(scales, dtype=torch.float32), original_sizes
 
 
-def normalise(images: Tensor, content_sizes: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return ``(images - mean) / std`` as float32 with zeros in the padding.
+_TORCH_RESIZE: dict[str, tuple[str, bool]] = {
+    "opencv": ("bilinear", False),
+    "opencv-float": ("bilinear", False),
+    "tensorflow": ("bilinear", False),
+    "pillow-bilinear": ("bilinear", True),
+    "pillow-bicubic": ("bicubic", True),
+}
+
+
+def normalise(images: Tensor, content_sizes: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
+    """Return ``(images - mean) / std`` as float32, with zeros in the padding where content sizes are given.
 
     Args:
         images: (B, 3, H, W) uint8, or float in 0…255.
-        content_sizes: (B, 2) int64 (height, width) without padding.
+        content_sizes: (B, 2) int64 (height, width) without padding; None leaves the padding as it is.
         mean: (3,) RGB in 0…255.
         std: (3,).
     """
     normalised = (images.float() - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    if content_sizes is None:
+        return normalised
     for image, (h, w) in zip(normalised, content_sizes.tolist(), strict=True):
         image[:, h:] = 0
         image[:, :, w:] = 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from effdet.data import loader
 from effdet.data.coco import CocoDataset, find_coco, read_coco
 from effdet.data.loader import EvalLoader, TrainLoader
 from effdet.images import ImageError, letterbox
+from effdet.preprocessing import Letterbox, Preprocessing
 from effdet.structures import Batch
 
 FILL = (124, 116, 104)
+LETTERBOX = Letterbox(image_size=(32, 48), mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def train_loader(dataset: CocoDataset, **changes: Any) -> TrainLoader:
 
 
 def eval_loader(dataset: CocoDataset, **changes: Any) -> EvalLoader:
-    arguments: dict[str, Any] = {"image_size": (32, 48), "batch_size": 3, "workers": 0, "fill": FILL}
+    arguments: dict[str, Any] = {"letterbox": LETTERBOX, "batch_size": 3, "workers": 0}
     return EvalLoader(dataset, **arguments | changes)
 
 
@@ -209,6 +212,16 @@ def test_evaluation_shows_the_letterboxed_images_in_order(dataset: CocoDataset) 
             assert batch.scales[b].item() == pytest.approx(scale)
             assert batch.original_sizes[b].tolist() == dataset.sizes[index].tolist()
             index += 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_gives_floats_where_images_are_normalised_before_they_are_scaled(
+    dataset: CocoDataset, workers: int
+) -> None:
+    box = replace(LETTERBOX, preprocessing=Preprocessing.preset("google"))
+    first = next(iter(eval_loader(dataset, letterbox=box, workers=workers)))
+    assert first.images.dtype == torch.float32
+    np.testing.assert_array_equal(first.images[0].permute(1, 2, 0).numpy(), box(dataset.read(0)).image)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])

@@ -41,6 +41,7 @@ def run(predictions, *, scale=1.0, size=(128, 128), **settings):
         scales=torch.full((batch,), scale),
         original_sizes=torch.tensor([size] * batch),
         settings=PostprocessSettings(**settings),
+        image_size=(128, 128),
     )
 
 
@@ -61,7 +62,7 @@ def test_boxes_typed_by_hand_come_back_in_pixels_of_the_original():
 
 def test_without_clipping_boxes_keep_what_lies_outside():
     predictions = predictions_of([[100.0, 90.0, 140.0, 120.0]], [[0.0, 0.0, 0.0, 0.8]])
-    [(boxes, _, _)] = run(predictions, scale=0.25, size=(400, 512), clip=False)
+    [(boxes, _, _)] = run(predictions, scale=0.25, size=(400, 512), clip="none")
     torch.testing.assert_close(boxes, torch.tensor([[400.0, 360.0, 560.0, 480.0]]))
 
 
@@ -155,7 +156,7 @@ def test_the_order_of_classes_only_renames_labels(nms):
 
 @pytest.mark.parametrize("nms", ["hard", "soft"])
 def test_scores_fall_and_limits_hold(nms):
-    [(boxes, labels, scores)] = run(random_predictions(1), nms=nms, max_detections=37, score_threshold=0.2, clip=False)
+    [(boxes, labels, scores)] = run(random_predictions(1), nms=nms, max_detections=37, score_threshold=0.2, clip="none")
     assert len(boxes) == len(labels) == len(scores) == 37
     assert (scores.diff() <= 0).all()
     assert (scores >= 0.2).all()
@@ -165,7 +166,7 @@ def test_scores_fall_and_limits_hold(nms):
 def test_equal_scores_are_ordered_by_anchor_then_class(nms):
     predictions = Predictions(torch.zeros(1, len(ANCHORS), K), torch.full((1, len(ANCHORS), 4), 0.0))
     predictions.box_deltas[..., 2:] = -3.0  # so small that anchors do not overlap much
-    [(_, labels, _)] = run(predictions, nms=nms, max_candidates=8, max_detections=8, clip=False, iou_threshold=1.0)
+    [(_, labels, _)] = run(predictions, nms=nms, max_candidates=8, max_detections=8, clip="none", iou_threshold=1.0)
     assert labels[:4].tolist() == [0, 1, 2, 3]
 
 
@@ -176,7 +177,7 @@ def test_fewer_candidates_than_the_limits_are_normal(nms):
 
 
 @pytest.mark.parametrize("nms", ["hard", "soft"])
-@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("clip", ["after", "before", "network", "none"])
 def test_no_candidates_give_empty_tensors(nms, clip):
     predictions = Predictions(torch.full((2, len(ANCHORS), K), -20.0), torch.zeros(2, len(ANCHORS), 4))
     for boxes, labels, scores in run(predictions, nms=nms, clip=clip):

@@ -2,13 +2,22 @@ import numpy as np
 import pytest
 import torch
 
-from effdet.images import letterbox
 from effdet.models.preprocess import check_images, check_targets, letterbox_tensors, normalise
+from effdet.preprocessing import PRESETS, Letterbox, Preprocessing
+
+
+def letterbox(*image_size, preset="default"):
+    return Letterbox(
+        image_size=image_size,
+        mean=(120.0, 110.0, 100.0),
+        std=(50.0, 60.0, 70.0),
+        preprocessing=Preprocessing.preset(preset),
+    )
 
 
 def test_bilinear_resize_is_the_half_pixel_formula_without_antialiasing():
     image = torch.rand(3, 9, 14, generator=torch.Generator().manual_seed(0))
-    batch, contents, scales, originals = letterbox_tensors([image], (6, 7))
+    batch, contents, scales, originals = letterbox_tensors([image], letterbox(6, 7))
     assert contents.tolist() == [[4, 7]]  # int(9 · 0.5), int(14 · 0.5)
     assert scales.tolist() == [0.5]
     assert originals.tolist() == [[9, 14]]
@@ -21,22 +30,33 @@ def test_bilinear_resize_is_the_half_pixel_formula_without_antialiasing():
             top = image[:, y0, x0] * (1 - fx) + image[:, y0, x1] * fx
             bottom = image[:, y1, x0] * (1 - fx) + image[:, y1, x1] * fx
             torch.testing.assert_close(batch[0, :, i, j], top * (1 - fy) + bottom * fy)
-    assert not batch[0, :, 4:].any()
+    assert batch[0, :, 4:].unique(dim=-1).flatten(1).T.tolist() == [[120.0, 110.0, 100.0]] * 2
 
 
-def test_tensors_and_files_take_the_same_letterbox():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_tensors_and_files_take_the_same_letterbox(preset):
+    """Up to rounding: a level for each of Pillow's two passes or OpenCV's one, nothing where floats are scaled."""
     pixels = np.random.default_rng(0).integers(0, 256, (61, 93, 3), dtype=np.uint8)
-    boxed, content, scale = letterbox(pixels, (64, 64), (0, 0, 0))
-    batch, contents, scales, _ = letterbox_tensors([torch.from_numpy(pixels).permute(2, 0, 1).float()], (64, 64))
+    box = letterbox(64, 64, preset=preset)
+    image, content, scale = box(pixels)
+    batch, contents, scales, originals = letterbox_tensors([torch.from_numpy(pixels).permute(2, 0, 1).float()], box)
     assert contents[0].tolist() == list(content)
+    assert originals[0].tolist() == [61, 93]
     assert scales[0].item() == pytest.approx(scale)
-    from_file = torch.from_numpy(boxed).permute(2, 0, 1).float()
-    assert (batch[0] - from_file).abs().max() <= 1.0  # OpenCV rounds to whole levels
+
+    mean, std = torch.tensor(box.mean), torch.tensor(box.std)
+    padding = contents if box.preprocessing.zero_padding else None
+    from_tensor = normalise(batch, padding, mean, std)
+    from_file = torch.from_numpy(image).permute(2, 0, 1)[None]
+    if not box.preprocessing.normalises:
+        from_file = normalise(from_file, padding, mean, std)
+    levels = 1.01 if box.preprocessing.resize.startswith(("opencv", "pillow")) else 1e-3
+    assert ((from_tensor - from_file) * std.view(3, 1, 1)).abs().max() <= levels
 
 
 def test_an_image_of_the_right_size_is_not_resampled():
     image = torch.rand(3, 8, 8)
-    assert torch.equal(letterbox_tensors([image], (8, 8))[0][0], image)
+    assert torch.equal(letterbox_tensors([image], letterbox(8, 8))[0][0], image)
 
 
 def test_normalise_takes_out_mean_and_std_and_zeroes_the_padding():
@@ -49,6 +69,11 @@ def test_normalise_takes_out_mean_and_std_and_zeroes_the_padding():
     assert not out[1, :, 2:].any()
     assert not out[1, :, :, 3:].any()
     assert images.unique().tolist() == [200]
+
+
+def test_normalise_leaves_the_padding_alone_without_content_sizes():
+    out = normalise(torch.full((1, 3, 2, 2), 200.0), None, torch.full((3,), 100.0), torch.full((3,), 50.0))
+    assert out.unique().tolist() == [2.0]
 
 
 BOX, LABEL = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0])
