@@ -231,7 +231,13 @@ class EfficientDet(nn.Module):
         key = (image_size, torch.device(device))
         if key not in self._anchors:
             sizes = level_sizes(image_size, 3, self.variant.max_level)
-            self._anchors[key] = make_anchors(image_size, sizes, scale=self.variant.anchor_scale, device=device)
+            self._anchors[key] = make_anchors(
+                image_size,
+                sizes,
+                scale=self.variant.anchor_scale,
+                aspect_ratios=self.variant.aspect_ratios,
+                device=device,
+            )
         return self._anchors[key]
 
     @property

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from effdet.models.layers import ACTIVATIONS, SeparableConv, batch_norm, init_scaled_normal
+from effdet.models.layers import (
+    ACTIVATIONS,
+    SeparableConv,
+    batch_norm,
+    conv3x3,
+    init_scaled_normal,
+    init_small_normal,
+)
 
 
 class DenseHead(nn.Module):
-    """A tower of separable convolutions shared by all levels, with a BN for each (layer, level).
+    """A tower of 3×3 convolutions shared by all levels, with a BN for each (layer, level).
 
-    Each layer is convolution → BN of that layer and level → activation; the prediction is one more separable
-    convolution, shared, with neither.
+    Each layer is convolution → BN of that layer and level → activation; the prediction is one more convolution, shared,
+    with neither.
 
     Args:
         channels: Width of the pyramid and of the tower.
@@ -24,7 +31,9 @@ class DenseHead(nn.Module):
         num_levels: Levels of the pyramid.
         num_anchors: A, anchors per cell.
         num_outputs: O, numbers per anchor: K logits, or 4 deltas.
-        activation: "silu" or "relu6".
+        activation: A name in ``ACTIVATIONS``.
+        separable: Depthwise and pointwise convolutions; otherwise full ones.
+        bias: Whether the convolutions of the tower have one; the prediction always has.
         prior: Score that every anchor starts with; sets the bias to ``-ln((1 - prior) / prior)``. None: bias 0.
     """
 
@@ -37,18 +46,30 @@ class DenseHead(nn.Module):
         num_anchors: int,
         num_outputs: int,
         activation: str = "silu",
+        separable: bool = True,
+        bias: bool = True,
         prior: float | None = None,
     ) -> None:
         super().__init__()
         self.num_outputs = num_outputs
         self.gradient_checkpointing = False
         self.activation = ACTIVATIONS[activation]
-        self.convs = nn.ModuleList(SeparableConv(channels, channels) for _ in range(num_layers))
+        self.convs = nn.ModuleList(
+            conv3x3(channels, channels, separable=separable, bias=bias) for _ in range(num_layers)
+        )
         self.bns = nn.ModuleList(nn.ModuleList(batch_norm(channels) for _ in range(num_levels)) for _ in self.convs)
-        self.predict = SeparableConv(channels, num_anchors * num_outputs)
-        init_scaled_normal(self)
+        self.predict = conv3x3(channels, num_anchors * num_outputs, separable=separable, bias=True)
+        if separable:
+            init_scaled_normal(self)
+        else:
+            init_small_normal(self)
         if prior is not None:
-            nn.init.constant_(self.predict.pointwise.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
+            nn.init.constant_(self.output_conv.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
+
+    @property
+    def output_conv(self) -> nn.Conv2d:
+        """The convolution whose channels are the outputs, by anchor and then by number per anchor."""
+        return self.predict.pointwise if isinstance(self.predict, SeparableConv) else self.predict
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Return (B, N, O) for L maps (B, C, H_l, W_l); anchors in the order of ``make_anchors``."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-import timm
-from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
+from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
 from effdet.models.heads import DenseHead
-from effdet.models.layers import BN_EPS, BN_MOMENTUM
-from effdet.models.necks import BiFPN
-from effdet.models.variants import Variant
+from effdet.models.layers import BN_MOMENTUM, DOWNSAMPLING, UPSAMPLING, Resampling
+from effdet.models.necks import FeaturePyramid
+from effdet.models.variant import Variant
 from effdet.structures import Predictions
 
-ANCHORS_PER_CELL = 9  # 3 octave scales × 3 aspect ratios
+SCALES_PER_OCTAVE = 3
 CLASS_PRIOR = 0.01
 
 
@@ -32,17 +32,11 @@ class Network(nn.Module):
     def __init__(self, variant: Variant, num_classes: int, *, stochastic_depth: float) -> None:
         super().__init__()
         self.gradient_checkpointing = False
-        self.backbone = build_backbone(variant.backbone, stochastic_depth)
-        self.neck = BiFPN(
-            self.backbone.feature_info.channels(),
-            variant.channels,
-            variant.neck_repeats,
-            max_level=variant.max_level,
-            weighted=variant.weighted_fusion,
-            activation=variant.activation,
-        )
+        self.backbone = build_backbone(variant, stochastic_depth)
+        self.neck = _build_neck(variant, self.backbone.feature_info.channels())
         self.class_head = build_class_head(variant, num_classes)
         self.box_head = _build_head(variant, num_outputs=4, prior=None)
+        self.set_bn_momentum(BN_MOMENTUM)
 
     def forward(self, images: Tensor) -> Predictions:
         """Return predictions for (B, 3, H, W) float images with mean and standard deviation already taken out."""
@@ -68,22 +62,15 @@ class Network(nn.Module):
         Where activations are recomputed, a BN meets every batch twice. Two updates by ``1 - √(1 - m)`` equal one by
         ``m``, so it gets that.
         """
-        twice = (self.backbone.blocks, self.neck.layers, self.class_head.bns, self.box_head.bns)
+        twice = (*recomputed_modules(self.backbone), self.neck.layers, self.class_head.bns, self.box_head.bns)
         _set_momentum(self, momentum)
         if self.gradient_checkpointing:
             for part in twice:
                 _set_momentum(part, 1 - math.sqrt(1 - momentum))
 
-
-def build_backbone(name: str, stochastic_depth: float) -> EfficientNetFeatures:
-    """Return timm's feature extractor with outputs at strides 8, 16, 32 and BN constants as published."""
-    backbone = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), drop_path_rate=stochastic_depth)
-    assert isinstance(backbone, EfficientNetFeatures)
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = BN_EPS
-    _set_momentum(backbone, BN_MOMENTUM)
-    return backbone
+    def stem_modules(self) -> list[nn.Module]:
+        """Return the first modules of the backbone, up to stride 4."""
+        return stem_modules(self.backbone)
 
 
 def build_class_head(variant: Variant, num_classes: int) -> DenseHead:
@@ -96,10 +83,27 @@ def _build_head(variant: Variant, *, num_outputs: int, prior: float | None) -> D
         variant.channels,
         variant.head_repeats,
         num_levels=variant.max_level - 2,
-        num_anchors=ANCHORS_PER_CELL,
+        num_anchors=SCALES_PER_OCTAVE * len(variant.aspect_ratios),
         num_outputs=num_outputs,
-        activation=variant.activation,
+        activation=variant.head_activation or variant.activation,
+        separable=variant.separable,
+        bias=variant.conv_bias,
         prior=prior,
+    )
+
+
+def _build_neck(variant: Variant, in_channels: Sequence[int]) -> FeaturePyramid:
+    return FeaturePyramid(
+        in_channels,
+        variant.channels,
+        variant.neck_repeats,
+        kind=variant.neck,
+        max_level=variant.max_level,
+        weighted=variant.weighted_fusion,
+        activation=variant.activation,
+        separable=variant.separable,
+        bias=variant.conv_bias,
+        resampling=Resampling(DOWNSAMPLING[variant.downsampling], UPSAMPLING[variant.upsampling]),
     )
 
 

@@ -1,86 +1,56 @@
-"""The published EfficientDet models, one row each (google/automl ``hparams_config.py``)."""
+"""Every model by its name: google's, those of PyPI's ``effdet``, and zylo117's."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from effdet.models.effdet_variants import EFFDET_VARIANTS
+from effdet.models.google_variants import GOOGLE_VARIANTS as VARIANTS
+from effdet.models.variant import ROUNDED_RATIOS, Variant
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """Everything that tells one published model from another. The defaults are those of D0–D5."""
+__all__ = ["FAMILIES", "VARIANTS", "Variant", "get_variant", "list_variants"]
 
-    backbone: str  # timm architecture
-    image_size: tuple[int, int]  # published input (height, width); any other size works too
-    channels: int  # width of neck and heads
-    neck_repeats: int  # BiFPN layers
-    head_repeats: int  # convolutions in each head before the prediction
-    weighted_fusion: bool = True  # fast normalised fusion; False: plain sum
-    max_level: int = 7  # coarsest level of the pyramid; the finest is P3
-    anchor_scale: float = 4.0  # side of the smallest square anchor, in strides
-    activation: str = "silu"
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, of pixels in 0…255
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    stochastic_depth: float = 0.2  # drop rate of the last backbone block
-
-
-def _row(backbone: str, side: int, channels: int, neck_repeats: int, head_repeats: int) -> Variant:
-    return Variant(
-        backbone=backbone,
-        image_size=(side, side),
-        channels=channels,
-        neck_repeats=neck_repeats,
-        head_repeats=head_repeats,
+# zylo117's nine are google's with rounded anchors and a max-pool that pads with zeros; "d8" is google's D7x.
+_ZYLO_VARIANTS = {
+    f"efficientdet-d{n}": replace(
+        VARIANTS["d7x" if n == 8 else f"d{n}"],
+        family="zylo",
+        aspect_ratios=ROUNDED_RATIOS,
+        downsampling="max_zeros",
+        stochastic_depth=0.2,
     )
-
-
-def _lite_row(backbone: str, side: int, channels: int, neck_repeats: int, head_repeats: int, scale: float) -> Variant:
-    return replace(
-        _row(backbone, side, channels, neck_repeats, head_repeats),
-        weighted_fusion=False,
-        anchor_scale=scale,
-        activation="relu6",
-        mean=(127.0, 127.0, 127.0),
-        std=(128.0, 128.0, 128.0),
-    )
-
-
-# D6 and larger replace the learned fusion weights by a plain sum, "for stability".
-_D6 = replace(_row("tf_efficientnet_b6", 1280, 384, 8, 5), weighted_fusion=False)
-
-VARIANTS: dict[str, Variant] = {
-    #                             backbone, input, width, neck, head
-    "d0": replace(_row("tf_efficientnet_b0", 512, 64, 3, 3), stochastic_depth=0.0),  # switched off for B0
-    "d1": _row("tf_efficientnet_b1", 640, 88, 4, 3),
-    "d2": _row("tf_efficientnet_b2", 768, 112, 5, 3),
-    "d3": _row("tf_efficientnet_b3", 896, 160, 6, 4),
-    "d4": _row("tf_efficientnet_b4", 1024, 224, 7, 4),
-    "d5": _row("tf_efficientnet_b5", 1280, 288, 7, 4),
-    "d6": _D6,
-    "d7": replace(_D6, image_size=(1536, 1536), anchor_scale=5.0),
-    "d7x": replace(_D6, backbone="tf_efficientnet_b7", image_size=(1536, 1536), max_level=8),
-    "lite0": _lite_row("tf_efficientnet_lite0", 320, 64, 3, 3, scale=3.0),
-    "lite1": _lite_row("tf_efficientnet_lite1", 384, 88, 4, 3, scale=3.0),
-    "lite2": _lite_row("tf_efficientnet_lite2", 448, 112, 5, 3, scale=3.0),
-    "lite3": _lite_row("tf_efficientnet_lite3", 512, 160, 6, 4, scale=4.0),
-    "lite3x": _lite_row("tf_efficientnet_lite3", 640, 200, 6, 4, scale=3.0),
-    "lite4": _lite_row("tf_efficientnet_lite4", 640, 224, 7, 4, scale=4.0),
+    for n in range(9)
 }
 
+FAMILIES: dict[str, dict[str, Variant]] = {"google": VARIANTS, "effdet": EFFDET_VARIANTS, "zylo": _ZYLO_VARIANTS}
+_ALL = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 
-def list_variants() -> list[str]:
-    """Return the names that ``EfficientDet(name)`` takes."""
-    return list(VARIANTS)
+
+def list_variants(family: str = "google") -> list[str]:
+    """Return the names of a family's models, each of which ``EfficientDet(name)`` takes.
+
+    Args:
+        family: "google" for the published D0–D7x and Lite0–4, "effdet" for the 47 of the PyPI package, "zylo" for the
+            nine of zylo117.
+
+    Raises:
+        ValueError: If there is no such family.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got '{family}'")
+    return list(FAMILIES[family])
 
 
 def get_variant(name: str) -> Variant:
-    """Return the row of the table with this name.
+    """Return the row of the tables with this name.
 
     Raises:
         ValueError: If there is none; the message names the nearest.
     """
-    if name not in VARIANTS:
-        near = difflib.get_close_matches(name.lower(), VARIANTS, n=1, cutoff=0.3)
+    if name not in _ALL:
+        near = difflib.get_close_matches(name.lower(), _ALL, n=1, cutoff=0.3)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ValueError(f"unknown model '{name}'; {hint}known: {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+        others = " and ".join(f"list_variants('{family}')" for family in FAMILIES if family != "google")
+        raise ValueError(f"unknown model '{name}'; {hint}known: {', '.join(VARIANTS)}, and those of {others}")
+    return _ALL[name]

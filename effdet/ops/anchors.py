@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,21 +32,22 @@ def make_anchors(
     *,
     scale: float = 4.0,
     scales_per_octave: int = 3,
-    aspect_ratios: Sequence[float] = (1.0, 2.0, 0.5),
+    aspect_ratios: Sequence[float | tuple[float, float]] = (1.0, 2.0, 0.5),
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Return the anchors of every level, fine to coarse, as one list.
 
     The stride of a level is image side / feature side for each axis, a fraction where the image is not a multiple
     of it. The anchor at row i, column j is centred on pixel ((j + ½)·stride_x, (i + ½)·stride_y). With aspect ratio r
-    and base = ``scale`` · stride · 2^(octave / ``scales_per_octave``), it is base·√r wide and base/√r high.
+    and base = ``scale`` · stride · 2^(octave / ``scales_per_octave``), it is base·√r wide and base/√r high. A pair of
+    factors (1.4, 0.7) in place of r makes it 1.4·base wide and 0.7·base high.
 
     Args:
         image_size: Network input (height, width) in pixels; any size.
         feature_sizes: (height, width) in cells of each level, fine to coarse, as ``level_sizes`` returns them.
         scale: Side of a level's smallest square anchor in strides.
         scales_per_octave: Number of anchor sizes between one level and the next.
-        aspect_ratios: Width / height of each shape.
+        aspect_ratios: Width / height of each shape, or its (width, height) factors.
         device: Where the result lies.
 
     Returns:
@@ -57,12 +59,13 @@ def make_anchors(
     return torch.cat(levels).to(device=device, dtype=torch.float32)
 
 
-def _cell_shapes(scale: float, scales_per_octave: int, aspect_ratios: Sequence[float]) -> Tensor:
+def _cell_shapes(scale: float, scales_per_octave: int, aspect_ratios: Sequence[float | tuple[float, float]]) -> Tensor:
     """Return (A, 2) float64: width and height in strides of a cell's anchors, ordered by octave, aspect ratio."""
     octaves = torch.arange(scales_per_octave, dtype=torch.float64) / scales_per_octave
-    roots = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
+    pairs = [r if isinstance(r, tuple) else (math.sqrt(r), 1 / math.sqrt(r)) for r in aspect_ratios]
+    factors = torch.tensor(pairs, dtype=torch.float64)  # (shapes, 2)
     sides = scale * 2**octaves
-    return torch.stack([torch.outer(sides, roots), torch.outer(sides, 1 / roots)], dim=-1).flatten(0, 1)
+    return (sides[:, None, None] * factors).flatten(0, 1)
 
 
 def _level_anchors(image_size: tuple[int, int], feature_size: tuple[int, int], shapes: Tensor) -> Tensor:

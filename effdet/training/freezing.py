@@ -16,8 +16,8 @@ def freeze(network: Any, part: Freeze | str, *, bn_statistics: bool = False) -> 
     Pretrained BN statistics are better than those of a few images at a time, so a small batch may want to keep them.
 
     Args:
-        network: Has ``backbone`` (a timm EfficientNet with ``conv_stem``, ``bn1`` and ``blocks``) and ``neck``.
-        part: "none", "stem" (stem and first two stages of the backbone), "backbone" or "backbone+neck".
+        network: Has ``backbone``, ``neck`` and ``stem_modules()``, the first modules of the backbone up to stride 4.
+        part: "none", "stem" (those; of an EfficientNet the stem and two stages), "backbone" or "backbone+neck".
         bn_statistics: Keep those of the whole backbone; its weights still learn where they are not frozen.
     """
     modules = _frozen_modules(network, Freeze(part))
@@ -38,7 +38,6 @@ def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
 def _frozen_modules(network: Any, part: Freeze) -> list[nn.Module]:
     if part is Freeze.none:
         return []
-    backbone = network.backbone
     if part is Freeze.stem:
-        return [backbone.conv_stem, backbone.bn1, backbone.blocks[0], backbone.blocks[1]]
-    return [backbone] if part is Freeze.backbone else [backbone, network.neck]
+        return list(network.stem_modules())
+    return [network.backbone] if part is Freeze.backbone else [network.backbone, network.neck]

@@ -44,6 +44,17 @@ def test_every_anchor_starts_with_the_prior_as_its_score():
     torch.testing.assert_close(scores, torch.full_like(scores, 0.01))
 
 
+def test_full_convolutions_without_bias_still_predict_with_one():
+    head = make_head(separable=False, bias=False, prior=0.01)
+    assert {name: tuple(value.shape) for name, value in head.named_parameters() if "bns" not in name} == {
+        "convs.0.weight": (4, 4, 3, 3),
+        "convs.1.weight": (4, 4, 3, 3),
+        "predict.weight": (45, 4, 3, 3),
+        "predict.bias": (45,),
+    }
+    assert head.output_conv.bias.detach().unique().tolist() == pytest.approx([-4.59512], abs=1e-5)
+
+
 def test_without_a_prior_the_bias_is_zero():
     assert not make_head().predict.pointwise.bias.any()
     assert math.prod(make_head()([torch.randn(1, 4, 2, 2)] * 3).shape) == 3 * 4 * 9 * 5

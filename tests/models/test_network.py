@@ -50,11 +50,17 @@ def test_every_batch_norm_has_the_published_constants(network):
     assert constants == {(1e-3, 0.01)}
 
 
-def test_gradient_checkpointing_changes_neither_gradients_nor_bn_statistics(network):
+# One of each kind of inside: blocks, flat children with and without a pooled stem, features from inside a block.
+@pytest.mark.parametrize(
+    "name", ["lite0", "resdet50", "cspdarkdet53m", "cspresdext50pan", "mobiledetv3_large", "efficientdet_w0"]
+)
+def test_gradient_checkpointing_changes_neither_gradients_nor_bn_statistics(name):
+    torch.manual_seed(0)
+    network = Network(get_variant(name), 3, stochastic_depth=0.0).train()
     images = torch.randn(2, 3, 64, 64)
     results = []
     for enable in (False, True):
-        copied = copy.deepcopy(network).train()
+        copied = copy.deepcopy(network)
         copied.set_gradient_checkpointing(enable)
         predictions = copied(images)
         (predictions.class_logits.square().mean() + predictions.box_deltas.square().mean()).backward()

@@ -87,6 +87,11 @@ def test_octaves_and_aspect_ratios_are_choices():
     assert anchors.tolist() == [[0, 0, 8, 8], [-4, 2, 12, 6]]  # 8 × 8, then 16 × 4, round (4, 4)
 
 
+def test_a_ratio_may_be_given_as_a_pair_of_factors():
+    anchors = make_anchors((8, 8), [(1, 1)], scale=1.0, scales_per_octave=1, aspect_ratios=[(1.0, 1.0), (1.5, 0.5)])
+    assert anchors.tolist() == [[0, 0, 8, 8], [-2, 2, 10, 6]]  # 8 × 8, then 12 × 4, round (4, 4)
+
+
 def test_levels_may_have_any_feature_size():
     """Feature maps that round down give larger strides, not an error."""
     anchors = make_anchors((300, 450), [(37, 56)])

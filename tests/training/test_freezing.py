@@ -27,6 +27,9 @@ class Network(nn.Module):
     def forward(self, x):
         return self.class_head(self.neck(self.backbone(x)))
 
+    def stem_modules(self):
+        return [self.backbone.conv_stem, self.backbone.bn1, *self.backbone.blocks[:2]]
+
 
 PARTS = {
     "none": (),

@@ -3,7 +3,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from effdet.models.network import build_backbone
+from effdet.models.backbones import build_backbone
+from effdet.models.variants import get_variant
 from effdet.models.weights import imagenet
 from effdet.models.weights.imagenet import find_backbone_weights, load_backbone
 
@@ -46,7 +47,7 @@ def test_packaged_weights_recognise_what_is_on_real_photos(shared_data):
 
 
 def test_a_detector_backbone_takes_every_tensor_but_the_classifiers():
-    backbone = build_backbone(LITE0, 0.0)
+    backbone = build_backbone(get_variant("lite0"), 0.0)
     weights = find_backbone_weights("imagenet", LITE0)
     load_backbone(backbone, weights)
     for key, value in backbone.state_dict().items():
@@ -65,7 +66,7 @@ def test_files_with_timms_names_load_from_pth_and_safetensors(tmp_path):
 def test_weights_of_another_backbone_are_refused_with_a_list(tmp_path):
     weights = find_backbone_weights("imagenet", LITE0)
     with pytest.raises(ValueError, match=r"does not fit the backbone: \d+ tensors missing \(blocks"):
-        load_backbone(build_backbone("tf_efficientnet_lite2", 0.0), weights)
+        load_backbone(build_backbone(get_variant("lite2"), 0.0), weights)
 
 
 def test_a_missing_file_is_named():
