@@ -1,0 +1,86 @@
+"""Whether contenders computed the same: raw outputs, and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_IOU = 0.999
+LARGEST_SCORE_DIFFERENCE = 1e-3
+
+
+def same_outputs(files: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]]:
+    """Return for every contender the largest differences from the first one's scores and deltas."""
+    if not files:
+        return {}
+    reference = np.load(files[0][1])
+    found = {}
+    for name, file in files[1:]:
+        outputs = np.load(file)
+        found[name] = {
+            "score": float(np.abs(_sigmoid(outputs["logits"]) - _sigmoid(reference["logits"])).max()),
+            "delta": float(np.abs(outputs["deltas"] - reference["deltas"]).max()),
+        }
+    return found
+
+
+def agreement(reference: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return how far the detections of some images are the same as the reference's.
+
+    A detection of the reference is found again if one of the same label has IoU ≥ 0.999 with it and a score within
+    1e-3; each is used once.
+
+    Returns:
+        ``found``, the part of the reference's detections; ``surplus``, detections per image beyond the reference's
+        number; ``iou`` and ``score``: of the detection nearest to each of the reference's, the smallest IoU and the
+        largest difference of scores, over those with IoU above ½.
+    """
+    again, total, surplus = 0, 0, 0
+    ious: list[float] = [1.0]
+    differences: list[float] = [0.0]
+    for one, other in zip(reference, found, strict=True):
+        total += len(one["scores"])
+        surplus += len(other["scores"]) - len(one["scores"])
+        matches = _match(one, other)
+        ious += [iou for iou, _ in matches]
+        differences += [difference for _, difference in matches]
+        again += sum(iou >= LEAST_IOU and difference <= LARGEST_SCORE_DIFFERENCE for iou, difference in matches)
+    return {
+        "found": again / max(1, total),
+        "surplus": surplus / max(1, len(reference)),
+        "iou": min(ious),
+        "score": max(differences),
+    }
+
+
+def _match(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return IoU and difference of scores of the pairs of nearest detections, best score first."""
+    free = np.ones(len(other["scores"]), dtype=bool)
+    labels, scores = np.asarray(other["labels"]), np.asarray(other["scores"], dtype=float)
+    boxes = np.asarray(other["boxes"], dtype=float).reshape(-1, 4)
+    pairs = []
+    for box, label, score in zip(one["boxes"], one["labels"], one["scores"], strict=True):
+        candidates = np.flatnonzero(free & (labels == label))
+        if not len(candidates):
+            continue
+        ious = _iou(np.asarray(box, dtype=float), boxes[candidates])
+        differences = np.abs(scores[candidates] - score)
+        nearest = int(np.lexsort((differences, -ious.round(6)))[0])
+        if ious[nearest] > 0.5:
+            pairs.append((float(ious[nearest]), float(differences[nearest])))
+            free[candidates[nearest]] = False
+    return pairs
+
+
+def _iou(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    intersection = sides.clip(min=0).prod(axis=1)
+    areas = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return np.asarray(intersection / np.maximum(areas - intersection, 1e-9))
+
+
+def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-x)))

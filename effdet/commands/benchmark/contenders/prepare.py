@@ -1,0 +1,157 @@
+"""What all contenders of a measurement share: weights that behave as trained ones, photos, input batches.
+
+Random weights would mislead: activations that shrink from layer to layer end in denormal numbers, which take the
+processor a hundred times as long, and equal scores make post-processing harder or easier than it is. Therefore:
+
+- BN statistics are those of a batch of photos, so that every layer's output has mean 0 and variance 1 per channel.
+- The last convolution of the class head is scaled and shifted so that in a photo 5,000 (anchor, class) pairs score
+  above 0.001 and the best scores 0.9. That of the box head gives deltas of standard deviation 0.2.
+- The same numbers go to the peer, renamed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effdet.commands.benchmark.contenders.photos import draw_photos
+from effdet.images import letterbox, read_image
+from effdet.models.efficientdet import EfficientDet
+
+CALIBRATION_IMAGES = 8
+CANDIDATES = 5000  # (anchor, class) pairs of an image above LOWEST_SCORE
+LOWEST_SCORE, BEST_SCORE = 0.001, 0.9
+DELTA_DEVIATION = 0.2
+
+
+class Prepare:
+    """Writes weights, photos and the network's input to a folder; see the module.
+
+    Args:
+        folder: Where to.
+        variant: Name of the model; None: no weights.
+        num_classes: K.
+        image_size: Network input (height, width); None: the published one.
+        photo_size: (height, width) of drawn photos.
+        num_photos: How many are drawn.
+        batch: Images of the input batch.
+        photos: A folder of own photos, which take the place of drawn ones.
+        weights: A .safetensors file that takes the place of made weights.
+        peer: Whether the weights are written for the peer as well.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        variant: str | None,
+        num_classes: int,
+        image_size: list[int] | None,
+        photo_size: list[int],
+        num_photos: int,
+        batch: int,
+        photos: str | None,
+        weights: str | None,
+        peer: bool,
+    ) -> None:
+        self.folder = Path(folder)
+        if photos is None:
+            draw_photos(self.folder, num_photos, (photo_size[0], photo_size[1]), num_classes=num_classes)
+            files = sorted((self.folder / "train").iterdir())
+        else:
+            files = [path for path in sorted(Path(photos).iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
+            files = files[:num_photos]
+            if not files:
+                raise ValueError(f"--photos must be a folder with JPEG files, found none in {photos}")
+        self.facts: dict[str, Any] = {"photos": [str(file) for file in files]}
+        if variant is None:
+            return
+        model = _build(variant, num_classes, image_size, weights)
+        inputs = letterboxed(model, [files[index % len(files)] for index in range(max(batch, CALIBRATION_IMAGES))])
+        if weights is None:
+            calibrate(model, inputs[:CALIBRATION_IMAGES])
+        np.save(self.folder / "inputs.npy", inputs[:batch])
+        model.save_pretrained(self.folder / "weights.safetensors")
+        self.facts |= {
+            "variant": model.name,
+            "num_classes": model.num_classes,
+            "image_size": list(model.image_size),
+            "mean": model.mean.tolist(),
+            "std": model.std.tolist(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "macs": count_macs(model),
+        }
+        if peer:
+            _write_for_peer(model, self.folder / "peer.pt")
+
+
+def _build(variant: str, num_classes: int, image_size: list[int] | None, weights: str | None) -> EfficientDet:
+    size = (image_size[0], image_size[1]) if image_size else None
+    if weights is None:
+        torch.manual_seed(0)
+        return EfficientDet(variant, num_classes, image_size=size, stochastic_depth=0.0).eval()
+    model = EfficientDet.from_pretrained(weights)
+    model.image_size = size or model.image_size
+    return model.eval()
+
+
+def letterboxed(model: EfficientDet, files: list[Path]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return (B, H, W, 3) uint8 images in the network's input size."""
+    return np.stack([letterbox(read_image(file), model.image_size, model.fill)[0] for file in files])
+
+
+@torch.no_grad()
+def calibrate(model: EfficientDet, images: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """Give a model with random weights the statistics of a trained one; see the module."""
+    batch = normalised(model, images)
+    model.network.set_bn_momentum(1.0)
+    model.network.train()
+    model.network(batch)
+    model.network.eval()
+    predictions = model.network(batch)
+
+    logits = predictions.class_logits.flatten(1)  # (B, N·K)
+    candidates = min(CANDIDATES, logits.shape[1] // 2)
+    best = logits.max(dim=1).values.mean()
+    last = logits.topk(candidates, dim=1).values[:, -1].mean()
+    low, high = (math.log(score / (1 - score)) for score in (LOWEST_SCORE, BEST_SCORE))
+    factor = (high - low) / float(best - last)
+    _scale(model.network.class_head.predict.pointwise, factor, high - factor * float(best))
+    _scale(model.network.box_head.predict.pointwise, DELTA_DEVIATION / float(predictions.box_deltas.std()), 0.0)
+
+
+def _scale(convolution: Any, factor: float, shift: float) -> None:
+    convolution.weight.mul_(factor)
+    convolution.bias.mul_(factor).add_(shift)
+
+
+def normalised(model: EfficientDet, images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    """Return (B, H, W, 3) uint8 images as the network's input (B, 3, H, W), without a padding that stays 0."""
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return model.normalise(tensor, torch.tensor([images.shape[1:3]] * len(images)))
+
+
+def count_macs(model: EfficientDet) -> int:
+    """Return multiply-accumulates of the network for one image, convolutions only."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    images = torch.zeros(1, 3, *model.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.network(images)
+    return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
+
+
+def _write_for_peer(model: EfficientDet, path: Path) -> None:
+    from effdet.models.weights.effdet import to_effdet
+
+    state: Mapping[str, Tensor] = to_effdet(model.network.state_dict(), model.variant)
+    torch.save({name: tensor.contiguous() for name, tensor in state.items()}, path)
+
+
+TASKS = {"prepare": Prepare}

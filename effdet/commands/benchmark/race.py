@@ -1,0 +1,220 @@
+"""Measure contenders in turns: ours, peer, ours, peer, … so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+PAUSE = 0.05  # seconds between turns, in which the threads of the last contender go to sleep
+
+
+class ContenderError(RuntimeError):
+    """A contender could not do its task; the message is its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Who takes part, and how.
+
+    Attributes:
+        name: What tables call it.
+        module: A module of ``contenders``, or with ``python`` the file of one.
+        task: A key of its ``TASKS``.
+        settings: Arguments of the task.
+        python: Interpreter of another environment; None: this one.
+        environment: Variables of the process, beside our own.
+    """
+
+    name: str
+    module: str
+    task: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    python: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Contender:
+    """The process of an entry. Peers run isolated, with another working directory: they have our import name."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self._folder = tempfile.TemporaryDirectory()
+        serve = str(HERE / "contenders" / "serve.py")
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", **entry.environment}
+        if entry.python is None:
+            environment["PYTHONPATH"] = str(ROOT)
+            command = [sys.executable, serve, f"effdet.commands.benchmark.contenders.{entry.module}"]
+        else:
+            environment.pop("PYTHONPATH", None)
+            command = [entry.python, "-I", "-W", "ignore", serve, str(HERE / "contenders" / f"{entry.module}.py")]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=self._folder.name,
+            env=environment,
+            text=True,
+        )
+        self.peak_mb = 0.0
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._folder.cleanup()
+
+    def ask(self, do: str, **details: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        Raises:
+            ContenderError: If the contender fails, or its process ends.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise ContenderError(f"{self.entry.name}: its process ended without an answer; stderr has its last words")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ContenderError(f"{self.entry.name}: {answer['error']}")
+        self.peak_mb = answer["peak_mb"]
+        return answer
+
+    def start(self) -> dict[str, Any]:
+        """Make the task ready and return what the contender says about itself."""
+        facts: dict[str, Any] = self.ask("start", task=self.entry.task, settings=dict(self.entry.settings))["facts"]
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Median and spread of measured seconds."""
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+    smallest: float
+    largest: float
+    count: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return median, quartiles (of the lower and the upper half), extremes and number of values.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not values:
+        raise ValueError("a spread needs at least one value, got none")
+    ordered = sorted(values)
+    half = (len(ordered) + 1) // 2
+    return Spread(
+        median=median(ordered),
+        first_quartile=median(ordered[:half]),
+        third_quartile=median(ordered[-half:]),
+        smallest=ordered[0],
+        largest=ordered[-1],
+        count=len(ordered),
+    )
+
+
+@dataclass(kw_only=True)
+class Row:
+    """What came out for one entry."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)  # of every step after the warm-up
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    result: Any = None
+    peak_mb: float = 0.0
+    error: str | None = None
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a step."""
+        return spread(self.seconds).median
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            **asdict(self),
+            "spread": asdict(spread(self.seconds)) if self.seconds else None,
+            "parts": {name: asdict(spread(values)) for name, values in self.parts.items()},
+        }
+
+
+def race(entries: Sequence[Entry], *, rounds: int, warmup: int, steps: int = 1) -> list[Row]:
+    """Start every entry, warm it up, and let all do ``steps`` steps in turn, ``rounds`` times.
+
+    Who begins changes from round to round. An entry that fails keeps its error and takes no further part.
+    """
+    rows = [Row(name=entry.name) for entry in entries]
+    contenders = [Contender(entry) for entry in entries]
+    try:
+        running = [pair for pair in zip(contenders, rows, strict=True) if _ready(*pair, warmup)]
+        for turn in range(rounds):
+            for contender, row in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
+                if row.error is None:
+                    _measure(contender, row, steps)
+                    time.sleep(PAUSE)
+        for contender, row in running:
+            if row.error is None:
+                row.result = contender.ask("result")["result"]
+                row.peak_mb = contender.peak_mb
+    finally:
+        for contender in contenders:
+            contender.__exit__(None, None, None)
+    return rows
+
+
+def _ready(contender: Contender, row: Row, warmup: int) -> bool:
+    try:
+        row.facts = contender.start()
+        if warmup:
+            contender.ask("step", count=warmup)
+    except ContenderError as error:
+        row.error = str(error)
+        return False
+    return True
+
+
+def _measure(contender: Contender, row: Row, steps: int) -> None:
+    try:
+        answer = contender.ask("step", count=steps)
+    except ContenderError as error:
+        row.error = str(error)
+        return
+    row.seconds += answer["seconds"]
+    row.peak_mb = contender.peak_mb
+    for parts in answer["parts"]:
+        for name, seconds in parts.items():
+            row.parts.setdefault(name, []).append(seconds)

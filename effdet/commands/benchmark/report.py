@@ -1,0 +1,119 @@
+"""Cases as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+
+def print_case(case: dict[str, Any], file: TextIO) -> None:
+    """Print one case: a table of its contenders, then ratios, parts and what was compared."""
+    print(f"\n{case['title']}", file=file)
+    images = case.get("images_per_step", 1)
+    rows = [_cells(row, images) for row in case["rows"]]
+    _print_table([_heads(images, case), *rows], file)
+    for line in [*_ratios(case), *_parts(case, images), *_sameness(case), *_peak(case)]:
+        print(f"  {line}", file=file)
+    for row in case["rows"]:
+        if row["error"]:
+            print(f"  failed: {row['error']}", file=file)
+    file.flush()
+
+
+def failed(case: dict[str, Any]) -> bool:
+    """Whether a contender of a case failed."""
+    return any(row["error"] for row in case["rows"])
+
+
+def milliseconds(row: dict[str, Any], images: int = 1) -> float | None:
+    """Return the median milliseconds of an image, or None if there is no measurement."""
+    return 1e3 * row["spread"]["median"] / images if row["spread"] else None
+
+
+def _heads(images: int, case: dict[str, Any]) -> list[str]:
+    unit = "ms/image" if images > 1 or case["work"] == "loader" else "ms"
+    return ["contender", f"median {unit}", "quartiles", "images/s", "peak MB", "steps"]
+
+
+def _cells(row: dict[str, Any], images: int) -> list[str]:
+    if not row["spread"]:
+        return [row["name"], "-", "-", "-", "-", "0"]
+    scale, values = 1e3 / images, row["spread"]
+    return [
+        row["name"],
+        f"{values['median'] * scale:.1f}",
+        f"{values['first_quartile'] * scale:.1f}–{values['third_quartile'] * scale:.1f}",
+        f"{images / values['median']:.2f}",
+        f"{row['peak_mb']:.0f}",
+        str(values["count"]),
+    ]
+
+
+def _print_table(rows: Sequence[Sequence[str]], file: TextIO) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        first, *others = (
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  " + "  ".join([first, *others]).rstrip(), file=file)
+
+
+def _ratios(case: dict[str, Any]) -> list[str]:
+    """Return how much faster the best of ours is than each peer as it comes, and than its best."""
+    measured = [row for row in case["rows"] if row["spread"]]
+    ours = [row for row in measured if row["name"].startswith("ours")]
+    if not ours:
+        return []
+    best = min(ours, key=lambda row: row["spread"]["median"])
+    lines = []
+    peers: dict[str, list[dict[str, Any]]] = {}
+    for row in measured:
+        if row not in ours:
+            peers.setdefault(row["name"].partition(",")[0], []).append(row)
+    for rows in peers.values():
+        fastest = min(rows, key=lambda row: row["spread"]["median"])
+        first, least = (row["spread"]["median"] / best["spread"]["median"] for row in (rows[0], fastest))
+        lines.append(
+            f"{best['name']}: {first:.2f} × as fast as {rows[0]['name']}, {least:.2f} × as fast as {fastest['name']}"
+        )
+    if len(ours) > 1 and best is not ours[0]:
+        factor = ours[0]["spread"]["median"] / best["spread"]["median"]
+        lines.append(f"{best['name']}: {factor:.2f} × as fast as {ours[0]['name']}")
+    return lines
+
+
+def _parts(case: dict[str, Any], images: int) -> list[str]:
+    return [
+        f"{row['name']}: "
+        + ", ".join(f"{name} {1e3 * values['median'] / images:.1f} ms" for name, values in row["parts"].items())
+        for row in case["rows"]
+        if row["parts"]
+    ]
+
+
+def _sameness(case: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, values in case.get("same", {}).items():
+        if "found" in values:
+            lines.append(
+                f"{name}: {values['found']:.1%} of the detections of {case['rows'][0]['name']} with IoU ≥ 0.999 and "
+                f"score within 0.001; smallest IoU {values['iou']:.4f}, largest difference of scores "
+                f"{values['score']:.1e}, {values['surplus']:+.1f} detections an image"
+            )
+        else:
+            lines.append(
+                f"{name}: largest difference from {case['rows'][0]['name']}: {values['score']:.1e} in scores, "
+                f"{values['delta']:.1e} in deltas"
+            )
+    return lines
+
+
+def _peak(case: dict[str, Any]) -> list[str]:
+    lines = []
+    for peak in case.get("peaks", []):
+        lines.append(
+            f"dense convolutions in {peak['runtime']}: {peak['gflops']:.0f} GFLOP/s at most ({peak['shape']}); "
+            f"{peak['name']} runs at {peak['share']:.0%} of it"
+        )
+    return lines

@@ -1,0 +1,184 @@
+"""The works as races: who takes part in each, with which settings, and what is compared at the end."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from effdet.commands.benchmark.compare import agreement, same_outputs
+from effdet.commands.benchmark.race import Contender, Entry, race
+
+PHOTO_SIZES = {"predict": (1080, 1920), "network": (480, 640), "train": (480, 640), "loader": (480, 640)}
+PHOTOS = {"predict": 4, "network": 8, "train": 8, "loader": 64}
+BOXES_PER_IMAGE = 7
+
+
+def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the cases of a work, each with its rows."""
+    if args.work in ("network", "predict", "train"):
+        works = {"network": _network, "predict": _predict, "train": _train}
+        for variant in args.variant:
+            for batch in args.batch or [4 if args.work == "train" else 1]:
+                facts = prepare(args, folder, variant=variant, batch=batch)
+                yield works[args.work](args, folder, facts, batch)
+    else:
+        raise NotImplementedError(args.work)
+
+
+def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batch: int) -> dict[str, Any]:
+    """Let a process write weights, photos and inputs; return what it says about them."""
+    entry = Entry(
+        name="preparation",
+        module="prepare",
+        task="prepare",
+        settings={
+            "folder": str(folder),
+            "variant": variant,
+            "num_classes": args.classes,
+            "image_size": _image_size(args),
+            "photo_size": list(args.photo_size or PHOTO_SIZES[args.work]),
+            "num_photos": args.images or PHOTOS[args.work],
+            "batch": batch,
+            "photos": args.photos,
+            "weights": args.weights,
+            "peer": args.peer_python is not None and "effdet" in args.peer,
+        },
+        environment=_threads(args),
+    )
+    with Contender(entry) as contender:
+        return contender.start()
+
+
+def _image_size(args: argparse.Namespace) -> list[int] | None:
+    return None if args.size is None else [args.size[0], args.size[-1]]
+
+
+def _threads(args: argparse.Namespace) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(args.threads)}
+
+
+def _runtimes(args: argparse.Namespace) -> list[str]:
+    if args.runtime:
+        return list(args.runtime)
+    installed = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name) is not None]
+    return ["eager", *installed]
+
+
+def _case(args: argparse.Namespace, title: str, rows: list[Any], **more: Any) -> dict[str, Any]:
+    settings = {"repeats": args.repeats, "warmup": args.warmup, "threads": args.threads}
+    return {"work": args.work, "title": title, "settings": settings, "rows": [row.to_dict() for row in rows], **more}
+
+
+def _peers(
+    args: argparse.Namespace, task: str, facts: dict[str, Any], own: dict[str, Any], other: dict[str, Any]
+) -> list[Entry]:
+    """Return the entries of all peers; ``own`` are settings of effdet's tasks, ``other`` of torchvision's."""
+    entries = []
+    for peer in args.peer:
+        kind, _, name = peer.partition(":")
+        if kind == "effdet" and args.peer_python is None:
+            continue
+        for mode in args.peer_modes:
+            model = {key: facts[key] for key in ("variant", "num_classes", "image_size", "mean", "std")}
+            settings = {**model, **own} if kind == "effdet" else {"variant": name, **other}
+            if task == "network" and kind == "effdet":
+                settings["name"] = f"peer_{mode}"
+            entries.append(
+                Entry(
+                    name=f"{peer}, {mode}",
+                    module=f"peer_{kind}",
+                    task=task,
+                    settings={**settings, "mode": mode},
+                    python=args.peer_python,
+                    environment=_threads(args),
+                )
+            )
+    return entries
+
+
+def _network(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
+    entries = [
+        Entry(
+            name=f"ours, {runtime}",
+            module="ours_inference",
+            task="network",
+            settings={"folder": str(folder), "runtime": runtime, "batch": batch, "name": f"ours_{runtime}"},
+            environment=_threads(args),
+        )
+        for runtime in _runtimes(args)
+    ]
+    own = {"folder": str(folder), "batch": batch}
+    other = {"num_classes": facts["num_classes"], "photos": facts["photos"], "batch": batch}
+    rows = race(entries + _peers(args, "network", facts, own, other), **_race(args))
+    same = same_outputs([(row.name, row.result) for row in rows if row.result])
+    title = f"network of {facts['variant']} at {_by(facts)}, batch {batch}"
+    return _case(args, title, rows, images_per_step=batch, model=facts, same=same)
+
+
+def _predict(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
+    base = {"folder": str(folder), "photos": facts["photos"]}
+    entries = [
+        Entry(
+            name=f"ours, {runtime}",
+            module="ours_inference",
+            task="predict",
+            settings={**base, "runtime": runtime, "preset": "default", "parts": False},
+            environment=_threads(args),
+        )
+        for runtime in _runtimes(args)
+    ]
+    other = {"num_classes": facts["num_classes"], "photos": facts["photos"]}
+    rows = race(entries + _peers(args, "predict", facts, base, other), **_race(args))
+    same = {row.name: agreement(rows[0].result, row.result) for row in rows[1:] if row.result and rows[0].result}
+    for row in rows:
+        row.result = None
+    title = f"{facts['variant']} at {_by(facts)}, from a JPEG file to boxes"
+    return _case(args, title, rows, images_per_step=1, model=facts, same=same)
+
+
+def _train(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
+    boxes, labels = _targets(batch, facts["image_size"], facts["num_classes"])
+    base = {"folder": str(folder), "batch": batch, "boxes": boxes, "labels": labels}
+    entries = [
+        Entry(
+            name=f"ours, {precision}",
+            module="ours_training",
+            task="train",
+            settings={**base, "precision": precision},
+            environment=_threads(args),
+        )
+        for precision in args.precision
+    ]
+    names = ("num_classes", "photos", "image_size")
+    other = {**{name: facts[name] for name in names}, "batch": batch, "boxes": boxes, "labels": labels}
+    rows = race(entries + _peers(args, "train", facts, base, other), **_race(args))
+    title = f"training step of {facts['variant']} at {_by(facts)}, batch {batch}"
+    return _case(args, title, rows, images_per_step=batch, model=facts)
+
+
+def _targets(batch: int, image_size: list[int], num_classes: int) -> tuple[list[Any], list[Any]]:
+    """Return boxes xyxy and labels of every image, the same ones at every call."""
+    rng = random.Random(0)
+    height, width = image_size
+    boxes, labels = [], []
+    for _ in range(batch):
+        rows = []
+        for _ in range(BOXES_PER_IMAGE):
+            w, h = (side * 0.04 * 15 ** rng.random() for side in (width, height))
+            x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            rows.append([x, y, x + w, y + h])
+        boxes.append(rows)
+        labels.append([rng.randrange(num_classes) for _ in rows])
+    return boxes, labels
+
+
+def _race(args: argparse.Namespace) -> dict[str, int]:
+    return {"rounds": args.repeats, "warmup": args.warmup}
+
+
+def _by(facts: dict[str, Any]) -> str:
+    return "×".join(str(side) for side in facts["image_size"])
