@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effdet.images import iterate_images
+from effdet.models.inference import predict_iter, to_detections
 from effdet.models.network import Network, build_class_head
 from effdet.models.postprocess import PostprocessSettings, postprocess
 from effdet.models.preprocess import check_images, check_targets, letterbox_tensors, normalise
 from effdet.models.variants import get_variant
 from effdet.models.weights.fit import check_fit
+from effdet.models.weights.hub import upload_folder
 from effdet.models.weights.imagenet import find_backbone_weights, load_backbone
-from effdet.models.weights.native import load_native, save_native
+from effdet.models.weights.loading import Loaded, load
+from effdet.models.weights.native import is_folder, save_folder, save_native
 from effdet.ops.anchors import level_sizes, make_anchors
 from effdet.preprocessing import Letterbox, Preprocessing
 from effdet.structures import Batch, Detections, Predictions, Target, check_same_length
@@ -166,10 +168,7 @@ class EfficientDet(nn.Module):
             settings=self.settings,
             image_size=image_size,
         )
-        return [
-            Detections(boxes.cpu(), labels.cpu(), scores.cpu(), self.class_names, self.category_ids, (size[0], size[1]))
-            for (boxes, labels, scores), size in zip(results, batch.original_sizes.tolist(), strict=True)
-        ]
+        return to_detections(results, batch, self)
 
     def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
         """Detect objects in images of any kind.
@@ -195,29 +194,12 @@ class EfficientDet(nn.Module):
 
         Arguments as for ``predict``. Memory stays flat however many images or frames there are.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         was_training = self.training
         self.eval()
         try:
-            images = iterate_images(source)
-            while chunk := list(islice(images, batch_size)):
-                for (name, image), found in zip(chunk, self.detect(self._letterbox(chunk)), strict=True):
-                    yield replace(found.above(score_threshold), source=name), image
+            yield from predict_iter(self, source, score_threshold=score_threshold, batch_size=batch_size)
         finally:
             self.train(was_training)
-
-    def _letterbox(self, chunk: Sequence[tuple[str, np.ndarray]]) -> Batch:
-        letterbox = self.letterbox
-        boxed = [letterbox(image) for _, image in chunk]
-        return Batch(
-            images=torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in boxed]),
-            content_sizes=torch.tensor([content for _, content, _ in boxed]),
-            scales=torch.tensor([scale for _, _, scale in boxed], dtype=torch.float32),
-            original_sizes=torch.tensor([image.shape[:2] for _, image in chunk]),
-            image_ids=torch.arange(len(chunk)),
-            targets=[],
-        )
 
     # ------------------------------------------------------------------ parts that training uses
 
@@ -263,13 +245,49 @@ class EfficientDet(nn.Module):
     # ------------------------------------------------------------------ saving and loading
 
     def save_pretrained(self, path: str | Path, *, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write weights, class names, category ids, input size and settings to one ``.safetensors`` file.
+        """Write weights, class names, category ids, input size and settings to a file or a folder.
 
         Args:
-            path: The file; replaced atomically if it exists.
+            path: A ``.safetensors`` file; or a folder, which gets config.json, model.safetensors and, if it has none,
+                README.md, as timm and the hub have them. Files are replaced atomically.
             state: Weights to write instead of the model's own, such as their moving average.
+
+        Raises:
+            ValueError: If the name is that of another kind of file.
         """
-        description = {
+        write = save_folder if is_folder(path) else save_native
+        write(path, self.state_dict() if state is None else state, self._description())
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Upload EfficientDet",
+        token: str | None = None,
+    ) -> str:
+        """Upload the folder of ``save_pretrained`` to a repository of the Hugging Face hub, in one commit.
+
+        Args:
+            repository: ``OWNER/NAME``; made if there is none. A README that it has already is kept.
+            private: Whether a new repository is private. None: as the owner has set.
+            revision: Branch to commit to. None: the main one.
+            message: First line of the commit.
+            token: Of the hub. None: that of ``hf auth login``.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ConnectionError: If the hub cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            save_folder(folder, self.state_dict(), self._description(), source=f"hf-hub:{repository}")
+            return upload_folder(folder, repository, private=private, revision=revision, message=message, token=token)
+
+    def _description(self) -> dict[str, Any]:
+        return {
             "name": self.name,
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
@@ -281,7 +299,6 @@ class EfficientDet(nn.Module):
             "settings": asdict(self.settings),
             "preprocessing": asdict(self.preprocessing),
         }
-        save_native(path, self.state_dict() if state is None else state, description)
 
     @classmethod
     def from_pretrained(
@@ -291,40 +308,50 @@ class EfficientDet(nn.Module):
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
+        variant: str | None = None,
     ) -> EfficientDet:
-        """Return the model of a file written by ``save_pretrained`` or by training, in evaluation mode.
+        """Return the model of any weights, ours or another project's, in evaluation mode.
+
+        Whose they are shows in the names of the tensors. Published detectors get the pre- and post-processing that they
+        were published with (docs/presets.md), and those with 90 classes COCO's names and ids.
 
         Args:
-            source: The ``.safetensors`` file.
+            source: What ``save_pretrained`` or training wrote; a file of the projects effdet, zylo117 or google/automl;
+                a state dict by our names; a folder with config.json and model.safetensors; ``hf-hub:OWNER/NAME``; or
+                the name of a published file, such as "d0", which is downloaded once.
             num_classes: Replace the class head by a new one with this many classes, and keep the rest.
-            class_names: Names for the new classes.
-            category_ids: Category ids for the new classes.
+            class_names: Names for the classes.
+            category_ids: Category ids for the classes.
+            variant: Which model it is, for files whose tensors fit several, such as d6 and d7.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is not one of ours, or a tensor is missing, unknown or of another shape.
+            FileNotFoundError: If there is no such source, or it cannot be downloaded; the message says what to do.
+            ValueError: If it is damaged, holds no detector, or a tensor is missing, unknown or of another shape.
         """
-        state, description = load_native(source)
-        model = cls(
-            description["name"],
-            description["num_classes"],
-            image_size=tuple(description["image_size"]),
-            class_names=description["class_names"],
-            category_ids=description["category_ids"],
-            stochastic_depth=description["stochastic_depth"],
-            settings=PostprocessSettings(**description["settings"]),
-            preprocessing=Preprocessing(**description.get("preprocessing", {})),
-        )
-        model.mean.copy_(torch.tensor(description["mean"]))
-        model.std.copy_(torch.tensor(description["std"]))
-        check_fit(model.state_dict(), state, f"{source} does not fit {model.name}")
-        model.load_state_dict(state)
-        model.start = f"the detector in {source}"
+        found = load(source, variant=variant)
+        model = cls.from_loaded(found)
         if num_classes is not None and num_classes != model.num_classes:
             model.reset_classes(num_classes, class_names, category_ids)
             model.start += f", with a new class head for {num_classes} classes"
         elif class_names is not None or category_ids is not None:
-            model._set_classes(model.num_classes, class_names, category_ids)
+            names, ids = class_names or model.class_names, category_ids or model.category_ids
+            model._set_classes(model.num_classes, names, ids)
+        return model.eval()
+
+    @classmethod
+    def from_loaded(cls, found: Loaded) -> EfficientDet:
+        """Return the model of weights that have been read, in evaluation mode.
+
+        Raises:
+            ValueError: If a tensor is missing, unknown or of another shape.
+        """
+        model = cls(found.variant, found.num_classes, **found.options)
+        if found.mean is not None and found.std is not None:
+            model.mean.copy_(torch.tensor(found.mean))
+            model.std.copy_(torch.tensor(found.std))
+        check_fit(model.state_dict(), found.state, f"{found.where} does not fit {model.name}")
+        model.load_state_dict(found.state, strict=False)  # the counters of BN batches may be absent
+        model.start = f"the detector in {found.where}"
         return model.eval()
 
     def reset_classes(

@@ -96,11 +96,12 @@ class Predict:
     @torch.inference_mode()
     def _in_parts(self, photo: str) -> dict[str, float]:
         from effdet.images import read_image
+        from effdet.models.inference import make_batch
 
         clock = [time.perf_counter()]
         image = read_image(photo)
         clock.append(time.perf_counter())
-        batch = self.model._letterbox([(photo, image)])
+        batch = make_batch([(photo, image)], self.model.letterbox)
         images = self.model.normalise(batch.images, batch.content_sizes)
         clock.append(time.perf_counter())
         predictions = self.model.network(images)
