@@ -12,6 +12,8 @@ from torch import Tensor
 from effdet.models.network import Network
 from effdet.models.variants import get_variant
 
+_SHOWN = 6  # names of each kind in an error
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -34,29 +36,29 @@ def network_shapes(variant: str, num_classes: int) -> Mapping[str, torch.Size]:
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor], what: str) -> None:
     """Raise unless both have the same names and shapes; counters of BN batches may be absent.
 
     Args:
-        own: State dict of the module.
+        own: State dict of the module, or the shapes in it.
         given: State dict to be loaded.
         what: Says whose they are, as in "weights.pth does not fit the backbone".
 
     Raises:
         ValueError: If a tensor is missing, unknown, or of another shape; the message counts them and names the first.
     """
-    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in given if name not in own]
+    wanted = {name: value.shape if isinstance(value, Tensor) else value for name, value in own.items()}
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in given if name not in wanted]
     other_shape = [
-        f"{name} {tuple(given[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in given and own[name].shape != given[name].shape
+        f"{name} {tuple(given[name].shape)} for {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in given and shape != given[name].shape
     ]
     found = (("missing", missing), ("unknown", unknown), ("of another shape", other_shape))
     if any(names for _, names in found):
-        raise ValueError(f"{what}: {', '.join(_count(kind, names) for kind, names in found)}")
+        raise ValueError(f"{what}: {', '.join(_count(kind, names) for kind, names in found if names)}")
 
 
 def _count(kind: str, names: Sequence[str]) -> str:
-    shown = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
-    return f"{len(names)} tensors {kind}{shown}"
+    return f"{len(names)} tensors {kind} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"

@@ -22,5 +22,10 @@ def test_every_kind_of_misfit_is_counted_and_named():
 
 
 def test_a_long_list_is_cut():
-    with pytest.raises(ValueError, match=r"4 tensors unknown \(0, 1, 2, …\)"):
-        check_fit({}, {str(i): torch.zeros(1) for i in range(4)}, "x")
+    with pytest.raises(ValueError, match=r"^x: 8 tensors unknown \(0, 1, 2, 3, 4, 5, …\)$"):
+        check_fit({}, {str(i): torch.zeros(1) for i in range(8)}, "x")
+
+
+def test_shapes_alone_are_enough_to_compare():
+    with pytest.raises(ValueError, match=r"^x: 1 tensors of another shape \(a \(2,\) for \(3,\)\)$"):
+        check_fit({"a": torch.Size([3])}, {"a": torch.zeros(2)}, "x")

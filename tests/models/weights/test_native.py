@@ -2,13 +2,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from effdet.models.weights.native import load_native, save_native
+from effdet.models.weights.native import read_safetensors, save_native
 
 
 def test_weights_and_description_come_back(tmp_path):
     state = {"a": torch.randn(2, 3), "b": torch.tensor(7)}
     save_native(tmp_path / "new folder" / "x.safetensors", state, {"name": "d0", "ids": [1, 5]})
-    loaded, description = load_native(tmp_path / "new folder" / "x.safetensors")
+    loaded, description = read_safetensors(tmp_path / "new folder" / "x.safetensors")
     assert description == {"name": "d0", "ids": [1, 5]}
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
@@ -33,7 +33,16 @@ def test_only_safetensors_are_written(tmp_path):
         save_native(tmp_path / "x.pt", {}, {})
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
-    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="was not written by save_pretrained"):
-        load_native(tmp_path / "x.safetensors")
+def test_a_foreign_safetensors_file_has_no_description(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors")
+    state, description = read_safetensors(tmp_path / "x.safetensors")
+    assert (state, description) == ({"a": torch.ones(1)}, None)
+
+
+@pytest.mark.parametrize("length", [4, 60, -3])
+def test_a_truncated_file_is_said_to_be_damaged(tmp_path, length):
+    path = tmp_path / "x.safetensors"
+    save_native(path, {"a": torch.zeros(100)}, {})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"x\.safetensors is not a readable .* it is damaged or incomplete"):
+        read_safetensors(path)
