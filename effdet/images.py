@@ -130,11 +130,14 @@ def letterbox(
     return pad(resized, image_size, fill), content, float(scale)
 
 
-def pad(image: Array, image_size: tuple[int, int], fill: tuple[int, int, int]) -> Array:
-    """Return a (H, W, 3) uint8 array of ``image_size`` with the image top-left and ``fill`` at its right and bottom."""
+def pad(image: Array, image_size: tuple[int, int], fill: tuple[int, int, int], *, out: Array | None = None) -> Array:
+    """Return a (H, W, 3) uint8 array of ``image_size`` with the image top-left and ``fill`` at its right and bottom.
+
+    It is written to ``out``, a contiguous array of this shape, if there is one.
+    """
     height, width = image.shape[:2]
     bottom, right = image_size[0] - height, image_size[1] - width
-    padded: Array = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill)
+    padded: Array = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, dst=out, value=fill)
     return padded
 
 
@@ -249,10 +252,10 @@ def _decode_jpeg(data: NDArray[np.uint8]) -> Array | None:
     Some versions of OpenCV fill the missing part of a truncated file with gray: check the end marker before.
     """
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image: Array | None = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:  # more pixels than OpenCV allows
         return None
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image
 
 
 def _jpeg_orientation(data: NDArray[np.uint8]) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from effdet.config import AugmentConfig, ConfigError
 from effdet.data.coco import CocoDataset
@@ -194,7 +194,7 @@ class _EvalOrder(Sampler[list[int]]):
             yield list(self.indices[first : first + self.batch_size])
 
 
-class _TrainItems(Dataset[_Item]):
+class _TrainItems:
     def __init__(
         self,
         dataset: CocoDataset,
@@ -211,7 +211,13 @@ class _TrainItems(Dataset[_Item]):
         self.mixup = augment.mixup
         self.transform = build_train_transform(augment, image_size, fill)
 
-    def __getitem__(self, place: _Place) -> _Item:
+    def batch(self, places: Sequence[_Place]) -> tuple[Tensor, list[_Item]]:
+        """Return the images, (B, H, W, 3) uint8, and all that belongs to them."""
+        images = _new_images(len(places), self.image_size)
+        return images, [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
+
+    def _make(self, place: _Place, out: Array) -> _Item:
+        """Augment one image into ``out``."""
         rng = np.random.default_rng([self.seed, place.epoch, place.position])
         unreadable: list[str] = []
         index, sample = self._read(place.image_index, unreadable)
@@ -224,7 +230,7 @@ class _TrainItems(Dataset[_Item]):
         if use_mixup and not place.plain:
             sample = mixup(sample, self._read(int(rng.integers(len(self.dataset))), unreadable)[1], rng)
 
-        augmented = self.transform(*sample, seed=int(rng.integers(2**63)))
+        augmented = self.transform(*sample, seed=int(rng.integers(2**63)), out=out)
         return _Item(augmented, original_size, int(self.dataset.image_ids[index]), tuple(unreadable))
 
     def _read(self, index: int, unreadable: list[str]) -> tuple[int, Sample]:
@@ -238,12 +244,17 @@ class _TrainItems(Dataset[_Item]):
         raise ImageError(f"{unreadable[-1]}: cannot be read, and neither can the images that could take its place")
 
 
-class _EvalItems(Dataset[_Item]):
+class _EvalItems:
     def __init__(self, dataset: CocoDataset, letterbox: Letterbox) -> None:
         self.dataset = dataset
         self.letterbox = letterbox
 
-    def __getitem__(self, index: int) -> _Item:
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, list[_Item]]:
+        """Return the images, (B, H, W, 3), and all that belongs to them."""
+        items = [self._make(index) for index in indices]
+        return torch.from_numpy(np.stack([item.sample.image for item in items])), items
+
+    def _make(self, index: int) -> _Item:
         image = self.dataset.read(index)
         boxes, labels, is_crowd = self.dataset.annotations(index)
         padded, content_size, scale = self.letterbox(image)
@@ -259,10 +270,9 @@ class _Items(Dataset[_Packed]):
 
     def __getitem__(self, batch: Sequence[Any]) -> _Packed:
         try:
-            items = [self.items[place] for place in batch]
+            images, items = self.items.batch(batch)
         except (ConfigError, ImageError, OSError) as error:
             return _Packed(torch.empty(0), (), error)
-        images = torch.from_numpy(np.stack([item.sample.image for item in items]))
         nothing = np.empty((0, 0, 3), dtype=np.uint8)
         return _Packed(images, tuple(item._replace(sample=item.sample._replace(image=nothing)) for item in items))
 
@@ -281,6 +291,18 @@ def _build_loader(
         persistent_workers=persistent,
         generator=torch.Generator(),  # else every epoch would draw from the run's own random numbers
     )
+
+
+def _new_images(count: int, image_size: tuple[int, int]) -> Tensor:
+    """Return room for images, (count, H, W, 3) uint8; in a loader process, in memory that the main one shares.
+
+    Filling that in place saves two copies of every batch: from the images to the batch, and from there to the memory.
+    """
+    shape = (count, *image_size, 3)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _keep(packed: Any) -> Any:

@@ -108,7 +108,9 @@ class TrainTransform:
     safe_crop: float = 0.0
     content_transforms: AlbumentationsAdapter | None = None
 
-    def __call__(self, image: Array, boxes: Array, labels: Array, is_crowd: Array, seed: int) -> Augmented:
+    def __call__(
+        self, image: Array, boxes: Array, labels: Array, is_crowd: Array, seed: int, *, out: Array | None = None
+    ) -> Augmented:
         """Augment one image; the result is a pure function of the arguments.
 
         Args:
@@ -117,6 +119,7 @@ class TrainTransform:
             labels: (M,) int64.
             is_crowd: (M,) bool.
             seed: Any integer in [0, 2⁶⁴).
+            out: Contiguous (H, W, 3) uint8 of ``image_size``, a place in a batch say, that the image is written to.
         """
         rng = np.random.default_rng(seed)
         sample = Sample(image, boxes, labels, is_crowd)
@@ -132,7 +135,7 @@ class TrainTransform:
         if self.content_transforms is not None:
             sample = self.content_transforms(sample, int(rng.integers(2**32)))
 
-        sample, content_size, shrink = _fit(sample, self.image_size, self.fill)
+        sample, content_size, shrink = _fit(sample, self.image_size, self.fill, out)
         return Augmented(*sample, content_size, scale * shrink)
 
 
@@ -202,13 +205,15 @@ def flip(sample: Sample, *, horizontal: bool, vertical: bool) -> Sample:
 
 
 def _fit(
-    sample: Sample, image_size: tuple[int, int], fill: tuple[int, int, int]
+    sample: Sample, image_size: tuple[int, int], fill: tuple[int, int, int], out: Array | None
 ) -> tuple[Sample, tuple[int, int], float]:
     """Pad to the network input, after shrinking if a transform of the config (a rotation, say) made it too large."""
     height, width = sample.image.shape[:2]
     if height <= image_size[0] and width <= image_size[1]:
-        return sample._replace(image=pad(sample.image, image_size, fill)), (height, width), 1.0
+        return sample._replace(image=pad(sample.image, image_size, fill, out=out)), (height, width), 1.0
     image, content_size, scale = letterbox(sample.image, image_size, fill)
+    if out is not None:
+        out[:] = image
     factors = np.array([content_size[1] / width, content_size[0] / height] * 2, dtype=np.float32)
     return sample._replace(image=image, boxes=sample.boxes * factors), content_size, scale
 

@@ -119,6 +119,12 @@ def test_batches_do_not_depend_on_the_number_of_workers(dataset: CocoDataset, wo
     assert_same(eval_loader(dataset), eval_loader(dataset, workers=workers))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_a_loader_process_lie_in_shared_memory(dataset: CocoDataset, workers: int) -> None:
+    batch = next(iter(train_loader(dataset, workers=workers).epoch(0)))
+    assert batch.images.is_shared() == bool(workers)
+
+
 def test_same_seed_repeats_and_another_seed_and_epoch_differ(dataset: CocoDataset) -> None:
     assert_same(train_loader(dataset).epoch(3), train_loader(dataset).epoch(3))
     runs = [

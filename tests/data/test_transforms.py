@@ -209,6 +209,17 @@ def test_result_is_a_function_of_the_seed_alone() -> None:
     assert len({result.image.tobytes() for result in results}) == 6
 
 
+@pytest.mark.parametrize("transforms", [[], [{"name": "PadIfNeeded", "min_height": 200, "min_width": 200, "p": 1.0}]])
+def test_image_is_written_where_the_caller_wants_it(transforms: list[dict[str, Any]]) -> None:
+    transform = build_train_transform(AugmentConfig(transforms=transforms), (128, 128), FILL)
+    room = np.zeros((2, 128, 128, 3), dtype=np.uint8)
+    for seed in range(8):  # with and without a flip, smaller and larger than the network input
+        expected = transform(*picture(), seed)
+        transform(*picture(), seed, out=room[1])
+        np.testing.assert_array_equal(room[1], expected.image)
+    assert not room[0].any()
+
+
 def test_transform_does_not_touch_its_input() -> None:
     sample = picture()
     before = [array.copy() for array in sample]

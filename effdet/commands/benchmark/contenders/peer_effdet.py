@@ -231,7 +231,8 @@ class Load:
     ) -> None:
         anchors, data = importlib.import_module("effdet.anchors"), importlib.import_module("effdet.data")
         torch.manual_seed(0)
-        parser = data.create_parser("coco", ann_filename=annotations)
+        settings = importlib.import_module("effdet.data.parsers.parser_config").CocoParserCfg(ann_filename=annotations)
+        parser = data.create_parser("coco", cfg=settings)
         dataset = data.DetectionDatset(data_dir=Path(images), parser=parser)
         dataset.transform = data.transforms.transforms_coco_train(tuple(image_size), use_prefetcher=True)
         label = None
