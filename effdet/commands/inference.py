@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from effdet.models.efficientdet import EfficientDet
 
+PRESETS = ("default", "google", "effdet", "zylo")
 SETTINGS = ("nms", "iou_threshold", "sigma", "score_threshold", "max_candidates", "max_detections")
 
 
@@ -20,6 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model", "What is not given here is as the weights were saved.")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
+    group.add_argument("--preset", choices=PRESETS, help="whose resizing and post-processing: see docs/presets.md")
     group.add_argument("--nms", choices=("hard", "soft"), help="drop overlapping boxes, or decay their scores")
     group.add_argument("--iou-threshold", type=float, metavar="IOU", help="overlap at which hard NMS drops a box")
     group.add_argument("--sigma", type=float, help="width of the decay of soft NMS")
@@ -35,9 +37,14 @@ def load_model(args: argparse.Namespace) -> EfficientDet:
         ValueError: If it holds no model, or an option has a value that cannot be.
     """
     from effdet.models.efficientdet import EfficientDet
+    from effdet.models.postprocess import PostprocessSettings
+    from effdet.preprocessing import Preprocessing
 
     device = choose_device(args.device)
     model = EfficientDet.from_pretrained(args.weights)
+    if args.preset is not None:
+        model.settings = PostprocessSettings.preset(args.preset)
+        model.preprocessing = Preprocessing.preset(args.preset)
     given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     model.settings = replace(model.settings, **given)
     if args.image_size is not None:

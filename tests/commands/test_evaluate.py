@@ -5,15 +5,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from effdet.commands import main
-from effdet.commands.evaluate import print_metrics
+from effdet.commands.evaluate import parser, print_metrics
+from effdet.commands.inference import PRESETS, load_model
 from effdet.data.coco import find_coco
 from effdet.evaluation.coco import evaluate_coco
 from effdet.models.efficientdet import EfficientDet
+from effdet.models.postprocess import PostprocessSettings
+from effdet.preprocessing import Preprocessing
 from effdet.structures import Detections
 
 AP = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
@@ -111,6 +115,13 @@ def test_a_perfect_model_scores_one_at_every_input_size(demo_root, weights, seer
     captured = capsys.readouterr()
     assert read_numbers(captured.out)[:3] == [1, 1, 1]
     assert f"at {size[0]}×{size[-1]} on cpu" in captured.err
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_sets_both_ends_and_options_come_on_top(weights, preset):
+    model = load_model(parser().parse_args(["--weights", str(weights), "--preset", preset, "--max-detections", "7"]))
+    assert model.preprocessing == Preprocessing.preset(preset)
+    assert model.settings == replace(PostprocessSettings.preset(preset), max_detections=7)
 
 
 def test_the_saved_results_score_the_same(demo_root, weights, tmp_path, capsys):

@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from effdet import Detections, EfficientDet
 from effdet.models.postprocess import PostprocessSettings
+from effdet.models.weights.native import read_safetensors, save_native
+from effdet.preprocessing import PRESETS, Preprocessing
 
 
 def make_model(**changes) -> EfficientDet:
@@ -148,17 +151,44 @@ def test_predict_names_a_missing_file(model):
         model.predict("nowhere.jpg", batch_size=0)
 
 
-def test_a_saved_model_comes_back_whole(model, tmp_path):
+def test_a_saved_model_comes_back_whole(tmp_path):
+    model = make_model().eval()
     model.settings = PostprocessSettings(nms="hard", max_detections=7)
+    model.preprocessing = Preprocessing.preset("effdet-advprop")
     model.save_pretrained(tmp_path / "model.safetensors")
     loaded = EfficientDet.from_pretrained(tmp_path / "model.safetensors")
     assert not loaded.training
-    for name in ("name", "num_classes", "class_names", "category_ids", "image_size", "stochastic_depth", "settings"):
+    for name in ("name", "num_classes", "class_names", "category_ids", "image_size", "stochastic_depth"):
         assert getattr(loaded, name) == getattr(model, name)
+    assert (loaded.settings, loaded.preprocessing) == (model.settings, model.preprocessing)
     image = [torch.rand(3, 100, 70)]
     with torch.no_grad():
         for key, value in model(image)[0].items():
             assert torch.equal(loaded(image)[0][key], value)
+
+
+def test_a_file_that_names_no_preprocessing_has_the_default(tmp_path):
+    make_model().save_pretrained(tmp_path / "model.safetensors")
+    state, description = read_safetensors(tmp_path / "model.safetensors")
+    del description["preprocessing"]
+    description["settings"] |= {"clip": True}  # as version 0.1 wrote it
+    save_native(tmp_path / "old.safetensors", state, description)
+    loaded = EfficientDet.from_pretrained(tmp_path / "old.safetensors")
+    assert (loaded.settings, loaded.preprocessing) == (PostprocessSettings(), Preprocessing())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_reaches_the_network_by_file_and_by_tensor(preset):
+    """The network sees the same input either way, up to the whole levels that files keep."""
+    model = make_model().eval()
+    model.preprocessing = Preprocessing.preset(preset)
+    seen = []
+    image = np.random.default_rng(0).integers(0, 256, (90, 61, 3), dtype=np.uint8)
+    with torch.no_grad(), model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        model.predict(image)
+        model([torch.from_numpy(image).permute(2, 0, 1) / 255])
+    by_file, by_tensor = (inputs.float() * model.std.view(3, 1, 1) for inputs in seen)
+    assert (by_file - by_tensor).abs().max() < 1.02
 
 
 def test_channels_last_weights_can_be_saved(tmp_path):

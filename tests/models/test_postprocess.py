@@ -1,10 +1,12 @@
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 import torchvision
 
-from effdet.models.postprocess import PostprocessSettings, postprocess
+from effdet.models.postprocess import PRESETS, PostprocessSettings, postprocess
 from effdet.ops.anchors import level_sizes, make_anchors
 from effdet.ops.boxes import decode, encode
 from effdet.structures import Predictions
@@ -133,6 +135,105 @@ def test_boxes_meet_in_nms_before_they_are_clipped():
     torch.testing.assert_close(boxes, torch.tensor([[10.0, 0.0, 50.0, 20.0]]).repeat(2, 1))
 
 
+SIDE_BY_SIDE = [[10.0, -40.0, 50.0, 20.0], [10.0, 0.0, 50.0, 20.0]], [[0.9, 0, 0, 0], [0.8, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("clip", "left"), [("after", 2), ("none", 2), ("before", 1), ("network", 1)])
+def test_boxes_clipped_before_nms_meet_inside_the_image(clip, left):
+    [(boxes, _, _)] = run(predictions_of(*SIDE_BY_SIDE), nms="hard", clip=clip)
+    assert len(boxes) == left
+
+
+def test_clipping_to_the_network_input_stops_at_its_last_pixel():
+    predictions = predictions_of([[-9.0, -9.0, 140.0, 150.0]], [[0.9, 0, 0, 0]])
+    [(boxes, _, _)] = run(predictions, clip="network", scale=0.5, size=(10, 10))
+    assert boxes.tolist() == [[0, 0, 254, 254]]
+    with pytest.raises(ValueError, match=r"image_size must be given when settings\.clip is 'network'"):
+        postprocess(
+            predictions,
+            ANCHORS,
+            scales=torch.ones(1),
+            original_sizes=torch.tensor([[128, 128]]),
+            settings=PostprocessSettings(clip="network"),
+        )
+
+
+def test_boxes_outside_the_image_stay_on_request():
+    predictions = predictions_of([[130.0, 10.0, 150.0, 30.0]], [[0.9, 0, 0, 0]])
+    assert [len(run(predictions, clip=clip)[0][0]) for clip in ("before", "after")] == [0, 0]
+    for clip in ("before", "after"):
+        [(boxes, _, _)] = run(predictions, clip=clip, drop_empty=False)
+        assert boxes.tolist() == [[128, 10, 128, 30]]
+
+
+def test_the_best_class_of_an_anchor_may_be_its_only_candidate():
+    predictions = predictions_of(
+        [[10.0, 20.0, 30.0, 60.0], [70.0, 20.0, 90.0, 60.0]], [[0.9, 0.0, 0.6, 0.0], [0.2, 0.3, 0.1, 0.7]]
+    )
+    [(boxes, labels, scores)] = run(predictions, best_class_only=True)
+    assert labels.tolist() == [0, 3]
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.7]))
+    torch.testing.assert_close(boxes, torch.tensor([[10.0, 20.0, 30.0, 60.0], [70.0, 20.0, 90.0, 60.0]]))
+
+
+def test_the_google_preset_is_the_published_evaluation_written_as_a_loop():
+    """Joint top 5000, Gaussian decay class by class with up to 100 picks each, then the best 100, not clipped."""
+    predictions = random_predictions(1, num_classes=10)
+    [(boxes, labels, scores)] = run(predictions, scale=0.5, **asdict(PostprocessSettings.preset("google")))
+
+    flat = predictions.class_logits[0].double().flatten().sigmoid()
+    best = flat.argsort(descending=True)[:5000]
+    all_boxes = decode(predictions.box_deltas[0], ANCHORS).double()
+    found = []
+    for label in range(10):
+        members = best[best % 10 == label]
+        left, theirs = flat[members].clone(), all_boxes[members // 10]
+        for _ in range(100):
+            top = int(left.argmax())
+            if left[top] < 0.001:
+                break
+            found.append((float(left[top]), label, theirs[top] / 0.5))
+            left *= torch.exp(-(torchvision.ops.box_iou(theirs[top : top + 1], theirs)[0] ** 2) / 0.5)
+            left[top] = -1
+    found = sorted(found, key=lambda row: -row[0])[:100]
+
+    assert labels.tolist() == [label for _, label, _ in found]
+    torch.testing.assert_close(scores, torch.tensor([score for score, _, _ in found]), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(boxes, torch.stack([box for _, _, box in found]).float(), rtol=1e-5, atol=1e-3)
+    assert (boxes < 0).any()
+
+
+def test_the_effdet_preset_is_torchvisions_nms_of_clipped_boxes_without_a_score_floor():
+    predictions = random_predictions(1)
+    predictions = Predictions(predictions.class_logits - 20, predictions.box_deltas)  # all far below 0.001
+    [(boxes, labels, scores)] = run(
+        predictions, scale=0.5, size=(200, 240), **asdict(PostprocessSettings.preset("effdet"))
+    )
+    all_scores, order = predictions.class_logits[0].sigmoid().flatten().sort(descending=True)
+    order, all_scores = order[:5000], all_scores[:5000]
+    all_boxes = decode(predictions.box_deltas[0], ANCHORS)[order // K]
+    all_boxes = torchvision.ops.clip_boxes_to_image(all_boxes, (100, 120))
+    keep = torchvision.ops.batched_nms(all_boxes, all_scores, order % K, 0.5)[:100]
+    torch.testing.assert_close(boxes, all_boxes[keep] / 0.5)
+    assert labels.tolist() == (order[keep] % K).tolist()
+    torch.testing.assert_close(scores, all_scores[keep])
+    assert len(scores) == 100
+
+
+def test_presets_are_settings_that_files_can_hold():
+    for name, settings in PRESETS.items():
+        assert PostprocessSettings.preset(name) == PostprocessSettings(**json.loads(json.dumps(asdict(settings))))
+    assert PostprocessSettings.preset("default") == PostprocessSettings()
+    with pytest.raises(ValueError, match="preset must be one of default, google, effdet, zylo, got 'torch'"):
+        PostprocessSettings.preset("torch")
+
+
+def test_files_of_version_0_1_hold_a_boolean_for_clipping():
+    old = {"nms": "hard", "clip": True, "class_agnostic": False}
+    assert PostprocessSettings(**old).clip == "after"
+    assert PostprocessSettings(**old | {"clip": False}).clip == "none"
+
+
 @pytest.mark.parametrize("nms", ["hard", "soft"])
 def test_a_batch_equals_its_images_one_by_one(nms):
     predictions = random_predictions(3)
@@ -227,6 +328,7 @@ def test_wild_deltas_give_finite_boxes(nms):
         ({"sigma": 0.0}, "sigma must be positive, got 0.0"),
         ({"score_threshold": -0.1}, r"score_threshold must lie in \[0, 1\], got -0.1"),
         ({"max_candidates": 0}, "max_candidates must be 1 or more, got 0"),
+        ({"clip": "never"}, "clip must be one of after, before, network, none, got never"),
         ({"max_detections": 0}, "max_detections must be 1 or more, got 0"),
     ],
 )
