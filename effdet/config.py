@@ -72,7 +72,7 @@ class ModelConfig:
 
     name: str = "d0"  # a variant of effdet.list_variants()
     num_classes: int | None = None  # null: as many as the data has
-    weights: str | None = None  # a whole detector to start from: a .safetensors file
+    weights: str | None = None  # a whole detector to start from: any file of one, a published name, hf-hub:OWNER/NAME
     backbone_weights: str | None = None  # "imagenet", a timm tag, or a file; null: random
     stochastic_depth: float | None = None  # drop rate of the last backbone block; null: the variant's
 

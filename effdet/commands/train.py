@@ -16,10 +16,12 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
+from effdet.commands.first_weights import build_model
 from effdet.commands.runs import NEWEST, find_run, new_run_folder, resolve
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ def _train(config: Config, world: World, resumed: Path | None) -> None:
         _prepare_torch(config, world)
         train, val = world.broadcast(_read_data(config) if world.is_main else None)  # type: ignore[misc]
         config = resolve(config, train)
-        model = _build_model(config, train, resumed).to(world.device)
+        model = build_model(config, train, resumed=resumed is not None).to(world.device)
+        config = replace(config, model=replace(config.model, name=model.name))  # the name of its weights, to resume
         trainer = _build_trainer(config, model, train, val, world=world, resumed=resumed)
         if resumed is not None:
             trainer.load_state_dict(load_checkpoint(resumed / "last.ckpt"))
@@ -160,42 +163,6 @@ def _readable(drop: Callable[[CocoDataset], tuple[CocoDataset, list[str]]], data
     for name in names:
         logger.warning("left out: %s", name)
     return kept
-
-
-def _build_model(config: Config, data: CocoDataset, resumed: Path | None) -> EfficientDet:
-    """Return the model with its first weights; a resumed run brings its own."""
-    from effdet.config import ConfigError
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.postprocess import PostprocessSettings
-    from effdet.training.checkpoint import load_tensors, tensors_of
-
-    wanted, options = config.model, config.eval
-    if wanted.weights and wanted.backbone_weights:
-        raise ConfigError("model.weights is a whole detector: leave out model.backbone_weights, or model.weights")
-    model = EfficientDet(
-        wanted.name,
-        data.num_classes,
-        backbone_weights=None if resumed else wanted.backbone_weights,
-        image_size=config.data.image_size,
-        class_names=data.class_names,
-        category_ids=data.category_ids,
-        stochastic_depth=wanted.stochastic_depth,
-        settings=PostprocessSettings(
-            nms=options.nms.value,
-            iou_threshold=options.iou_threshold,
-            sigma=options.sigma,
-            score_threshold=options.score_threshold,
-            max_candidates=options.max_candidates,
-            max_detections=options.max_detections,
-        ),
-    )
-    if wanted.weights and not resumed:
-        first = EfficientDet.from_pretrained(wanted.weights, num_classes=data.num_classes)
-        if first.name != wanted.name:
-            raise ConfigError(f"model.name is {wanted.name}, but model.weights holds {first.name}; make them agree")
-        load_tensors(model, tensors_of(first))
-        model.start = first.start
-    return model
 
 
 def _build_criterion(config: Config) -> Any:

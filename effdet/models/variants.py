@@ -23,8 +23,13 @@ _ZYLO_VARIANTS = {
     for n in range(9)
 }
 
+# AdvProp's checkpoints are of the same networks, with pixels scaled to -1 … 1.
+_ADVPROP_VARIANTS = {
+    f"d{n}_ap": replace(VARIANTS[f"d{n}"], mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)) for n in range(6)
+}
+
 FAMILIES: dict[str, dict[str, Variant]] = {"google": VARIANTS, "effdet": EFFDET_VARIANTS, "zylo": _ZYLO_VARIANTS}
-_ALL = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
+_ALL = _ADVPROP_VARIANTS | {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 
 
 def list_variants(family: str = "google") -> list[str]:

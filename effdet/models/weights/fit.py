@@ -36,6 +36,11 @@ def network_shapes(variant: str, num_classes: int) -> Mapping[str, torch.Size]:
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
+def have_same_network(variant: str, other: str) -> bool:
+    """Return whether the networks of two variants have the same tensors, so that weights of one fit the other."""
+    return variant == other or dict(network_shapes(variant, 1)) == dict(network_shapes(other, 1))
+
+
 def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor], what: str) -> None:
     """Raise unless both have the same names and shapes; counters of BN batches may be absent.
 

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from effdet.models.postprocess import PostprocessSettings
-from effdet.models.variants import get_variant
-from effdet.models.weights import plain
+from effdet.models.weights import effdet, plain
 from effdet.models.weights.coco import COCO_IDS, COCO_NAMES
-from effdet.models.weights.fit import Checkpoint, network_shapes
+from effdet.models.weights.fit import Checkpoint, have_same_network
 from effdet.models.weights.sources import Source, read_source
 from effdet.preprocessing import Preprocessing
 
@@ -32,9 +31,10 @@ class Layout(Protocol):
         """Return the detector by our names; raise ValueError if it is incomplete."""
 
 
-LAYOUTS: dict[str, Layout] = {"ours": plain}
+LAYOUTS: dict[str, Layout] = {"ours": plain, "effdet": effdet}
 
 _NUM_COCO = len(COCO_NAMES)
+_WITH_ADVPROP = ("d0", "d1", "d2", "d3", "d4", "d5")  # published in a folder of that name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,8 @@ def load(source: str | Path, *, variant: str | None = None) -> Loaded:
     found = read_source(source)
     if found.description is not None:
         return _described(found, found.description, variant)
+    if variant is None and found.published is not None:
+        variant = found.published.variant
     checkpoint = _convert(found, variant)
     name = _choose(checkpoint, found, variant)
     config = found.config.get("pretrained_cfg", found.config)
@@ -100,7 +102,7 @@ def _described(found: Source, description: Mapping[str, Any], variant: str | Non
     """Return what ``save_pretrained`` wrote."""
     name, num_classes = description["name"], description["num_classes"]
     if variant is not None and variant != name:
-        _check_same_network(variant, name, num_classes, found.where)
+        _check_same_network(variant, name, found.where)
         name = variant
     return Loaded(
         where=found.where,
@@ -175,9 +177,11 @@ def _unknown(found: Source) -> str:
 def _choose(checkpoint: Checkpoint, found: Source, variant: str | None) -> str:
     """Return the variant: as asked for, or as the file says itself, or as the layout's module prefers."""
     if variant is not None and variant != checkpoint.variant:
-        _check_same_network(variant, checkpoint.variant, checkpoint.num_classes, found.where)
+        _check_same_network(variant, checkpoint.variant, found.where)
         return variant
     chosen = checkpoint.variant
+    if checkpoint.family == "google" and chosen in _WITH_ADVPROP and "advprop" in found.where.lower():
+        return f"{chosen}_ap"
     if variant is None and checkpoint.alternatives and not plain.mentioned((chosen,), found.hint):
         others = " or ".join(f"'{name}'" for name in checkpoint.alternatives)
         logger.warning(
@@ -187,9 +191,8 @@ def _choose(checkpoint: Checkpoint, found: Source, variant: str | None) -> str:
     return chosen
 
 
-def _check_same_network(variant: str, found: str, num_classes: int, where: str) -> None:
-    get_variant(variant)
-    if dict(network_shapes(variant, num_classes)) != dict(network_shapes(found, num_classes)):
+def _check_same_network(variant: str, found: str, where: str) -> None:
+    if not have_same_network(variant, found):
         raise ValueError(f"{where} holds the tensors of '{found}', which do not fit variant '{variant}'")
 
 

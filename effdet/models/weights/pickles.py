@@ -107,8 +107,9 @@ _HARMLESS_DICTS = (
 def _load(path: Path) -> Any:
     allowed = [(_StandIn, name) for name in _HARMLESS] + [(_DictStandIn, name) for name in _HARMLESS_DICTS]
     try:
-        with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, because by its name torch would take it for another format.
+        with path.open("rb") as file, torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} {_refusal(str(error))}") from error
     except Exception as error:  # the unpickler meets damage in many ways: EOFError, KeyError, RuntimeError, …

@@ -37,9 +37,11 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
             f"the state dict fits no variant: it has {_described(tensors)}, which none of "
             f"{', '.join(f'list_variants({family!r})' for family in FAMILIES)} has"
         )
-    fitting = [name for name in similar if _fits(network_shapes(name, num_classes), tensors)]
+    fitting = [name for name in similar if _num_differences(name, num_classes, tensors) == 0]
     if not fitting:
-        nearest = mentioned(similar, hint) or similar[0]
+        nearest = mentioned(similar, hint) or min(
+            similar, key=lambda name: _num_differences(name, num_classes, tensors)
+        )
         check_fit(network_shapes(nearest, num_classes), tensors, f"the state dict does not fit {nearest}")
     chosen = mentioned(fitting, hint) or fitting[0]
     return Checkpoint(
@@ -93,7 +95,8 @@ def _described(tensors: Mapping[str, Tensor]) -> str:
     return f"{_width(tensors)} channels, {neck} layers in the neck, {head} in a head, {levels} levels"
 
 
-def _fits(shapes: Mapping[str, object], tensors: Mapping[str, Tensor]) -> bool:
-    wanted = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
-    given = {name: tensor.shape for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    return wanted == given
+def _num_differences(variant: str, num_classes: int, tensors: Mapping[str, Tensor]) -> int:
+    """Return how many tensors are missing, unknown or of another shape; counters of BN batches do not count."""
+    wanted = set(network_shapes(variant, num_classes).items())
+    given = {(name, tensor.shape) for name, tensor in tensors.items()}
+    return sum(not name.endswith("num_batches_tracked") for name, _ in wanted ^ given)

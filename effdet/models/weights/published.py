@@ -228,7 +228,7 @@ _GOOGLE = (
         for name, ap in zip(_D_NAMES, (34.3, 40.2, 43.5, 46.8, 49.3, 51.2, 52.1, 53.4, 54.4), strict=True)
     ),
     *(
-        _google(name, f"advprop/efficientdet-{name}.tar.gz", ap)
+        _google(f"{name}_ap", f"advprop/efficientdet-{name}.tar.gz", ap)
         for name, ap in zip(_D_NAMES, (35.1, 40.8, 44.3, 47.7, 50.4, 52.2), strict=False)
     ),
     *(

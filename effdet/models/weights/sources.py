@@ -6,6 +6,7 @@ What a file is shows in its first bytes, not in its name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -23,6 +24,8 @@ KINDS = (
     ".safetensors, .pth, .pt, .pth.tar or .ckpt file, a TensorFlow checkpoint, a folder with config.json and "
     "model.safetensors, hf-hub:OWNER/NAME, or the name of a published file such as d0"
 )
+
+_OF_TENSORFLOW = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def read_file(path: Path) -> Source:
     """
     with path.open("rb") as file:
         head = file.read(512)
-    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar" or tensorflow.is_checkpoint(path):  # gzip, tar
+    if _OF_TENSORFLOW.search(path.name):
         return _read_tensorflow(path)
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save today, and before torch 1.6
         tensors, arch, part = read_state(path)
@@ -81,6 +84,8 @@ def read_file(path: Path) -> Source:
     if head[8:9] == b"{":  # after the length of the header, which is JSON
         tensors, description = read_safetensors(path)
         return Source(str(path), tensors, path.name, description)
+    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":  # gzip, tar
+        return _read_tensorflow(path)
     raise ValueError(f"{path} holds no weights: {_what_it_is(head)}")
 
 
