@@ -21,6 +21,7 @@ from effdet.commands.inference import add_model_options, load_model, make_parent
 if TYPE_CHECKING:
     from effdet.data.coco import CocoDataset
     from effdet.evaluation.coco import CocoMetrics
+    from effdet.evaluation.results import Results
     from effdet.models.efficientdet import EfficientDet
 
 
@@ -100,7 +101,7 @@ def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, An
     for problem in unreadable:
         print(f"left out: {problem}", file=sys.stderr)
     started = time.perf_counter()
-    rows = detect_rows(model, dataset, batch_size=args.batch_size, workers=args.workers)
+    results = detect_all(model, dataset, batch_size=args.batch_size, workers=args.workers)
     seconds = time.perf_counter() - started
     print(
         f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.1f} images/s) "
@@ -108,9 +109,9 @@ def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, An
         file=sys.stderr,
     )
     if args.save_results:
-        args.save_results.write_text(json.dumps(rows), encoding="utf-8")
+        args.save_results.write_text(json.dumps(results.to_rows()), encoding="utf-8")
     image_ids = dataset.image_ids.tolist()
-    metrics = evaluate_coco(dataset.annotation_file, rows, backend=args.backend, image_ids=image_ids)
+    metrics = evaluate_coco(dataset.annotation_file, results, backend=args.backend, image_ids=image_ids)
     return metrics, {
         "annotations": str(dataset.annotation_file),
         "weights": str(args.weights),
@@ -139,17 +140,16 @@ def find_data(data: str, split: str) -> CocoDataset:
     return find_coco(config.root, part, annotations=annotations, images=images)
 
 
-def detect_rows(
-    model: EfficientDet, dataset: CocoDataset, *, batch_size: int, workers: int | None
-) -> list[dict[str, Any]]:
-    """Return the model's detections on a data set as rows of a COCO results file, with the data set's category ids.
+def detect_all(model: EfficientDet, dataset: CocoDataset, *, batch_size: int, workers: int | None) -> Results:
+    """Return the model's detections on a data set, with the data set's category ids.
 
     Raises:
         ValueError: If the model's classes are not those of the data set.
     """
     from effdet.data.loader import EvalLoader
     from effdet.evaluation.categories import match_categories, to_categories
-    from effdet.evaluation.coco import to_coco_results
+    from effdet.evaluation.coco import to_results
+    from effdet.evaluation.results import join_results
 
     categories = match_categories(
         model.class_names, model.category_ids, dataset_names=dataset.class_names, dataset_ids=dataset.category_ids
@@ -160,11 +160,11 @@ def detect_rows(
         batch_size=batch_size,
         workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
     )
-    rows: list[dict[str, Any]] = []
+    parts: list[Results] = []
     for batch in _with_progress(loader):
         found = [to_categories(detections, categories) for detections in model.detect(batch)]
-        rows += to_coco_results(found, batch.image_ids.tolist())
-    return rows
+        parts.append(to_results(found, batch.image_ids.tolist()))
+    return join_results(parts)
 
 
 def _with_progress(loader: Any) -> Any:

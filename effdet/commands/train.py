@@ -224,7 +224,8 @@ def _evaluator(
     """Return the function that scores a model on the validation images, which all processes share."""
     from effdet.data.loader import EvalLoader
     from effdet.evaluation.categories import match_categories, to_categories
-    from effdet.evaluation.coco import evaluate_coco, to_coco_results
+    from effdet.evaluation.coco import evaluate_coco, to_results
+    from effdet.evaluation.results import join_results
     from effdet.training.log import SCORE_COLUMNS
 
     categories = match_categories(
@@ -240,14 +241,14 @@ def _evaluator(
     )
 
     def evaluate(candidate: EfficientDet) -> Mapping[str, float]:
-        rows: list[dict[str, Any]] = []
+        parts = []
         for batch in loader:
             found = [to_categories(detections, categories) for detections in candidate.detect(batch)]
-            rows += to_coco_results(found, batch.image_ids.tolist())
-        rows = world.gather(rows)
+            parts.append(to_results(found, batch.image_ids.tolist()))
+        parts = world.gather(parts)
         scores: dict[str, float] = {}
         if world.is_main:
-            metrics = evaluate_coco(val.annotation_file, rows, image_ids=val.image_ids.tolist())
+            metrics = evaluate_coco(val.annotation_file, join_results(parts), image_ids=val.image_ids.tolist())
             scores = dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
         return world.broadcast(scores)
 

@@ -7,11 +7,35 @@ import json
 import logging
 from collections.abc import Collection, Container, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
+from effdet.evaluation.results import Results
 
 logger = logging.getLogger(__name__)
+
+
+class Columns(NamedTuple):
+    """Checked results, ids as ranks from 0."""
+
+    numbers: NDArray[np.int64]  # (N,) of the row among all that were given, from 1
+    image_ids: NDArray[np.int64]  # (N,)
+    category_ids: NDArray[np.int64]  # (N,)
+    boxes: NDArray[np.float64]  # (N, 4) x, y, width, height
+    scores: NDArray[np.float64]  # (N,)
+
+
+class TruthColumns(NamedTuple):
+    """Checked ground truth, ids of images and categories as ranks from 0."""
+
+    ids: NDArray[np.int64]  # (M,) the file's own
+    image_ids: NDArray[np.int64]  # (M,)
+    category_ids: NDArray[np.int64]  # (M,)
+    boxes: NDArray[np.float64]  # (M, 4) x, y, width, height
+    areas: NDArray[np.float64]  # (M,)
+    is_crowd: NDArray[np.int64]  # (M,)
 
 
 class GroundTruth:
@@ -26,7 +50,7 @@ class GroundTruth:
 
     Attributes:
         name: The file, or what messages call the content.
-        dataset: ``images``, ``categories`` and ``annotations`` in COCO's form.
+        annotations: In columns.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -45,11 +69,25 @@ class GroundTruth:
         self._category_ranks = self._ranks(self._category_names, "category")
         self._known_images = self._ranks(_column(content["images"], "id", f"{self.name}: images"), "image")
         self._image_ranks = self._select(image_ids)
-        self.dataset: dict[str, Any] = {
-            "images": [{"id": rank} for rank in self._image_ranks.values()],
-            "categories": [{"id": rank, "name": str(rank)} for rank in self._category_ranks.values()],
-            "annotations": self._clean(content["annotations"]),
-        }
+        self.annotations = self._clean(content["annotations"])
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """``images`` in COCO's form."""
+        return [{"id": rank} for rank in self._image_ranks.values()]
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """``categories`` in COCO's form."""
+        return [{"id": rank, "name": str(rank)} for rank in self._category_ranks.values()]
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """``images``, ``categories`` and ``annotations`` in COCO's form."""
+        keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+        columns = (column.tolist() for column in self.annotations)
+        annotations = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+        return {"images": self.images, "categories": self.categories, "annotations": annotations}
 
     @property
     def class_names(self) -> list[str]:
@@ -60,36 +98,62 @@ class GroundTruth:
             for name, category_id in zip(names, self._category_ranks, strict=True)
         ]
 
-    def clean_results(self, results: str | Path | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def clean_results(self, results: str | Path | Sequence[dict[str, Any]] | Results) -> list[dict[str, Any]]:
         """Return the results of the images that count, with the keys that pycocotools' ``loadRes`` would add.
+
+        Raises: as ``columns``.
+        """
+        columns = self.columns(results)
+        areas = columns.boxes[:, 2] * columns.boxes[:, 3]
+        lists = (columns.numbers, columns.image_ids, columns.category_ids, columns.boxes, columns.scores, areas)
+        return [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": category,
+                "bbox": box,
+                "score": score,
+                "area": area,
+                "iscrowd": 0,
+            }
+            for number, image, category, box, score, area in zip(*(c.tolist() for c in lists), strict=True)
+        ]
+
+    def columns(self, results: str | Path | Sequence[dict[str, Any]] | Results) -> Columns:
+        """Return the results of the images that count, ids as ranks.
 
         Raises:
             FileNotFoundError: If the file does not exist.
             ValueError: If a row is malformed or not finite, or names an unknown image or category.
         """
         rows, name = read_json(results, "results")
-        if not isinstance(rows, Sequence) or isinstance(rows, (str, bytes)):
+        if isinstance(rows, Results):
+            images, categories = rows.image_ids.tolist(), rows.category_ids.tolist()
+            boxes, scores = rows.boxes, rows.scores
+            rows.check(name)
+        elif isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
+            images, categories = _column(rows, "image_id", name), _column(rows, "category_id", name)
+            boxes, scores = _numbers(rows, "bbox", (4,), name), _numbers(rows, "score", (), name)
+        else:
             raise ValueError(f"{name}: must be a list of detections, got {type(rows).__name__}")
-        images, categories = _column(rows, "image_id", name), _column(rows, "category_id", name)
-        boxes, scores = _numbers(rows, "bbox", (4,), name), _numbers(rows, "score", (), name)
         self._check_known(images, self._known_images, "image_id", name)
         self._check_known(categories, self._category_ranks, "category_id", name)
 
-        areas = boxes[:, 2] * boxes[:, 3]
-        columns = zip(images, categories, boxes.tolist(), scores.tolist(), areas.tolist(), strict=True)
-        return [
-            {
-                "id": number,
-                "image_id": self._image_ranks[image],
-                "category_id": self._category_ranks[category],
-                "bbox": box,
-                "score": score,
-                "area": area,
-                "iscrowd": 0,
-            }
-            for number, (image, category, box, score, area) in enumerate(columns, start=1)
-            if image in self._image_ranks
-        ]
+        ranks = np.array([self._image_ranks.get(image, -1) for image in images], dtype=np.int64)
+        counts = np.flatnonzero(ranks >= 0)  # images that were not selected have no rank
+        category_ranks = np.array([self._category_ranks[category] for category in categories], dtype=np.int64)
+        return Columns(counts + 1, ranks[counts], category_ranks[counts], boxes[counts], scores[counts])
+
+    def own_ids(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Return the file's own image and category ids by rank; None if they are not all whole numbers from 0 on.
+
+        Whole numbers are ordered like their ranks, so an evaluator that knows only them gives the same result.
+        """
+        tables = (list(self._image_ranks), list(self._category_ranks))
+        if not all(type(value) is int and value >= 0 for table in tables for value in table):
+            return None
+        images, categories = (np.array(table, dtype=np.int64) for table in tables)
+        return images, categories
 
     def _ranks(self, ids: Collection[Any], what: str) -> dict[Any, int]:
         try:
@@ -108,7 +172,7 @@ class GroundTruth:
                 )
         return {value: rank for value, rank in self._known_images.items() if value in selected}
 
-    def _clean(self, annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _clean(self, annotations: Sequence[dict[str, Any]]) -> TruthColumns:
         where = f"{self.name}: annotations"
         images, categories = _column(annotations, "image_id", where), _column(annotations, "category_id", where)
         boxes = _numbers(annotations, "bbox", (4,), where, finite=False)
@@ -118,32 +182,28 @@ class GroundTruth:
         areas = self._areas(annotations, boxes)
         ids = self._annotation_ids(annotations)
 
-        listed = [
-            _is_among(image, self._known_images) and _is_among(category, self._category_ranks)
-            for image, category in zip(images, categories, strict=True)
-        ]
-        if not all(listed):  # pycocotools passes over them in silence
-            count = len(listed) - sum(listed)
+        pairs = zip(images, categories, strict=True)
+        listed = np.array(
+            [_is_among(image, self._known_images) and _is_among(kind, self._category_ranks) for image, kind in pairs],
+            dtype=bool,
+        )
+        if not listed.all():  # pycocotools passes over them in silence
+            count = int((~listed).sum())
             logger.warning("%s: %d annotations of images or categories that are not listed do not count", where, count)
-        return [
-            {
-                "id": ids[index],
-                "image_id": self._image_ranks[images[index]],
-                "category_id": self._category_ranks[categories[index]],
-                "bbox": boxes[index].tolist(),
-                "area": areas[index],
-                "iscrowd": int(bool(item.get("iscrowd"))),
-            }
-            for index, item in enumerate(annotations)
-            if listed[index] and finite[index] and images[index] in self._image_ranks
-        ]
+        counted = [index for index in np.flatnonzero(listed & finite).tolist() if images[index] in self._image_ranks]
+        return TruthColumns(
+            ids=np.array(ids, dtype=np.int64)[counted],
+            image_ids=np.array([self._image_ranks[images[index]] for index in counted], dtype=np.int64),
+            category_ids=np.array([self._category_ranks[categories[index]] for index in counted], dtype=np.int64),
+            boxes=boxes[counted],
+            areas=areas[counted],
+            is_crowd=np.array([int(bool(annotations[index].get("iscrowd"))) for index in counted], dtype=np.int64),
+        )
 
-    def _areas(self, annotations: Sequence[dict[str, Any]], boxes: np.ndarray) -> list[float]:
-        areas: list[float] = (boxes[:, 2] * boxes[:, 3]).tolist()
+    def _areas(self, annotations: Sequence[dict[str, Any]], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        areas = boxes[:, 2] * boxes[:, 3]
         given = [index for index, item in enumerate(annotations) if item.get("area") is not None]
-        values = _numbers([annotations[index] for index in given], "area", (), f"{self.name}: annotations")
-        for index, value in zip(given, values.tolist(), strict=True):
-            areas[index] = value
+        areas[given] = _numbers([annotations[index] for index in given], "area", (), f"{self.name}: annotations")
         return areas
 
     def _annotation_ids(self, annotations: Sequence[dict[str, Any]]) -> list[int]:

@@ -83,8 +83,8 @@ def _peers(
         if kind == "effdet" and args.peer_python is None:
             continue
         for mode in args.peer_modes:
-            model = {key: facts[key] for key in ("variant", "num_classes", "image_size", "mean", "std")}
-            settings = {**model, **own} if kind == "effdet" else {"variant": name, **other}
+            model = {key: facts[key] for key in ("num_classes", "image_size", "mean", "std")}
+            settings = {"variant": facts["peer"], **model, **own} if kind == "effdet" else {"variant": name, **other}
             if task == "network" and kind == "effdet":
                 settings["name"] = f"peer_{mode}"
             entries.append(

@@ -19,8 +19,8 @@ peer: Any = importlib.import_module("effdet")  # not by an import statement, whi
 MODES = ("default", "channels_last", "bf16", "compile")  # all but the first use channels_last
 
 
-def _create(variant: str, num_classes: int, image_size: list[int], folder: str, **options: Any) -> Any:
-    config = peer.get_efficientdet_config(f"tf_efficientdet_{variant}")
+def _create(variant: str, num_classes: int, image_size: list[int], folder: str) -> Any:
+    config = peer.get_efficientdet_config(variant)
     config.num_classes = num_classes
     config.image_size = image_size
     model = peer.EfficientDet(config, pretrained_backbone=False)

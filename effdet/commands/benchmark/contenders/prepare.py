@@ -12,7 +12,6 @@ processor a hundred times as long, and equal scores make post-processing harder 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class Prepare:
             "macs": count_macs(model),
         }
         if peer:
-            _write_for_peer(model, self.folder / "peer.pt")
+            self.facts["peer"] = _write_for_peer(model, self.folder / "peer.pt")
 
 
 def _build(variant: str, num_classes: int, image_size: list[int] | None, weights: str | None) -> EfficientDet:
@@ -147,11 +146,13 @@ def count_macs(model: EfficientDet) -> int:
     return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
 
 
-def _write_for_peer(model: EfficientDet, path: Path) -> None:
-    from effdet.models.weights.effdet import to_effdet
+def _write_for_peer(model: EfficientDet, path: Path) -> str:
+    """Write the weights by the peer's names and return what it calls the model."""
+    from effdet.models.weights.effdet import effdet_name, to_effdet
 
-    state: Mapping[str, Tensor] = to_effdet(model.network.state_dict(), model.variant)
+    state = to_effdet(model.network.state_dict(), model.name)
     torch.save({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return effdet_name(model.name)
 
 
 TASKS = {"prepare": Prepare}
