@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train from a config file",
     "evaluate": "print the COCO numbers of a model, or of a results file",
     "predict": "detect objects in images, folders or videos",
+    "convert": "bring weights of any EfficientDet project into ours, or into effdet's",
     "inspect_data": "check a data set, draw the demo set, download COCO",
     "benchmark": "measure speed and memory, beside a peer if there is one",
 }

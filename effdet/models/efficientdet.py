@@ -333,9 +333,8 @@ class EfficientDet(nn.Module):
         if num_classes is not None and num_classes != model.num_classes:
             model.reset_classes(num_classes, class_names, category_ids)
             model.start += f", with a new class head for {num_classes} classes"
-        elif class_names is not None or category_ids is not None:
-            names, ids = class_names or model.class_names, category_ids or model.category_ids
-            model._set_classes(model.num_classes, names, ids)
+        else:
+            model.name_classes(class_names, category_ids)
         return model.eval()
 
     @classmethod
@@ -363,6 +362,10 @@ class EfficientDet(nn.Module):
         """Give the model a new class head with random weights and the published prior, for other classes."""
         self._set_classes(num_classes, class_names, category_ids)
         self.network.class_head = build_class_head(self.variant, num_classes).to(self.device)
+
+    def name_classes(self, class_names: Sequence[str] | None = None, category_ids: Sequence[int] | None = None) -> None:
+        """Give the classes other names or category ids, in the order of labels; what is None stays as it is."""
+        self._set_classes(self.num_classes, class_names or self.class_names, category_ids or self.category_ids)
 
     def _set_classes(
         self, num_classes: int, class_names: Sequence[str] | None, category_ids: Sequence[int] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 FORMAT = "effdet-1"
@@ -31,6 +33,24 @@ def save_native(path: str | Path, state: Mapping[str, Tensor], description: Mapp
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     metadata = {"format": FORMAT, "description": json.dumps(dict(description))}
     _write(path, safetensors.torch.save(tensors, metadata=metadata))
+
+
+def save_tensors(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Write a plain state dict, as other projects have it: ``.pth`` or ``.pt``, or ``.safetensors``; atomically.
+
+    Raises:
+        ValueError: If the name has another ending.
+    """
+    path = Path(path)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    if path.suffix == ".safetensors":
+        _write(path, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    elif path.suffix in (".pth", ".pt"):
+        buffer = io.BytesIO()
+        torch.save(tensors, buffer)
+        _write(path, buffer.getvalue())
+    else:
+        raise ValueError(f"a state dict is saved as .pth, .pt or .safetensors, got '{path}'")
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
