@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from effdet import Detections, EfficientDet
 from effdet.models.postprocess import PostprocessSettings
@@ -189,6 +190,31 @@ def test_every_preset_reaches_the_network_by_file_and_by_tensor(preset):
         model([torch.from_numpy(image).permute(2, 0, 1) / 255])
     by_file, by_tensor = (inputs.float() * model.std.view(3, 1, 1) for inputs in seen)
     assert (by_file - by_tensor).abs().max() < 1.02
+
+
+def test_a_model_saved_as_a_folder_comes_back_whole(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    for source in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
+        loaded = EfficientDet.from_pretrained(source)
+        for name in ("name", "class_names", "category_ids", "image_size", "settings", "preprocessing"):
+            assert getattr(loaded, name) == getattr(model, name)
+        assert torch.equal(loaded.mean, model.mean)
+
+
+def test_a_folder_is_described_by_its_config_where_the_weights_lost_theirs(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    save_file(model.state_dict(), tmp_path / "model" / "model.safetensors")
+    assert EfficientDet.from_pretrained(tmp_path / "model").class_names == model.class_names
+
+
+def test_classes_are_named_without_touching_what_is_not_given(model):
+    other = make_model(category_ids=[3, 7, 90])
+    other.name_classes(["x", "y", "z"])
+    assert (other.class_names, other.category_ids) == (("x", "y", "z"), (3, 7, 90))
+    other.name_classes(category_ids=[1, 2, 3])
+    assert (other.class_names, other.category_ids) == (("x", "y", "z"), (1, 2, 3))
+    with pytest.raises(ValueError, match="class_names must have one entry per class"):
+        other.name_classes(["x"])
 
 
 def test_channels_last_weights_can_be_saved(tmp_path):

@@ -34,7 +34,6 @@ class Layout(Protocol):
 LAYOUTS: dict[str, Layout] = {"ours": plain, "effdet": effdet}
 
 _NUM_COCO = len(COCO_NAMES)
-_WITH_ADVPROP = ("d0", "d1", "d2", "d3", "d4", "d5")  # published in a folder of that name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,15 +179,24 @@ def _choose(checkpoint: Checkpoint, found: Source, variant: str | None) -> str:
         _check_same_network(variant, checkpoint.variant, found.where)
         return variant
     chosen = checkpoint.variant
-    if checkpoint.family == "google" and chosen in _WITH_ADVPROP and "advprop" in found.where.lower():
-        return f"{chosen}_ap"
-    if variant is None and checkpoint.alternatives and not plain.mentioned((chosen,), found.hint):
+    if variant is None and checkpoint.alternatives and not _says(found.hint, chosen, checkpoint.alternatives):
         others = " or ".join(f"'{name}'" for name in checkpoint.alternatives)
         logger.warning(
             "%s: tensors and name fit '%s' and %s alike; taking '%s', say variant=… for another",
             *(found.where, chosen, others, chosen),
         )
     return chosen
+
+
+def _says(hint: str, chosen: str, alternatives: Collection[str]) -> bool:
+    """Return whether a source's name tells the chosen variant from the others.
+
+    Google's archives of models that were trained with AdvProp have the names of those that were not; only the folder
+    in which they are published says which is which.
+    """
+    if f"{chosen}_ap" in alternatives and not hint.startswith("tf_"):
+        return False
+    return "advprop" in hint.lower() or plain.mentioned((chosen, *alternatives), hint) == chosen
 
 
 def _check_same_network(variant: str, found: str, where: str) -> None:

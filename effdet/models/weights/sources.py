@@ -122,7 +122,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_tensorflow(path: Path) -> Source:
-    return Source(str(path), tensorflow.read_checkpoint(path), "/".join(path.parts[-2:]))
+    return Source(str(path), tensorflow.read_checkpoint(path), "/".join(path.parts[-3:]))
 
 
 def _what_it_is(head: bytes) -> str:
