@@ -70,6 +70,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--precision", nargs="+", default=["fp32"], choices=("fp32", "bf16"), help="of train, ours")
     group.add_argument("--weights", metavar="W", help="a trained model (.safetensors) instead of made weights")
     group.add_argument("--photos", metavar="FOLDER", help="own JPEG files instead of drawn ones")
+    group.add_argument("--data", metavar="DATA", help="of loader and quality: a data set in COCO format")
     group.add_argument("--photo-size", type=int, nargs=2, metavar=("H", "W"), help="of drawn photos")
 
 
@@ -92,8 +93,8 @@ def _add_peer(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_measuring(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--repeats", type=int, default=15, metavar="N", help="rounds of turns (default: 15)")
-    group.add_argument("--warmup", type=int, default=3, metavar="N", help="steps before the first round (default: 3)")
+    group.add_argument("--repeats", type=int, metavar="N", help="rounds of turns (default: by the work)")
+    group.add_argument("--warmup", type=int, metavar="N", help="steps before the first round (default: by the work)")
     group.add_argument("--threads", type=int, metavar="N", help="of each contender (default: cores of this process)")
     group.add_argument("--images", type=int, metavar="N", help="photos drawn; evaluate: images (default: 5000)")
     group.add_argument("--json", type=Path, metavar="FILE", help="write every measurement and the machine as JSON")
@@ -102,7 +103,6 @@ def _add_measuring(group: argparse._ArgumentGroup) -> None:
 
 def _add_quality(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--side", choices=("ours", "peer"), default="ours", help="who trains (default: ours)")
-    group.add_argument("--data", metavar="DATA", help="folder with train.json, val.json and images")
     group.add_argument("--minutes", type=float, default=35.0, help="stop after these (default: 35)")
     group.add_argument("--config", type=Path, metavar="CONFIG", help="of ours (default: configs/custom.yaml)")
 
@@ -139,8 +139,10 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.files:
         parser().error(f"{args.work} takes no files, got {args.files[0]}; they go with plot")
-    if args.repeats < 1 or args.warmup < 0:
-        parser().error(f"--repeats must be 1 or more and --warmup 0 or more, got {args.repeats} and {args.warmup}")
+    for name, least in (("repeats", 1), ("warmup", 0), ("threads", 1), ("images", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser().error(f"--{name} must be {least} or more, got {value}")
     if args.size is not None and len(args.size) > 2:
         parser().error(f"--size must be one side or height and width, got {len(args.size)} numbers")
     if args.work == "quality" and args.data is None:

@@ -11,8 +11,12 @@ def print_case(case: dict[str, Any], file: TextIO) -> None:
     print(f"\n{case['title']}", file=file)
     images = case.get("images_per_step", 1)
     rows = [_cells(row, images) for row in case["rows"]]
-    _print_table([_heads(images, case), *rows], file)
-    for line in [*_ratios(case), *_parts(case, images), *_sameness(case), *_peak(case)]:
+    rows = [_heads(images, case), *rows]
+    if case["work"] in ("evaluate", "startup"):  # nothing that comes so many a second
+        rows = [[cell for column, cell in enumerate(row) if column != 3] for row in rows]
+    _print_table(rows, file)
+    ratios = [] if case["work"] == "startup" else _ratios(case)
+    for line in [*ratios, *_parts(case, images), *_sameness(case), *_numbers(case), *_peak(case)]:
         print(f"  {line}", file=file)
     for row in case["rows"]:
         if row["error"]:
@@ -44,7 +48,7 @@ def _cells(row: dict[str, Any], images: int) -> list[str]:
         f"{values['median'] * scale:.1f}",
         f"{values['first_quartile'] * scale:.1f}–{values['third_quartile'] * scale:.1f}",
         f"{images / values['median']:.2f}",
-        f"{row['peak_mb']:.0f}",
+        f"{row['peak_mb']:.0f}" if row["peak_mb"] else "-",
         str(values["count"]),
     ]
 
@@ -107,6 +111,11 @@ def _sameness(case: dict[str, Any]) -> list[str]:
                 f"{values['delta']:.1e} in deltas"
             )
     return lines
+
+
+def _numbers(case: dict[str, Any]) -> list[str]:
+    difference = case.get("largest_difference")
+    return [] if difference is None else [f"largest difference between their numbers: {difference:.1e}"]
 
 
 def _peak(case: dict[str, Any]) -> list[str]:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from effdet.commands.benchmark import more_works
+from effdet.commands.benchmark.cases import ask_once, make_case, race_options, threads_of
 from effdet.commands.benchmark.compare import agreement, same_outputs
-from effdet.commands.benchmark.race import Contender, Entry, race
+from effdet.commands.benchmark.race import Entry, race
 
-PHOTO_SIZES = {"predict": (1080, 1920), "network": (480, 640), "train": (480, 640), "loader": (480, 640)}
-PHOTOS = {"predict": 4, "network": 8, "train": 8, "loader": 64}
+PHOTO_SIZES = {"predict": (1080, 1920), "network": (480, 640), "train": (480, 640)}
+PHOTOS = {"predict": 4, "network": 8, "train": 8}
 BOXES_PER_IMAGE = 7
 
 
@@ -26,7 +28,9 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
                 facts = prepare(args, folder, variant=variant, batch=batch)
                 yield works[args.work](args, folder, facts, batch)
     else:
-        raise NotImplementedError(args.work)
+        yield {"loader": more_works.loader, "evaluate": more_works.evaluate, "startup": more_works.startup}[args.work](
+            args, folder
+        )
 
 
 def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batch: int) -> dict[str, Any]:
@@ -47,18 +51,13 @@ def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batc
             "weights": args.weights,
             "peer": args.peer_python is not None and "effdet" in args.peer,
         },
-        environment=_threads(args),
+        environment=threads_of(args),
     )
-    with Contender(entry) as contender:
-        return contender.start()
+    return ask_once(entry)
 
 
 def _image_size(args: argparse.Namespace) -> list[int] | None:
     return None if args.size is None else [args.size[0], args.size[-1]]
-
-
-def _threads(args: argparse.Namespace) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(args.threads)}
 
 
 def _runtimes(args: argparse.Namespace) -> list[str]:
@@ -66,11 +65,6 @@ def _runtimes(args: argparse.Namespace) -> list[str]:
         return list(args.runtime)
     installed = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name) is not None]
     return ["eager", *installed]
-
-
-def _case(args: argparse.Namespace, title: str, rows: list[Any], **more: Any) -> dict[str, Any]:
-    settings = {"repeats": args.repeats, "warmup": args.warmup, "threads": args.threads}
-    return {"work": args.work, "title": title, "settings": settings, "rows": [row.to_dict() for row in rows], **more}
 
 
 def _peers(
@@ -94,7 +88,7 @@ def _peers(
                     task=task,
                     settings={**settings, "mode": mode},
                     python=args.peer_python,
-                    environment=_threads(args),
+                    environment=threads_of(args),
                 )
             )
     return entries
@@ -107,16 +101,16 @@ def _network(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batc
             module="ours_inference",
             task="network",
             settings={"folder": str(folder), "runtime": runtime, "batch": batch, "name": f"ours_{runtime}"},
-            environment=_threads(args),
+            environment=threads_of(args),
         )
         for runtime in _runtimes(args)
     ]
     own = {"folder": str(folder), "batch": batch}
     other = {"num_classes": facts["num_classes"], "photos": facts["photos"], "batch": batch}
-    rows = race(entries + _peers(args, "network", facts, own, other), **_race(args))
+    rows = race(entries + _peers(args, "network", facts, own, other), **race_options(args))
     same = same_outputs([(row.name, row.result) for row in rows if row.result])
     title = f"network of {facts['variant']} at {_by(facts)}, batch {batch}"
-    return _case(args, title, rows, images_per_step=batch, model=facts, same=same)
+    return make_case(args, title, rows, images_per_step=batch, model=facts, same=same)
 
 
 def _predict(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
@@ -127,17 +121,17 @@ def _predict(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batc
             module="ours_inference",
             task="predict",
             settings={**base, "runtime": runtime, "preset": "default", "parts": False},
-            environment=_threads(args),
+            environment=threads_of(args),
         )
         for runtime in _runtimes(args)
     ]
     other = {"num_classes": facts["num_classes"], "photos": facts["photos"]}
-    rows = race(entries + _peers(args, "predict", facts, base, other), **_race(args))
+    rows = race(entries + _peers(args, "predict", facts, base, other), **race_options(args))
     same = {row.name: agreement(rows[0].result, row.result) for row in rows[1:] if row.result and rows[0].result}
     for row in rows:
         row.result = None
     title = f"{facts['variant']} at {_by(facts)}, from a JPEG file to boxes"
-    return _case(args, title, rows, images_per_step=1, model=facts, same=same)
+    return make_case(args, title, rows, images_per_step=1, model=facts, same=same)
 
 
 def _train(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
@@ -149,15 +143,15 @@ def _train(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch:
             module="ours_training",
             task="train",
             settings={**base, "precision": precision},
-            environment=_threads(args),
+            environment=threads_of(args),
         )
         for precision in args.precision
     ]
     names = ("num_classes", "photos", "image_size")
     other = {**{name: facts[name] for name in names}, "batch": batch, "boxes": boxes, "labels": labels}
-    rows = race(entries + _peers(args, "train", facts, base, other), **_race(args))
+    rows = race(entries + _peers(args, "train", facts, base, other), **race_options(args))
     title = f"training step of {facts['variant']} at {_by(facts)}, batch {batch}"
-    return _case(args, title, rows, images_per_step=batch, model=facts)
+    return make_case(args, title, rows, images_per_step=batch, model=facts)
 
 
 def _targets(batch: int, image_size: list[int], num_classes: int) -> tuple[list[Any], list[Any]]:
@@ -174,10 +168,6 @@ def _targets(batch: int, image_size: list[int], num_classes: int) -> tuple[list[
         boxes.append(rows)
         labels.append([rng.randrange(num_classes) for _ in rows])
     return boxes, labels
-
-
-def _race(args: argparse.Namespace) -> dict[str, int]:
-    return {"rounds": args.repeats, "warmup": args.warmup}
 
 
 def _by(facts: dict[str, Any]) -> str:

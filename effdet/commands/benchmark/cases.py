@@ -1,0 +1,37 @@
+"""What every work needs: threads, repeats, a preparation, and the form of its case."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from effdet.commands.benchmark.race import Contender, Entry, Row
+
+REPEATS = {"network": 15, "predict": 15, "train": 8, "loader": 10, "evaluate": 3, "startup": 9}
+WARMUPS = {"network": 3, "predict": 3, "train": 2, "loader": 3, "evaluate": 0, "startup": 1}
+
+
+def threads_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return the variables that set the number of threads of a contender."""
+    return {"OMP_NUM_THREADS": str(args.threads)}
+
+
+def race_options(args: argparse.Namespace) -> dict[str, int]:
+    """Return rounds and warm-up: as given, or those of the work."""
+    return {
+        "rounds": REPEATS[args.work] if args.repeats is None else args.repeats,
+        "warmup": WARMUPS[args.work] if args.warmup is None else args.warmup,
+    }
+
+
+def ask_once(entry: Entry) -> dict[str, Any]:
+    """Let a process do its preparation, and return what it says."""
+    with Contender(entry) as contender:
+        return contender.start()
+
+
+def make_case(args: argparse.Namespace, title: str, rows: Sequence[Row], **more: Any) -> dict[str, Any]:
+    """Return a case: plain values, for JSON and for the report."""
+    settings = {**race_options(args), "threads": args.threads}
+    return {"work": args.work, "title": title, "settings": settings, "rows": [row.to_dict() for row in rows], **more}

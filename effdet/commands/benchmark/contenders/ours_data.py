@@ -1,0 +1,79 @@
+"""Our side of ``loader``, and what both sides of it read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import torch
+
+from effdet.commands.benchmark.contenders.photos import draw_photos
+from effdet.config import AugmentConfig
+from effdet.data.coco import find_coco, find_coco_files
+from effdet.data.loader import TrainLoader
+from effdet.structures import Batch
+
+FILL = (124, 116, 104)  # the mean colour of ImageNet
+
+
+class LoaderData:
+    """Draws photos with annotations, or finds those of a data set, and says where they are."""
+
+    def __init__(
+        self, *, folder: str, data: str | None, num_photos: int, photo_size: list[int], num_classes: int
+    ) -> None:
+        if data is None:
+            draw_photos(Path(folder), num_photos, (photo_size[0], photo_size[1]), num_classes=num_classes)
+        root = Path(data or folder).resolve()
+        annotations, images = find_coco_files(root, "train")
+        count = len(find_coco(root, "train"))
+        self.facts = {"root": str(root), "annotations": str(annotations), "images": str(images), "count": count}
+
+
+class Load:
+    """Batches of the published recipe on one core: flip, scale jitter 0.1–2.0, crop or padding, uint8.
+
+    Args:
+        root: A data set.
+        image_size: Network input (height, width).
+        batch: Images of a step.
+    """
+
+    def __init__(self, *, root: str, image_size: list[int], batch: int) -> None:
+        cv2.setNumThreads(0)
+        torch.set_num_threads(1)
+        self.loader = make_loader(root, image_size, batch, workers=0)
+        self.batches = endless(self.loader)
+        self.facts = {"images_per_step": batch}
+
+    def step(self) -> None:
+        """Load one batch."""
+        next(self.batches)
+
+    def result(self) -> None:
+        """Nothing: the augmentation is random."""
+
+
+def make_loader(root: str, image_size: list[int], batch: int, *, workers: int) -> TrainLoader:
+    """Return the training loader with the default augmentation."""
+    return TrainLoader(
+        find_coco(root, "train"),
+        image_size=(image_size[0], image_size[1]),
+        batch_size=batch,
+        augment=AugmentConfig(),
+        seed=0,
+        workers=workers,
+        fill=FILL,
+    )
+
+
+def endless(loader: TrainLoader) -> Iterator[Batch]:
+    """Yield batches, epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+TASKS = {"loader_data": LoaderData, "loader": Load}
