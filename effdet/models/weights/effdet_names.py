@@ -35,7 +35,10 @@ def node_names(neck: str, num_levels: int) -> list[str]:
 
 
 def fed_nodes(neck: str, num_levels: int) -> dict[str, str]:
-    """Return our name of each lateral → the node that it feeds first. A lateral's number counts from C3 or, of skips, C4."""
+    """Return our name of each lateral → the node that it feeds first.
+
+    The number of a lateral counts from C3; that of ``skip_laterals`` from C4.
+    """
     coarsest = num_levels - 1
     if neck == "pan":
         return {f"input_laterals.{k}": f"top_down.{coarsest - k}" for k in range(NUM_TAPS)}
