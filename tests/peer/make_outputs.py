@@ -3,19 +3,20 @@
 Writes DIR/NAME.pt for each: ``state``, the state dict; and for each size in ``runs`` the normalised ``images``
 (B, 3, H, W), ``class_logits`` (B, N, K) and ``box_deltas`` (B, N, 4) as ty, tx, th, tw, and ``anchors`` (N, 4) yxyx.
 
-Weights, biases, fusion weights and BN are all random under the seed. BN statistics are first those of random images,
-so that every layer hears something, and then shaken, so that none of them can be left out unseen.
+Weights, biases, fusion weights and BN are all random under the seed. BN statistics are those of random images, so that
+every layer hears something, and shaken, so that none of them can be left out unseen.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from effdet import EfficientDet, get_efficientdet_config
 from effdet.anchors import Anchors
 from torch import nn
 
-CALIBRATION_IMAGES = 4
+from effdet import EfficientDet, get_efficientdet_config
+
+CALIBRATION_IMAGES = 8
 
 
 def build(name, image_size):
@@ -40,19 +41,25 @@ def randomise(model, image_size, generator):
         else:
             parameter.copy_(normal(parameter.shape, 1.0, 0.2))  # BN
 
+    def settle(norm, inputs):
+        """Give a BN nearly the statistics of what comes in, so that nothing dies or explodes behind it."""
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
+        typical = variance.mean()
+        norm.running_mean.copy_(mean + typical.sqrt() * normal(mean.shape, std=0.2))
+        norm.running_var.copy_(typical * (1.0 + 1.5 * torch.rand(mean.shape, generator=generator)))
+
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    drops = [module for module in model.modules() if hasattr(module, "drop_prob")]
-    for drop in drops:
-        drop.drop_prob = 0.0
-    model.train()(normal((CALIBRATION_IMAGES, 3, *image_size)))
-    for norm in norms:
-        deviation = norm.running_var.mean().sqrt()
-        norm.running_mean.add_(normal(norm.running_mean.shape, std=0.2 * deviation.item()))
-        norm.running_var.clamp_(min=0.1 * norm.running_var.mean())
-        norm.running_var.mul_(0.6 + torch.rand(norm.running_var.shape, generator=generator))
-    model.eval()
+    hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
+    model(draw_images(CALIBRATION_IMAGES, image_size, generator))
+    for hook in hooks:
+        hook.remove()
+
+
+def draw_images(count, image_size, generator):
+    """Return noise on coarse blocks of colour, so that deep levels have something to tell apart."""
+    blocks = torch.randn(count, 3, *(-(-side // 32) for side in image_size), generator=generator)
+    fine = torch.randn(count, 3, *image_size, generator=generator)
+    return nn.functional.interpolate(blocks, size=tuple(image_size)) + 0.5 * fine
 
 
 def rows(levels, anchors_per_cell):
@@ -63,7 +70,7 @@ def rows(levels, anchors_per_cell):
 
 @torch.no_grad()
 def run(model, image_size, generator):
-    images = torch.randn(1, 3, *image_size, generator=generator)
+    images = draw_images(1, image_size, generator)
     anchors = Anchors.from_config(model.config)
     per_cell = anchors.get_anchors_per_location()
     class_levels, box_levels = model(images)
@@ -98,4 +105,5 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, nargs=2, action="append", metavar=("H", "W"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     main(arguments.names, arguments.out, arguments.size or [[192, 192]], arguments.seed)
