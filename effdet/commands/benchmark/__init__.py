@@ -75,8 +75,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 
 _RUNTIMES = (
-    "ours: eager, channels_last, compile (torch.compile), or one of deployment: onnxruntime, openvino, … "
-    "(default: eager, and those that are installed)"
+    "of ours: eager, channels_last, compile (torch.compile), onnxruntime, openvino, torch-export, or an exported file; "
+    "for predict also with a preset, as in openvino:effdet (default: eager, onnxruntime and openvino; for predict "
+    "beside effdet also with its preset)"
 )
 
 
@@ -96,6 +97,7 @@ def _add_measuring(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--repeats", type=int, metavar="N", help="rounds of turns (default: by the work)")
     group.add_argument("--warmup", type=int, metavar="N", help="steps before the first round (default: by the work)")
     group.add_argument("--threads", type=int, metavar="N", help="of each contender (default: cores of this process)")
+    group.add_argument("--no-peak", action="store_true", help="of network: leave out the machine's peak")
     group.add_argument("--images", type=int, metavar="N", help="photos drawn; evaluate: images (default: 5000)")
     group.add_argument("--json", type=Path, metavar="FILE", help="write every measurement and the machine as JSON")
     group.add_argument("--out", type=Path, metavar="FILE", help="of plot: the picture (.png)")

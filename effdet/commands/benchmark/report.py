@@ -101,7 +101,7 @@ def _sameness(case: dict[str, Any]) -> list[str]:
     for name, values in case.get("same", {}).items():
         if "found" in values:
             lines.append(
-                f"{name}: {values['found']:.1%} of the detections of {case['rows'][0]['name']} with IoU ≥ 0.999 and "
+                f"{name}: {values['found']:.1%} of the detections of {values['reference']} with IoU ≥ 0.999 and "
                 f"score within 0.001; smallest IoU {values['iou']:.4f}, largest difference of scores "
                 f"{values['score']:.1e}, {values['surplus']:+.1f} detections an image"
             )
@@ -119,10 +119,8 @@ def _numbers(case: dict[str, Any]) -> list[str]:
 
 
 def _peak(case: dict[str, Any]) -> list[str]:
-    lines = []
-    for peak in case.get("peaks", []):
-        lines.append(
-            f"dense convolutions in {peak['runtime']}: {peak['gflops']:.0f} GFLOP/s at most ({peak['shape']}); "
-            f"{peak['name']} runs at {peak['share']:.0%} of it"
-        )
-    return lines
+    return [
+        f"{peak['name']}: {peak['reached']:.0f} GFLOP/s, {peak['share']:.0%} of the {peak['gflops']:.0f} that dense "
+        f"convolutions reach in {peak['runtime']} ({peak['shape']})"
+        for peak in case.get("peaks", [])
+    ]

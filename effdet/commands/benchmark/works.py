@@ -12,7 +12,7 @@ from typing import Any
 from effdet.commands.benchmark import more_works
 from effdet.commands.benchmark.cases import ask_once, make_case, race_options, threads_of
 from effdet.commands.benchmark.compare import agreement, same_outputs
-from effdet.commands.benchmark.race import Entry, race
+from effdet.commands.benchmark.race import Entry, Row, race
 
 PHOTO_SIZES = {"predict": (1080, 1920), "network": (480, 640), "train": (480, 640)}
 PHOTOS = {"predict": 4, "network": 8, "train": 8}
@@ -49,6 +49,7 @@ def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batc
             "batch": batch,
             "photos": args.photos,
             "weights": args.weights,
+            "exports": [] if args.work == "train" else _exports(args),
             "peer": args.peer_python is not None and "effdet" in args.peer,
         },
         environment=threads_of(args),
@@ -60,11 +61,26 @@ def _image_size(args: argparse.Namespace) -> list[int] | None:
     return None if args.size is None else [args.size[0], args.size[-1]]
 
 
-def _runtimes(args: argparse.Namespace) -> list[str]:
+def _runtimes(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return runtime and preset of each of our rows."""
     if args.runtime:
-        return list(args.runtime)
+        pairs = [name.partition(":") for name in args.runtime]
+        return [(runtime, preset or "default") for runtime, _, preset in pairs]
     installed = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name) is not None]
-    return ["eager", *installed]
+    rows = [(name, "default") for name in ["eager", *installed]]
+    if args.work == "predict" and args.peer_python is not None and "effdet" in args.peer:
+        rows += [(name, "effdet") for name in ["eager", *installed]]  # for the same detections as the peer's
+    return rows
+
+
+def _exports(args: argparse.Namespace) -> list[str]:
+    """Return the formats that the runtimes need, each once."""
+    formats = {"onnxruntime": "onnx", "openvino": "openvino", "torch-export": "torch-export"}
+    return list(dict.fromkeys(formats[runtime] for runtime, _ in _runtimes(args) if runtime in formats))
+
+
+def _own_name(runtime: str, preset: str) -> str:
+    return f"ours, {runtime}" + ("" if preset == "default" else f" as {preset}")
 
 
 def _peers(
@@ -95,43 +111,79 @@ def _peers(
 
 
 def _network(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
+    base = {"folder": str(folder), "batch": batch}
     entries = [
         Entry(
-            name=f"ours, {runtime}",
+            name=_own_name(runtime, "default"),
             module="ours_inference",
             task="network",
-            settings={"folder": str(folder), "runtime": runtime, "batch": batch, "name": f"ours_{runtime}"},
+            settings={**base, "runtime": runtime, "threads": args.threads, "name": f"ours_{number}"},
             environment=threads_of(args),
         )
-        for runtime in _runtimes(args)
+        for number, (runtime, _) in enumerate(_runtimes(args))
     ]
-    own = {"folder": str(folder), "batch": batch}
     other = {"num_classes": facts["num_classes"], "photos": facts["photos"], "batch": batch}
-    rows = race(entries + _peers(args, "network", facts, own, other), **race_options(args))
+    rows = race(entries + _peers(args, "network", facts, base, other), **race_options(args))
     same = same_outputs([(row.name, row.result) for row in rows if row.result])
+    peaks = [] if args.no_peak else _peaks(args, [row for row in rows if row.name.startswith("ours")], facts, batch)
     title = f"network of {facts['variant']} at {_by(facts)}, batch {batch}"
-    return make_case(args, title, rows, images_per_step=batch, model=facts, same=same)
+    return make_case(args, title, rows, images_per_step=batch, model=facts, same=same, peaks=peaks)
+
+
+def _peaks(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any], batch: int) -> list[dict[str, Any]]:
+    """Return, for each runtime of ours, the machine's peak in it and the share that the network reaches."""
+    found, known = [], {}
+    for row in rows:
+        if not row.seconds:
+            continue
+        name = row.name.removeprefix("ours, ")
+        runtime = name if name in ("onnxruntime", "openvino") else "torch"
+        if runtime not in known:
+            settings = {"runtime": runtime, "threads": args.threads}
+            entry = Entry(name="peak", module="peak", task="peak", settings=settings, environment=threads_of(args))
+            known[runtime] = ask_once(entry)
+        speed = 2 * facts["macs"] * batch / row.median / 1e9
+        share = speed / known[runtime]["gflops"]
+        found.append({"name": row.name, "runtime": runtime, "reached": speed, "share": share, **known[runtime]})
+    return found
 
 
 def _predict(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
     base = {"folder": str(folder), "photos": facts["photos"]}
+    runtimes = _runtimes(args)
     entries = [
         Entry(
-            name=f"ours, {runtime}",
+            name=_own_name(runtime, preset),
             module="ours_inference",
             task="predict",
-            settings={**base, "runtime": runtime, "preset": "default", "parts": False},
+            settings={**base, "runtime": runtime, "threads": args.threads, "preset": preset},
             environment=threads_of(args),
         )
-        for runtime in _runtimes(args)
+        for runtime, preset in runtimes
     ]
     other = {"num_classes": facts["num_classes"], "photos": facts["photos"]}
     rows = race(entries + _peers(args, "predict", facts, base, other), **race_options(args))
-    same = {row.name: agreement(rows[0].result, row.result) for row in rows[1:] if row.result and rows[0].result}
-    for row in rows:
-        row.result = None
+    same = _compare_detections(rows, [preset for _, preset in runtimes])
     title = f"{facts['variant']} at {_by(facts)}, from a JPEG file to boxes"
     return make_case(args, title, rows, images_per_step=1, model=facts, same=same)
+
+
+def _compare_detections(rows: list[Row], presets: list[str]) -> dict[str, dict[str, Any]]:
+    """Compare all detections with our first row's of the same preset, peers' with that of their own; drop them."""
+    presets = presets + ["effdet"] * (len(rows) - len(presets))
+    first: dict[str, Row] = {}
+    same = {}
+    for row, preset in zip(rows, presets, strict=True):
+        if row.result is None:
+            continue
+        row.parts = row.parts or row.result["parts"]
+        reference = first.setdefault(preset, row)
+        if reference is not row:
+            found = agreement(reference.result["detections"], row.result["detections"])
+            same[row.name] = {**found, "reference": reference.name}
+    for row in rows:
+        row.result = None
+    return same
 
 
 def _train(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:

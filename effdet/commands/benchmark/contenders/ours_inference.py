@@ -12,10 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from effdet.deployment.load import is_exported, load_exported
+from effdet.images import read_image
 from effdet.models.efficientdet import EfficientDet
+from effdet.models.inference import make_batch
+from effdet.models.postprocess import PostprocessSettings
+from effdet.preprocessing import Preprocessing
 
 EAGER = ("eager", "channels_last", "compile")
-Run: TypeAlias = Callable[[Tensor], tuple[Any, Any]]
+FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}  # written by ``Prepare``
+Detector: TypeAlias = Any  # EfficientDet or DeployedDetector
+
+PASSES = 5  # over the photos, to measure the parts of a prediction
+
+
+def open_detector(folder: Path, runtime: str, threads: int) -> Detector:
+    """Return the model in a runtime: one of EAGER or FILES, or the name of an exported file."""
+    if runtime not in EAGER:
+        file = Path(runtime) if is_exported(runtime) else folder / FILES[runtime]
+        return load_exported(file, num_threads=threads)
+    model = EfficientDet.from_pretrained(folder / "weights.safetensors")
+    if runtime == "channels_last":
+        model.network.to(memory_format=torch.channels_last)
+    if runtime == "compile":
+        model.network.forward = torch.compile(model.network.forward)  # type: ignore[method-assign]
+    return model
 
 
 class NetworkAlone:
@@ -23,49 +44,50 @@ class NetworkAlone:
 
     Args:
         folder: What ``Prepare`` wrote.
-        runtime: One of EAGER, or a runtime of ``effdet.deployment``.
+        runtime: See ``open_detector``.
+        threads: Of a runtime that is told so; the others follow OMP_NUM_THREADS.
         batch: Images.
         name: Stem of the file that ``result`` writes.
     """
 
-    def __init__(self, *, folder: str, runtime: str, batch: int, name: str) -> None:
+    def __init__(self, *, folder: str, runtime: str, threads: int, batch: int, name: str) -> None:
         self.folder, self.name = Path(folder), name
-        model = EfficientDet.from_pretrained(self.folder / "weights.safetensors")
-        self.images = normalised(model, np.load(self.folder / "inputs.npy")[:batch])
+        detector = open_detector(self.folder, runtime, threads)
+        images = normalised(detector, np.load(self.folder / "inputs.npy")[:batch])
         if runtime == "channels_last":
-            self.images = self.images.contiguous(memory_format=torch.channels_last)
-        self.run = open_network(model, runtime, self.images)
-        self.outputs: tuple[Any, Any] | None = None
+            images = images.contiguous(memory_format=torch.channels_last)
+        self.run = _network(detector, images)
+        self.outputs: list[Any] = []
 
-    @torch.inference_mode()
     def step(self) -> None:
         """Run the network once."""
-        self.outputs = self.run(self.images)
+        self.outputs = self.run()
 
     def result(self) -> str:
         """Write the outputs and return the file's name."""
-        assert self.outputs is not None
         logits, deltas = (np.asarray(output, dtype=np.float32) for output in self.outputs)
         file = self.folder / f"{self.name}.npz"
         np.savez(file, logits=logits, deltas=deltas)
         return str(file)
 
 
-def normalised(model: EfficientDet, images: NDArray[np.uint8]) -> Tensor:
+def normalised(detector: Detector, images: NDArray[np.uint8]) -> Tensor:
     """Return (B, H, W, 3) uint8 images as the network's input (B, 3, H, W)."""
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return model.normalise(tensor, torch.tensor([images.shape[1:3]] * len(images)))
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float()
+    return (tensor - detector.mean.view(3, 1, 1)) / detector.std.view(3, 1, 1)
 
 
-def open_network(model: EfficientDet, runtime: str, example: Tensor) -> Run:
-    """Return the network of a model as a function of its input."""
-    network = model.network.eval()
-    if runtime in EAGER:
-        if runtime == "channels_last":
-            network.to(memory_format=torch.channels_last)
-        call: Any = torch.compile(network) if runtime == "compile" else network
-        return lambda images: (lambda p: (p.class_logits, p.box_deltas))(call(images))
-    raise NotImplementedError(runtime)
+def _network(detector: Detector, images: Tensor) -> Callable[[], list[Any]]:
+    if not isinstance(detector, EfficientDet):
+        array = images.contiguous().numpy()
+        return lambda: list(detector.runtime.run(array))
+
+    @torch.inference_mode()
+    def run() -> list[Any]:
+        predictions = detector.network(images)
+        return [predictions.class_logits, predictions.box_deltas]
+
+    return run
 
 
 class Predict:
@@ -73,62 +95,68 @@ class Predict:
 
     Args:
         folder: What ``Prepare`` wrote.
-        runtime: A runtime of ``model.predict``; "eager" is plain PyTorch.
+        runtime: See ``open_detector``.
+        threads: Of a runtime that is told so.
         photos: The files.
-        preset: How candidates become detections: "default", or as a peer does it.
-        parts: Measure the parts of a prediction instead of the whole.
+        preset: Whose resizing and post-processing: "default" is ours, "effdet" the peer's.
     """
 
-    def __init__(self, *, folder: str, runtime: str, photos: list[str], preset: str, parts: bool) -> None:
-        self.photos, self.turn, self.runtime, self.parts = photos, 0, runtime, parts
-        self.model = EfficientDet.from_pretrained(Path(folder) / "weights.safetensors")
-        _use_preset(self.model, preset)
+    def __init__(self, *, folder: str, runtime: str, threads: int, photos: list[str], preset: str) -> None:
+        self.photos, self.turn = photos, 0
+        self.detector = open_detector(Path(folder), runtime, threads)
+        self.detector.settings = PostprocessSettings.preset(preset)
+        self.detector.preprocessing = Preprocessing.preset(preset)
 
-    def step(self) -> dict[str, float] | None:
+    def step(self) -> None:
         """Predict on the next photo."""
-        photo = self.photos[self.turn % len(self.photos)]
+        self.detector.predict(self.photos[self.turn % len(self.photos)], score_threshold=0.0)
         self.turn += 1
-        if self.parts:
-            return self._in_parts(photo)
-        self.model.predict(photo, score_threshold=0.0)
-        return None
 
-    @torch.inference_mode()
+    def result(self) -> dict[str, Any]:
+        """Return the detections of every photo, and the seconds of the parts of a prediction."""
+        found = [self.detector.predict(photo, score_threshold=0.0)[0] for photo in self.photos]
+        parts = [self._in_parts(photo) for _ in range(PASSES) for photo in self.photos]
+        return {
+            "detections": [
+                {"boxes": f.boxes.tolist(), "labels": f.labels.tolist(), "scores": f.scores.tolist()} for f in found
+            ],
+            "parts": {name: [part[name] for part in parts] for name in parts[0]},
+        }
+
     def _in_parts(self, photo: str) -> dict[str, float]:
-        from effdet.images import read_image
-        from effdet.models.inference import make_batch
-
         clock = [time.perf_counter()]
         image = read_image(photo)
         clock.append(time.perf_counter())
-        batch = make_batch([(photo, image)], self.model.letterbox)
-        images = self.model.normalise(batch.images, batch.content_sizes)
+        batch = make_batch([(photo, image)], self.detector.letterbox)
         clock.append(time.perf_counter())
-        predictions = self.model.network(images)
+        network_seconds = self._detect(batch)
         clock.append(time.perf_counter())
-        self.model.postprocess(predictions, batch)
-        clock.append(time.perf_counter())
-        names = ("decode", "resize and normalise", "network", "post-processing")
-        return {name: end - start for name, start, end in zip(names, clock, clock[1:], strict=False)}
+        return {
+            "decode": clock[1] - clock[0],
+            "resize": clock[2] - clock[1],
+            "network": network_seconds,
+            "normalise and post-process": clock[3] - clock[2] - network_seconds,
+        }
 
-    def result(self) -> list[dict[str, Any]]:
-        """Return the detections of every photo."""
-        return [plain(self.model.predict(photo, score_threshold=0.0)[0]) for photo in self.photos]
+    def _detect(self, batch: Any) -> float:
+        """Detect, and return the seconds that the network took of it."""
+        is_eager = isinstance(self.detector, EfficientDet)
+        owner, name = (self.detector.network, "forward") if is_eager else (self.detector.runtime, "run")
+        original, seconds = getattr(owner, name), 0.0
 
+        def timed(*args: Any) -> Any:
+            nonlocal seconds
+            started = time.perf_counter()
+            outputs = original(*args)
+            seconds += time.perf_counter() - started
+            return outputs
 
-def plain(detections: Any) -> dict[str, Any]:
-    """Return boxes, labels and scores as lists."""
-    return {
-        "boxes": detections.boxes.tolist(),
-        "labels": detections.labels.tolist(),
-        "scores": detections.scores.tolist(),
-    }
-
-
-def _use_preset(model: EfficientDet, preset: str) -> None:
-    if preset == "default":
-        return
-    raise NotImplementedError(preset)
+        setattr(owner, name, timed)
+        try:
+            self.detector.detect(batch)
+        finally:
+            setattr(owner, name, original)
+        return seconds
 
 
 TASKS = {"network": NetworkAlone, "predict": Predict}

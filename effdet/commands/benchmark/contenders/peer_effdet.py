@@ -152,14 +152,16 @@ class Predict:
             "post-processing": clock[3] - clock[2] - network_seconds,
         }
 
-    def result(self) -> list[dict[str, Any]]:
+    def result(self) -> dict[str, Any]:
         """Return the detections of every photo; labels from 0."""
         rows = [self._predict(photo)[0].float() for photo in self.photos]
         rows = [row[row[:, 4] > 0] for row in rows]
-        return [
-            {"boxes": row[:, :4].tolist(), "scores": row[:, 4].tolist(), "labels": [int(c) - 1 for c in row[:, 5]]}
-            for row in rows
-        ]
+        return {
+            "detections": [
+                {"boxes": row[:, :4].tolist(), "scores": row[:, 4].tolist(), "labels": [int(c) - 1 for c in row[:, 5]]}
+                for row in rows
+            ]
+        }
 
 
 class Train:

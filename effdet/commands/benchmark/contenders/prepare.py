@@ -42,6 +42,7 @@ class Prepare:
         batch: Images of the input batch.
         photos: A folder of own photos, which take the place of drawn ones.
         weights: A .safetensors file that takes the place of made weights.
+        exports: Formats of ``effdet.deployment`` that the model is exported to.
         peer: Whether the weights are written for the peer as well.
     """
 
@@ -57,6 +58,7 @@ class Prepare:
         batch: int,
         photos: str | None,
         weights: str | None,
+        exports: list[str],
         peer: bool,
     ) -> None:
         self.folder = Path(folder)
@@ -86,6 +88,8 @@ class Prepare:
             "parameters": sum(p.numel() for p in model.parameters()),
             "macs": count_macs(model),
         }
+        for kind in exports:
+            _export(model, self.folder, kind, batch)
         if peer:
             self.facts["peer"] = _write_for_peer(model, self.folder / "peer.pt")
 
@@ -144,6 +148,15 @@ def count_macs(model: EfficientDet) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.network(images)
     return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
+
+
+def _export(model: EfficientDet, folder: Path, kind: str, batch: int) -> None:
+    from effdet.deployment.export import SUFFIX, ExportOptions, export
+
+    if kind not in SUFFIX:
+        raise ValueError(f"a runtime must export to one of {', '.join(SUFFIX)}, got {kind}")
+    options = ExportOptions(format=kind, batch=batch)  # type: ignore[arg-type]
+    export(model, folder / f"model{SUFFIX[kind]}", options)
 
 
 def _write_for_peer(model: EfficientDet, path: Path) -> str:
