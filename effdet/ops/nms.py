@@ -11,7 +11,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
@@ -59,12 +58,14 @@ def hard_nms(
     Returns:
         (D,) int64 indices, best score first; of equal scores the lower index comes first.
     """
+    from torchvision.ops import nms  # importing it takes as long as importing torch, and soft-NMS does without
+
     order, sorted_boxes, sorted_scores = _sorted_apart(boxes, scores, labels)
 
     # What is kept among the best n does not depend on the rest, so look at more only when too few are kept.
     window = WINDOW
     while True:
-        kept = torchvision.ops.nms(sorted_boxes[:window], sorted_scores[:window], iou_threshold)
+        kept = nms(sorted_boxes[:window], sorted_scores[:window], iou_threshold)
         if len(kept) >= max_detections or window >= len(order):
             return order[kept[:max_detections].to(order.device)]
         window *= 4
