@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ GROUPS = [
 @pytest.fixture(scope="module")
 def parity():
     path = Path(__file__).with_name("parity.py")
-    spec = importlib.util.spec_from_file_location("parity", path)
+    spec = importlib.util.spec_from_file_location("peer_parity", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclass looks for its annotations
     spec.loader.exec_module(module)
     return module
 

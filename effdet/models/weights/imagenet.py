@@ -157,7 +157,9 @@ def _download(name: str, repository: str, backbone: str) -> str:
 
 
 def _imagenet_tag(backbone: str) -> str:
-    return _TIMM_TAGS.get(backbone) or _timm_config(backbone).tag
+    tag = _TIMM_TAGS.get(backbone, _timm_config(backbone).tag)
+    assert tag is not None, backbone
+    return tag
 
 
 def _timm_config(name: str) -> PretrainedCfg:
