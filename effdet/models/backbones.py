@@ -28,6 +28,10 @@ def build_backbone(variant: Variant, stochastic_depth: float) -> Any:
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = variant.backbone_bn_eps
+    if variant.wide_taps:  # the last projection lies behind the last tap: nobody hears it, so nothing can teach it
+        last = backbone.blocks[-1][-1]
+        for module in (last.conv_pwl, last.bn3):
+            module.requires_grad_(False)
     return backbone
 
 

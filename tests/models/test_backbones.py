@@ -35,6 +35,14 @@ def test_batch_norm_has_the_epsilon_of_the_family(name, eps):
     assert {m.eps for m in build(name).modules() if isinstance(m, nn.BatchNorm2d)} == {eps}
 
 
+def test_every_parameter_that_learns_has_an_effect():
+    backbone = build("efficientdet_w0")
+    sum(x.square().sum() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
+    learning = {name: p.grad for name, p in backbone.named_parameters() if p.requires_grad}
+    assert all(gradient is not None for gradient in learning.values())
+    assert not backbone.blocks[-1][-1].conv_pwl.weight.requires_grad
+
+
 def names_of(backbone, modules):
     return [name for name, module in backbone.named_modules() if any(module is m for m in modules)]
 
