@@ -22,7 +22,7 @@ def build_backbone(variant: Variant, stochastic_depth: float) -> Any:
     Its parameters have timm's names.
     """
     location: dict[str, Any] = {"feature_location": "expansion"} if variant.wide_taps else {}
-    backbone = timm.create_model(
+    backbone: Any = timm.create_model(
         variant.backbone, features_only=True, out_indices=variant.taps, drop_path_rate=stochastic_depth, **location
     )
     for module in backbone.modules():
