@@ -28,12 +28,19 @@ def commands():
 
 def test_python_blocks_of_the_readme_run_one_after_the_other(tmp_path, monkeypatch):
     from effdet import EfficientDet
+    from effdet.models.weights import sources
+    from effdet.models.weights.effdet import to_effdet
 
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = EfficientDet("lite0", 2, image_size=(64, 64), class_names=["cat", "dog"])
     model.save_pretrained("runs/custom/best.safetensors")
     Image.new("RGB", (80, 60)).save("photo.jpg")
+    published = EfficientDet("tf_efficientdet_lite0", 90).network.state_dict()
+    torch.save(to_effdet(published, "tf_efficientdet_lite0"), "tf_efficientdet_lite0.pth")
+    published = EfficientDet("tf_efficientdet_d0", 90).network.state_dict()
+    torch.save(to_effdet(published, "tf_efficientdet_d0"), "d0_34.pth")
+    monkeypatch.setattr(sources, "local_file", lambda file: Path("d0_34.pth"))  # in place of the download
     names = {}
     for block in blocks(ROOT / "README.md", "python"):
         exec(compile(block, "README.md", "exec"), names)
