@@ -154,6 +154,7 @@ class TrainConfig:
     focal_gamma: float = 1.5
     label_smoothing: float = 0.0
     huber_delta: float = 0.1
+    mask_zero_targets: bool = False  # leave out box targets of exactly 0 (huber only), as the published models did
     precision: Precision = Precision.fp32
     channels_last: bool = True
     compile: bool = False  # torch.compile the network

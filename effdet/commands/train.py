@@ -175,6 +175,7 @@ def _build_criterion(config: Config) -> Any:
         box_loss=config.train.box_loss,
         huber_delta=config.train.huber_delta,
         box_weight=config.train.box_weight,
+        mask_zero_targets=config.train.mask_zero_targets,
     )
 
 

@@ -108,6 +108,10 @@ def clip_boxes(boxes: Tensor, sizes: Tensor | tuple[int, int]) -> Tensor:
 
 
 def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return x, y of the centre, width and height of (..., 4) xyxy boxes, each (...,)."""
+    """Return x, y of the centre, width and height of (..., 4) xyxy boxes, each (...,).
+
+    A centre is a corner plus half a side, rounded as the published models round it: it decides which targets are 0.
+    """
     x1, y1, x2, y2 = boxes.unbind(-1)
-    return (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1).clamp(min=MIN_SIDE), (y2 - y1).clamp(min=MIN_SIDE)
+    width, height = x2 - x1, y2 - y1
+    return x1 + width / 2, y1 + height / 2, width.clamp(min=MIN_SIDE), height.clamp(min=MIN_SIDE)

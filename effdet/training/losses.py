@@ -149,9 +149,12 @@ class DetectionLoss:
         huber_delta: Where the Huber loss turns linear, in units of the deltas.
         box_weight: Weight of the box loss; None: 50 for huber, 5 for the others.
         positive_iou: See ``assign``.
+        mask_zero_targets: Leave elements of the Huber loss out where the target is exactly 0, as the projects of the
+            published models do: they tell positive anchors by targets that are not 0. Off by default, because a box
+            that lies exactly on its anchor then teaches it nothing.
 
     Raises:
-        ValueError: If there is no such box loss.
+        ValueError: If there is no such box loss, or ``mask_zero_targets`` is set for another one than huber.
     """
 
     def __init__(
@@ -164,13 +167,17 @@ class DetectionLoss:
         huber_delta: float = 0.1,
         box_weight: float | None = None,
         positive_iou: float = 0.5,
+        mask_zero_targets: bool = False,
     ) -> None:
         if box_loss not in list(BoxLoss):
             raise ValueError(f"box_loss must be one of {', '.join(kind.value for kind in BoxLoss)}; got '{box_loss}'")
+        if mask_zero_targets and box_loss != BoxLoss.huber:
+            raise ValueError(f"mask_zero_targets needs box_loss 'huber', whose targets it masks; got '{box_loss}'")
         self.alpha, self.gamma, self.label_smoothing = alpha, gamma, label_smoothing
         self.box_loss, self.huber_delta = BoxLoss(box_loss), huber_delta
         self.box_weight = BOX_WEIGHTS[self.box_loss] if box_weight is None else box_weight
         self.positive_iou = positive_iou
+        self.mask_zero_targets = mask_zero_targets
 
     def __call__(
         self,
@@ -219,5 +226,8 @@ class DetectionLoss:
         matched = anchors[assignment.positive % len(anchors)]  # (P, 4)
         if self.box_loss is BoxLoss.huber:
             targets = encode(assignment.boxes, matched)
-            return huber_loss(deltas, targets, delta=self.huber_delta).sum() / 4
+            losses = huber_loss(deltas, targets, delta=self.huber_delta)
+            if self.mask_zero_targets:
+                losses = losses * (targets != 0)
+            return losses.sum() / 4
         return IOU_LOSSES[self.box_loss](decode(deltas, matched), assignment.boxes).sum()

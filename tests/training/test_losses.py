@@ -163,6 +163,22 @@ def test_detection_loss_equals_the_published_formula():
     torch.testing.assert_close(got["box_loss"], 50 * huber.sum() / (4 * normaliser))
 
 
+def test_targets_of_exactly_zero_may_be_masked():
+    """The box has the width and the centre column of its anchor: dx and dw teach nothing any more."""
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    targets = [Target(torch.tensor([[0.0, 1.0, 10.0, 10.0]]), torch.tensor([0]))]
+    deltas = torch.full((1, 2, 4), 0.07, requires_grad=True)
+    loss = DetectionLoss(mask_zero_targets=True)(Predictions(torch.zeros(1, 2, K), deltas), anchors, targets)
+    loss["box_loss"].backward()
+    errors = 0.07 - encode(targets[0].boxes, anchors[:1])[0, [1, 3]]
+    torch.testing.assert_close(loss["box_loss"], 50 * huber_loss(errors, torch.zeros(2)).sum() / (4 * 2))
+    assert (deltas.grad[0] != 0).tolist() == [[False, True, False, True], [False] * 4]
+    with pytest.raises(
+        ValueError, match="mask_zero_targets needs box_loss 'huber', whose targets it masks; got 'giou'"
+    ):
+        DetectionLoss(mask_zero_targets=True, box_loss="giou")
+
+
 @pytest.mark.parametrize("box_loss", ["huber", "iou", "giou", "diou"])  # CIoU's own weight counts as a constant
 def test_the_gradient_matches_finite_differences(box_loss):
     predictions, anchors, targets = a_batch(torch.float64)
