@@ -107,6 +107,10 @@ def _add_quality(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--side", choices=("ours", "peer"), default="ours", help="who trains (default: ours)")
     group.add_argument("--minutes", type=float, default=35.0, help="stop after these (default: 35)")
     group.add_argument("--config", type=Path, metavar="CONFIG", help="of ours (default: configs/custom.yaml)")
+    group.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="of ours: settings of the config")
+    group.add_argument("--epochs", type=int, default=36, metavar="N", help="of the peer: length of the cycle")
+    group.add_argument("--lr", type=float, default=2e-3, help="of the peer: its highest (default: 0.002)")
+    group.add_argument("--every", type=int, default=2, metavar="N", help="of the peer: epochs between evaluations")
 
 
 def run(args: argparse.Namespace) -> int:

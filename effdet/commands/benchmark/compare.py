@@ -31,7 +31,8 @@ def agreement(reference: Sequence[dict[str, Any]], found: Sequence[dict[str, Any
     """Return how far the detections of some images are the same as the reference's.
 
     A detection of the reference is found again if one of the same label has IoU ≥ 0.999 with it and a score within
-    1e-3; each is used once.
+    1e-3; each is used once. What scores within 1e-3 of the last one of an image does not count: whether it stays within
+    the largest number of detections is chance.
 
     Returns:
         ``found``, the part of the reference's detections; ``surplus``, detections per image beyond the reference's
@@ -41,9 +42,10 @@ def agreement(reference: Sequence[dict[str, Any]], found: Sequence[dict[str, Any
     again, total, surplus = 0, 0, 0
     ious: list[float] = [1.0]
     differences: list[float] = [0.0]
-    for one, other in zip(reference, found, strict=True):
+    for whole, other in zip(reference, found, strict=True):
+        one = _above_the_cut(whole)
         total += len(one["scores"])
-        surplus += len(other["scores"]) - len(one["scores"])
+        surplus += len(other["scores"]) - len(whole["scores"])
         matches = _match(one, other)
         ious += [iou for iou, _ in matches]
         differences += [difference for _, difference in matches]
@@ -54,6 +56,12 @@ def agreement(reference: Sequence[dict[str, Any]], found: Sequence[dict[str, Any
         "iou": min(ious),
         "score": max(differences),
     }
+
+
+def _above_the_cut(detections: dict[str, Any]) -> dict[str, Any]:
+    cut = min(detections["scores"], default=0.0) + LARGEST_SCORE_DIFFERENCE
+    kept = [index for index, score in enumerate(detections["scores"]) if score > cut]
+    return {key: [detections[key][index] for index in kept] for key in ("boxes", "labels", "scores")}
 
 
 def _match(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[float, float]]:

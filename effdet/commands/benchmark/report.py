@@ -9,6 +9,9 @@ from typing import Any, TextIO
 def print_case(case: dict[str, Any], file: TextIO) -> None:
     """Print one case: a table of its contenders, then ratios, parts and what was compared."""
     print(f"\n{case['title']}", file=file)
+    if case["work"] == "quality":
+        _print_quality(case, file)
+        return
     images = case.get("images_per_step", 1)
     rows = [_cells(row, images) for row in case["rows"]]
     rows = [_heads(images, case), *rows]
@@ -24,9 +27,17 @@ def print_case(case: dict[str, Any], file: TextIO) -> None:
     file.flush()
 
 
+def _print_quality(case: dict[str, Any], file: TextIO) -> None:
+    for name, seconds in case["reached"].items():
+        print(f"  {name}: {'not reached' if seconds is None else f'{seconds / 60:.1f} min'}", file=file)
+    if case["evaluations"]:
+        best = max(case["evaluations"], key=lambda row: row["ap"])
+        print(f"  best: AP {best['ap']:.4f}, AP50 {best['ap50']:.4f} at {best['seconds'] / 60:.1f} min", file=file)
+
+
 def failed(case: dict[str, Any]) -> bool:
     """Whether a contender of a case failed."""
-    return any(row["error"] for row in case["rows"])
+    return any(row["error"] for row in case["rows"]) or case.get("evaluations") == []
 
 
 def milliseconds(row: dict[str, Any], images: int = 1) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 from effdet.commands.benchmark import more_works
 from effdet.commands.benchmark.cases import ask_once, make_case, race_options, threads_of
 from effdet.commands.benchmark.compare import agreement, same_outputs
+from effdet.commands.benchmark.quality import quality
 from effdet.commands.benchmark.race import Entry, Row, race
 
 PHOTO_SIZES = {"predict": (1080, 1920), "network": (480, 640), "train": (480, 640)}
@@ -27,6 +28,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
             for batch in args.batch or [4 if args.work == "train" else 1]:
                 facts = prepare(args, folder, variant=variant, batch=batch)
                 yield works[args.work](args, folder, facts, batch)
+    elif args.work == "quality":
+        yield quality(args, folder)
     else:
         yield {"loader": more_works.loader, "evaluate": more_works.evaluate, "startup": more_works.startup}[args.work](
             args, folder

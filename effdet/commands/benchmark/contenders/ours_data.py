@@ -12,6 +12,8 @@ from effdet.commands.benchmark.contenders.photos import draw_photos
 from effdet.config import AugmentConfig
 from effdet.data.coco import find_coco, find_coco_files
 from effdet.data.loader import TrainLoader
+from effdet.models.efficientdet import EfficientDet
+from effdet.models.weights.effdet import effdet_name
 from effdet.structures import Batch
 
 FILL = (124, 116, 104)  # the mean colour of ImageNet
@@ -76,4 +78,23 @@ def endless(loader: TrainLoader) -> Iterator[Batch]:
         epoch += 1
 
 
-TASKS = {"loader_data": LoaderData, "loader": Load}
+class QualityData:
+    """Finds both splits of a data set, and writes the ImageNet weights of a backbone by timm's names.
+
+    Args:
+        folder: Where to.
+        data: The data set.
+        variant: The model whose backbone it is.
+    """
+
+    def __init__(self, *, folder: str, data: str, variant: str) -> None:
+        model = EfficientDet(variant, backbone_weights="imagenet")
+        file = Path(folder) / "backbone.pt"
+        torch.save(model.network.backbone.state_dict(), file)
+        self.facts: dict[str, object] = {"backbone": str(file), "variant": effdet_name(variant)}
+        for split in ("train", "val"):
+            annotations, images = find_coco_files(data, split)
+            self.facts[split] = {"annotations": str(annotations), "images": str(images)}
+
+
+TASKS = {"loader_data": LoaderData, "loader": Load, "quality_data": QualityData}

@@ -22,6 +22,7 @@ from torch import Tensor
 from effdet.commands.benchmark.contenders.photos import draw_photos
 from effdet.images import letterbox, read_image
 from effdet.models.efficientdet import EfficientDet
+from effdet.models.weights.effdet import effdet_name, to_effdet
 
 CALIBRATION_IMAGES = 8
 CANDIDATES = 5000  # (anchor, class) pairs of an image above LOWEST_SCORE
@@ -73,14 +74,15 @@ class Prepare:
         self.facts: dict[str, Any] = {"photos": [str(file) for file in files]}
         if variant is None:
             return
-        model = _build(variant, num_classes, image_size, weights)
+        # The peer's anchors are not quite those of the published models: ours are then as the peer's.
+        model = _build(effdet_name(variant) if peer else variant, num_classes, image_size, weights)
         inputs = letterboxed(model, [files[index % len(files)] for index in range(max(batch, CALIBRATION_IMAGES))])
         if weights is None:
             calibrate(model, inputs[:CALIBRATION_IMAGES])
         np.save(self.folder / "inputs.npy", inputs[:batch])
         model.save_pretrained(self.folder / "weights.safetensors")
         self.facts |= {
-            "variant": model.name,
+            "variant": variant if weights is None else model.name,
             "num_classes": model.num_classes,
             "image_size": list(model.image_size),
             "mean": model.mean.tolist(),
@@ -91,7 +93,9 @@ class Prepare:
         for kind in exports:
             _export(model, self.folder, kind, batch)
         if peer:
-            self.facts["peer"] = _write_for_peer(model, self.folder / "peer.pt")
+            self.facts["peer"] = effdet_name(model.name)
+            state = to_effdet(model.network.state_dict(), model.name)
+            torch.save({name: tensor.contiguous() for name, tensor in state.items()}, self.folder / "peer.pt")
 
 
 def _build(variant: str, num_classes: int, image_size: list[int] | None, weights: str | None) -> EfficientDet:
@@ -157,15 +161,6 @@ def _export(model: EfficientDet, folder: Path, kind: str, batch: int) -> None:
         raise ValueError(f"a runtime must export to one of {', '.join(SUFFIX)}, got {kind}")
     options = ExportOptions(format=kind, batch=batch)  # type: ignore[arg-type]
     export(model, folder / f"model{SUFFIX[kind]}", options)
-
-
-def _write_for_peer(model: EfficientDet, path: Path) -> str:
-    """Write the weights by the peer's names and return what it calls the model."""
-    from effdet.models.weights.effdet import effdet_name, to_effdet
-
-    state = to_effdet(model.network.state_dict(), model.name)
-    torch.save({name: tensor.contiguous() for name, tensor in state.items()}, path)
-    return effdet_name(model.name)
 
 
 TASKS = {"prepare": Prepare}

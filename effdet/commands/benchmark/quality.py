@@ -1,0 +1,86 @@
+"""Wall-clock until a detector fine-tuned on photos reaches an AP: ours by ``effdet train``, the peer by a plain loop.
+
+Each side trains alone, since two that take turns would both be slow; compare two commands on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from effdet.commands.benchmark.cases import ask_once
+from effdet.commands.benchmark.race import HERE, ROOT, Entry
+
+TARGETS = (("ap50", 0.85), ("ap", 0.48))
+VARIANT = "lite0"
+
+
+def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train one side, print every evaluation, and stop when both targets are reached or the time is over."""
+    command, environment = _ours(args, folder) if args.side == "ours" else _peer(args, folder)
+    started = time.time()
+    environment = {**os.environ, **environment, "BENCHMARK_STARTED": str(started), "OMP_NUM_THREADS": str(args.threads)}
+    evaluations = []
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=folder, env=environment, text=True)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            evaluations.append(json.loads(line))
+            print(_describe(evaluations[-1]), file=sys.stderr, flush=True)
+            over = time.time() - started >= 60 * args.minutes
+            if over or all(_reached(evaluations, *target) is not None for target in TARGETS):
+                break
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        assert process.stdout is not None
+        process.stdout.close()
+    reached = {f"{name} {least}": _reached(evaluations, name, least) for name, least in TARGETS}
+    title = f"time to quality of {VARIANT}, {args.side}, on {Path(args.data).name}"
+    settings = {"threads": args.threads, "minutes": args.minutes, "command": [Path(command[0]).name, *command[1:]]}
+    return {
+        "work": "quality",
+        "title": title,
+        "settings": settings,
+        "rows": [],
+        "evaluations": evaluations,
+        "reached": reached,
+    }
+
+
+def _ours(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
+    config = (args.config or ROOT / "configs" / "custom.yaml").resolve()
+    run = [f"data.root={Path(args.data).resolve()}", f"run.dir={folder / 'runs'}", "run.name=quality"]
+    module = "effdet.commands.benchmark.contenders.ours_quality"
+    return [sys.executable, "-m", module, str(config), *run, *args.set], {"PYTHONPATH": str(ROOT)}
+
+
+def _peer(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
+    settings = {"folder": str(folder), "data": str(Path(args.data).resolve()), "variant": VARIANT}
+    facts = ask_once(Entry(name="preparation", module="ours_data", task="quality_data", settings=settings))
+    size = args.size or [512]
+    options = {"size": [size[0], size[-1]], "epochs": args.epochs, "batch": (args.batch or [8])[0], "lr": args.lr}
+    script = str(HERE / "contenders" / "peer_quality.py")
+    content = json.dumps({**facts, **options, "every": args.every})
+    return [args.peer_python, "-I", "-W", "ignore", script, content], {}
+
+
+def _reached(evaluations: list[dict[str, float]], name: str, least: float) -> float | None:
+    """Return the seconds after which a number was reached first, or None."""
+    return next((row["seconds"] for row in evaluations if row[name] >= least), None)
+
+
+def _describe(row: dict[str, float]) -> str:
+    return (
+        f"{row['seconds'] / 60:6.2f} min ({row['training_seconds'] / 60:.2f} without evaluations): "
+        f"AP {row['ap']:.4f}, AP50 {row['ap50']:.4f}"
+    )
