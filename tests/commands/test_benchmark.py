@@ -1,0 +1,258 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effdet.commands import main
+from effdet.commands.benchmark import parser
+from effdet.commands.benchmark.compare import agreement, same_outputs
+from effdet.commands.benchmark.contenders import serve
+from effdet.commands.benchmark.contenders.commands import Command
+from effdet.commands.benchmark.plot import plot, read_curves
+from effdet.commands.benchmark.race import Entry, race, spread
+from effdet.commands.benchmark.report import failed, print_case
+
+CONTENDERS = Path(serve.__file__).parent
+PEER = os.environ.get("EFFDET_PEER_PYTHON")
+TASK = """
+class Count:
+    def __init__(self, *, start):
+        self.number, self.facts = start, {"start": start}
+    def step(self):
+        print("this goes to stderr")
+        self.number += 1
+        return {"half": 0.5}
+    def result(self):
+        return self.number
+TASKS = {"count": Count}
+"""
+
+
+def ask(file, *requests):
+    answers = StringIO()
+    serve.serve(str(file), StringIO("\n".join(map(json.dumps, requests))), answers)
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+# -- the process of a contender
+
+
+def test_contender_starts_steps_and_gives_its_result(tmp_path):
+    (tmp_path / "task.py").write_text(TASK)
+    start = {"do": "start", "task": "count", "settings": {"start": 3}}
+    first, steps, result = ask(tmp_path / "task.py", start, {"do": "step", "count": 2}, {"do": "result"})
+    assert first["facts"] == {"start": 3}
+    assert len(steps["seconds"]) == 2
+    assert all(seconds > 0 for seconds in steps["seconds"])
+    assert steps["parts"] == [{"half": 0.5}, {"half": 0.5}]
+    assert result["result"] == 5
+    assert result["peak_mb"] > 1
+
+
+def test_errors_of_a_contender_are_answers(tmp_path):
+    (tmp_path / "task.py").write_text(TASK)
+    (answer,) = ask(tmp_path / "task.py", {"do": "start", "task": "count", "settings": {}})
+    assert answer["error"].startswith("TypeError")
+    assert "start" in answer["error"]
+
+
+def test_serving_needs_nothing_but_the_standard_library():
+    code = f"import sys; sys.path.insert(0, {str(CONTENDERS)!r}); import serve; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["peer_effdet", "peer_torchvision", "peer_quality"])
+def test_peers_import_nothing_of_ours(name):
+    text = (CONTENDERS / f"{name}.py").read_text(encoding="utf-8")
+    assert "effdet.commands" not in text
+    assert "import effdet" not in text
+
+
+# -- the race
+
+
+def command(name, code):
+    settings = {"argv": [sys.executable, "-c", code], "isolated": True}
+    return Entry(name=name, module="commands", task="command", settings=settings)
+
+
+def test_race_measures_all_and_keeps_the_error_of_one():
+    fast, slow, broken = race(
+        [command("fast", ""), command("slow", "import time; time.sleep(0.2)"), command("broken", "1 / 0")],
+        rounds=2,
+        warmup=1,
+    )
+    assert (len(fast.seconds), len(slow.seconds), len(broken.seconds)) == (2, 2, 0)
+    assert slow.median >= 0.2
+    assert fast.error is None
+    assert "ZeroDivisionError" in broken.error
+    assert fast.to_dict()["spread"]["count"] == 2
+    assert broken.to_dict()["spread"] is None
+
+
+def test_spread_is_median_quartiles_and_extremes():
+    found = spread([5.0, 1.0, 4.0, 2.0, 3.0])
+    assert (found.smallest, found.first_quartile, found.median, found.third_quartile, found.largest) == (1, 2, 3, 4, 5)
+    assert spread([7.0]).first_quartile == spread([7.0]).third_quartile == 7
+    with pytest.raises(ValueError, match="a spread needs at least one value, got none"):
+        spread([])
+
+
+def test_failing_command_says_why():
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        Command(argv=[sys.executable, "-c", "1 / 0"], isolated=True).step()
+
+
+# -- what is compared
+
+FOUND = {
+    "boxes": [[0, 0, 100, 100], [200, 200, 260, 280], [300, 0, 310, 10]],
+    "labels": [1, 2, 1],
+    "scores": [0.9, 0.5, 0.1],
+}
+
+
+def test_equal_detections_agree_in_any_order():
+    turned = {key: values[::-1] for key, values in FOUND.items()}
+    assert agreement([FOUND], [turned]) == {"found": 1.0, "surplus": 0.0, "iou": 1.0, "score": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("boxes", [0, 0, 101, 100]), ("scores", 0.902), ("labels", 3)], ids=["box", "score", "label"]
+)
+def test_one_detection_that_differs_is_not_found(key, value):
+    other = {**FOUND, key: [value, *FOUND[key][1:]]}
+    assert agreement([FOUND], [other])["found"] == 0.5  # of the two above the cut
+
+
+def test_detection_next_to_the_cut_may_be_missing():
+    other = {key: values[:2] for key, values in FOUND.items()}
+    result = agreement([FOUND], [other])
+    assert (result["found"], result["surplus"]) == (1.0, -1.0)
+    assert agreement([{"boxes": [], "labels": [], "scores": []}], [FOUND])["surplus"] == 3
+
+
+def test_largest_differences_of_outputs_are_told(tmp_path):
+    for name, logit, delta in (("a", 0.0, 1.0), ("b", 100.0, 1.5)):
+        np.savez(
+            tmp_path / f"{name}.npz", logits=np.full((1, 2, 3), logit, np.float32), deltas=np.full((1, 2, 4), delta)
+        )
+    found = same_outputs([("a", str(tmp_path / "a.npz")), ("b", str(tmp_path / "b.npz"))])
+    assert found == {"b": {"score": pytest.approx(0.5), "delta": pytest.approx(0.5)}}
+    assert same_outputs([]) == {}
+
+
+# -- report, picture, command line
+
+
+def case(variant="d0", work="network", images=1):
+    rows = [
+        {
+            **{"name": name, "error": None, "parts": {}, "peak_mb": 500.0},
+            "spread": {"median": seconds, "first_quartile": seconds, "third_quartile": seconds, "count": 3},
+        }
+        for name, seconds in (("ours, eager", 0.1), ("ours, openvino", 0.02), ("effdet, default", 0.2))
+    ]
+    model = {"variant": variant, "macs": 2.5e9}
+    return {"work": work, "title": "a title", "rows": rows, "images_per_step": images, "model": model}
+
+
+def test_report_gives_medians_and_ratios():
+    out = StringIO()
+    print_case(case(), out)
+    assert re.search(r"ours, openvino +20\.0 +20\.0–20\.0 +50\.00 +500 +3", out.getvalue())
+    assert "ours, openvino: 10.00 × as fast as effdet, default" in out.getvalue()
+    assert "ours, openvino: 5.00 × as fast as ours, eager" in out.getvalue()
+
+
+def test_report_names_what_failed():
+    broken = case()
+    broken["rows"][2] |= {"error": "effdet, default: no module", "spread": None}
+    out = StringIO()
+    print_case(broken, out)
+    assert "failed: effdet, default: no module" in out.getvalue()
+    assert (failed(broken), failed(case())) == (True, False)
+
+
+def test_picture_has_a_curve_for_each_contender_and_family(tmp_path):
+    file, other = tmp_path / "a.json", tmp_path / "b.json"
+    file.write_text(json.dumps({"cases": [case(), case("d1"), case("lite0"), case(images=8)]}))
+    curves = read_curves([file])
+    assert {name: len(points) for name, points in curves.items() if "openvino" in name} == {
+        "network: ours, openvino, d": 2,
+        "network: ours, openvino, lite": 1,
+    }
+    plot([file], tmp_path / "out" / "plot.png")
+    assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000
+    other.write_text(json.dumps({"cases": []}))
+    with pytest.raises(ValueError, match=r"must hold cases of network or predict at batch 1, got none"):
+        plot([other], tmp_path / "plot.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plot"], "plot needs JSON files of network or predict, and --out FILE"),
+        (["network", "a.json"], "network takes no files, got a.json"),
+        (["network", "--repeats", "0"], "--repeats must be 1 or more, got 0"),
+        (["network", "--size", "1", "2", "3"], "--size must be one side or height and width, got 3 numbers"),
+        (["quality"], "quality needs --data DATA"),
+        (["quality", "--data", "x", "--side", "peer"], "--side peer needs --peer-python PYTHON"),
+        (["fly"], "invalid choice"),
+    ],
+)
+def test_command_lines_that_cannot_be_are_refused(capsys, arguments, message):
+    assert main(["benchmark", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_tells_how_weights_are_made():
+    assert "the best scores 0.9" in parser().format_help()
+
+
+# -- the whole command
+
+
+def run_benchmark(tmp_path, *arguments):
+    file = tmp_path / "result.json"
+    status = main(["benchmark", *arguments, "--repeats", "1", "--warmup", "0", "--threads", "1", "--json", str(file)])
+    assert status == 0
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_benchmark_of_the_network_runs(tmp_path):
+    arguments = ("--size", "64", "--classes", "3", "--images", "2", "--no-peak")
+    found = run_benchmark(tmp_path, "network", "--runtime", "eager", "channels_last", *arguments)
+    assert {"processor", "cores", "versions", "threads"} <= found["machine"].keys()
+    (result,) = found["cases"]
+    assert [row["name"] for row in result["rows"]] == ["ours, eager", "ours, channels_last"]
+    assert all(row["spread"]["count"] == 1 and row["peak_mb"] > 50 for row in result["rows"])
+    assert result["same"]["ours, channels_last"]["score"] < 1e-3
+
+
+def test_benchmark_of_the_evaluation_runs_and_numbers_are_identical(tmp_path):
+    (result,) = run_benchmark(tmp_path, "evaluate", "--images", "3")["cases"]
+    assert result["largest_difference"] == 0
+    assert len(result["rows"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PEER is None, reason="EFFDET_PEER_PYTHON names no interpreter with PyPI's effdet")
+def test_benchmark_beside_the_peer_runs_and_both_compute_the_same(tmp_path):
+    peer = ("--peer-python", str(PEER), "--peer-modes", "default", "--size", "128", "--images", "2")
+    (network,) = run_benchmark(tmp_path, "network", "--runtime", "eager", "--no-peak", *peer)["cases"]
+    assert network["same"]["effdet, default"]["score"] < 1e-4
+    small = ("--photo-size", "96", "128")
+    (predict,) = run_benchmark(tmp_path, "predict", "--runtime", "eager:effdet", *small, *peer)["cases"]
+    assert predict["same"]["effdet, default"]["found"] > 0.95
+    (train,) = run_benchmark(tmp_path, "train", "--batch", "2", *peer)["cases"]
+    ours, theirs = (row["result"] for row in train["rows"])
+    assert ours["class_loss"] + ours["box_loss"] == pytest.approx(theirs["loss"], rel=0.02)
+    run_benchmark(tmp_path, "loader", "--batch", "2", *peer)
