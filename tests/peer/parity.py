@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
 from torch import Tensor
 
@@ -124,7 +125,7 @@ def _table(rows: Sequence[Row]) -> str:
         "Largest difference of class logits and box deltas over all anchors, in standard deviations of the peer's",
         "output (of one level, where that is more), on the same random weights, biases, fusion weights, BN statistics",
         "and input. The limit is 0.001. Anchors agree within 0.001 pixel, and every tensor comes back unchanged",
-        "through `to_effdet`. Made by `make parity`.",
+        f"through `to_effdet`. Made by `make parity` on a CPU, {_versions()}.",
         "",
         "| model | inputs (height × width) | class logits | box deltas | tensors |",
         "|---|---|---|---|---|",
@@ -135,6 +136,10 @@ def _table(rows: Sequence[Row]) -> str:
             f"| {row.name} | {sizes} | {row.class_difference:.1e} | {row.box_difference:.1e} | {row.num_tensors} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _versions() -> str:
+    return f"with torch {torch.__version__.partition('+')[0]} and timm {timm.__version__}"
 
 
 def main() -> None:
