@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from effdet.config import Config, ConfigError, load_config
+    from effdet.deployment.load import load
     from effdet.models.efficientdet import EfficientDet
     from effdet.models.variants import list_variants
     from effdet.structures import Batch, Detection, Detections, Predictions, Target
@@ -29,6 +30,7 @@ __all__ = [
     "Target",
     "__version__",
     "list_variants",
+    "load",
     "load_config",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "Predictions": "effdet.structures",
     "Target": "effdet.structures",
     "list_variants": "effdet.models.variants",
+    "load": "effdet.deployment.load",
     "load_config": "effdet.config",
 }
 

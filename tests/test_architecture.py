@@ -22,6 +22,7 @@ NEIGHBOURS = {
     "training": GROUND,
     "evaluation": GROUND,
     "visualize": GROUND,
+    "deployment": GROUND | {"models"},
 }  # "commands" joins rooms and may know them all
 
 # Doors in the wall: (importing file, imported module).

@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "print the COCO numbers of a model, or of a results file",
     "predict": "detect objects in images, folders or videos",
     "convert": "bring weights of any EfficientDet project into ours, or into effdet's",
+    "export": "write a model as an ONNX, OpenVINO or torch.export file",
     "inspect_data": "check a data set, draw the demo set, download COCO",
     "benchmark": "measure speed and memory, beside a peer if there is one",
 }

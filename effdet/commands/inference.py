@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.models.inference import Detector
 
 PRESETS = ("default", "google", "effdet", "zylo")
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
 SETTINGS = ("nms", "iou_threshold", "sigma", "score_threshold", "max_candidates", "max_detections")
 
 
@@ -20,6 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model runs and what it reports."""
     group = parser.add_argument_group("model", "What is not given here is as the weights were saved.")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument("--runtime", default="auto", choices=RUNTIMES, help="who runs the model (default: auto)")
     group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
     group.add_argument("--preset", choices=PRESETS, help="whose resizing and post-processing: see docs/presets.md")
     group.add_argument("--nms", choices=("hard", "soft"), help="drop overlapping boxes, or decay their scores")
@@ -29,19 +31,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-detections", type=int, metavar="N", help="most detections of an image")
 
 
-def load_model(args: argparse.Namespace) -> EfficientDet:
-    """Return the model of ``args.weights`` on its device, in evaluation mode, with the options that were given.
+def load_model(args: argparse.Namespace) -> Detector:
+    """Return the detector of ``args.weights``, weights or an export, with the options that were given.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no model, or an option has a value that cannot be.
     """
-    from effdet.models.efficientdet import EfficientDet
     from effdet.models.postprocess import PostprocessSettings
     from effdet.preprocessing import Preprocessing
 
-    device = choose_device(args.device)
-    model = EfficientDet.from_pretrained(args.weights)
+    model = _detector(args)
     if args.preset is not None:
         model.settings = PostprocessSettings.preset(args.preset)
         model.preprocessing = Preprocessing.preset(args.preset)
@@ -49,7 +49,22 @@ def load_model(args: argparse.Namespace) -> EfficientDet:
     model.settings = replace(model.settings, **given)
     if args.image_size is not None:
         model.image_size = image_size(args.image_size)
-    return model.to(device).eval()
+    return model
+
+
+def _detector(args: argparse.Namespace) -> Detector:
+    from effdet.deployment.load import is_exported, load
+
+    if is_exported(args.weights):
+        if args.device not in ("auto", "cpu"):
+            raise ValueError(f"--device of an exported file must be cpu, got {args.device}")
+        return load(args.weights, runtime=args.runtime)
+    device = choose_device(args.device)
+    if args.runtime in ("onnxruntime", "openvino"):
+        raise ValueError(f"weights are run by torch, got --runtime {args.runtime}; export them with tools/export.py")
+    from effdet.models.efficientdet import EfficientDet
+
+    return EfficientDet.from_pretrained(args.weights).to(device).eval()
 
 
 def choose_device(name: str) -> torch.device:

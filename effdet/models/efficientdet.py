@@ -152,10 +152,14 @@ class EfficientDet(nn.Module):
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
+        return self.postprocess(self.network(self.network_input(batch)), batch)
+
+    def network_input(self, batch: Batch) -> Tensor:
+        """Return the images of a letterboxed batch as (B, 3, H, W) float32 on the device of the weights, normalised."""
         images = batch.images.to(self.device)
-        if not images.is_floating_point():  # else the letterbox has normalised them
-            images = self.normalise(images, batch.content_sizes)
-        return self.postprocess(self.network(images), batch)
+        if images.is_floating_point():  # the letterbox has normalised them
+            return images
+        return self.normalise(images, batch.content_sizes)
 
     def postprocess(self, predictions: Predictions, batch: Batch) -> list[Detections]:
         """Return the detections that the predictions of a letterboxed batch stand for, on the CPU."""

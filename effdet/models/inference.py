@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
@@ -94,7 +94,7 @@ class _Prepared(NamedTuple):
     batch: Batch
 
 
-def _batches(source: Any, letterbox: Letterbox, batch_size: int) -> Iterator[_Prepared]:
+def _batches(source: Any, letterbox: Letterbox, batch_size: int) -> Generator[_Prepared, None, None]:
     """Yield prepared batches; a thread starts only where there are more images than one batch holds."""
     images = iterate_images(source)
     first = list(islice(images, batch_size))

@@ -1,0 +1,198 @@
+"""Write a model as an ONNX, OpenVINO or torch.export file that holds all that is needed to use it.
+
+effdet export --weights runs/demo/best.safetensors --format onnx --check data/demo/images
+effdet export --weights runs/demo/best.safetensors --format openvino --precision int8 --calibration data/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effdet.commands import program
+from effdet.commands.inference import image_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from effdet.deployment.compare import Comparison
+    from effdet.deployment.export import ExportOptions
+    from effdet.deployment.quantise import Quantisation
+    from effdet.models.efficientdet import EfficientDet
+
+FORMATS = ("onnx", "openvino", "torch-export")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+NUM_CHECKED = 8  # photos that a check looks at
+NUM_CALIBRATION = 300  # most images that calibration looks at
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``export``."""
+    result = argparse.ArgumentParser(
+        prog=program("export"),
+        description="Write a model as a file that other runtimes run, and compare it with PyTorch. Class names, "
+        "category ids, input size, mean, standard deviation and settings are inside the file.",
+    )
+    result.add_argument("--weights", required=True, metavar="W", help="what EfficientDet.from_pretrained takes")
+    result.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
+    result.add_argument("--out", type=Path, metavar="FILE", help="the file (default: named after the weights)")
+    result.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
+    result.add_argument("--dynamic-size", action="store_true", help="let height and width be anything")
+    result.add_argument("--batch", default="1", metavar="N", help="images of every run, or 'dynamic' (default: 1)")
+    result.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    result.add_argument("--calibration", metavar="DATA", help=_CALIBRATION)
+    result.add_argument("--accurate", action="store_true", help="int8: correct the biases layer by layer; slower")
+    result.add_argument("--postprocess", action="store_true", help="put hard NMS into the file")
+    result.add_argument("--max-candidates", type=int, metavar="N", help="boxes that NMS inside the file sees (3840)")
+    result.add_argument(
+        "--check", metavar="SOURCE", help="photos to compare the file with PyTorch on: file, folder, glob"
+    )
+    result.add_argument("--tolerance", type=float, nargs=2, metavar=("SCORE", "IOU"), help=_TOLERANCE)
+    result.add_argument("--json", metavar="FILE", help="write what was exported and how it compares; - is stdout")
+    return result
+
+
+_CALIBRATION = "for int8: 100 or more images, as a folder, a glob pattern, or data with a train split"
+_TOLERANCE = "largest difference of a score, smallest IoU of a box (default: by precision)"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, compare, and return the exit status."""
+    from effdet.deployment.export import SUFFIX, as_exported, export
+    from effdet.deployment.load import load_exported
+    from effdet.models.efficientdet import EfficientDet
+
+    _check(args)
+    options = _options(args)
+    model = EfficientDet.from_pretrained(args.weights).eval()
+    if options.image_size is not None:
+        model.image_size = options.image_size
+    file = args.out or _default_file(args.weights, args.precision, SUFFIX[args.format])
+
+    quantisation = _quantisation(args, model, options) if args.precision == "int8" else None
+    description = export(model, file, options, quantisation=quantisation)
+    comparison = _compare(args, as_exported(model, description), load_exported(file), file)
+
+    report = sys.stderr if args.json == "-" else sys.stdout
+    sizes = sum(part.stat().st_size for part in {file, file.with_suffix(".bin")} if part.is_file())
+    print(f"{file}: {args.format} {args.precision}, {sizes / 1e6:.1f} MB; {comparison}", file=report)
+    if args.json:
+        _write_json(args.json, {"file": str(file), "bytes": sizes, **asdict(comparison)})
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.precision == "int8") != (args.calibration is not None):
+        parser().error("--precision int8 needs --calibration, and the other precisions do without")
+    if args.accurate and args.precision != "int8":
+        parser().error("--accurate goes with --precision int8")
+    if args.batch != "dynamic" and not (args.batch.isdigit() and int(args.batch) > 0):
+        parser().error(f"--batch must be a number from 1 or 'dynamic', got {args.batch}")
+
+
+def _options(args: argparse.Namespace) -> ExportOptions:
+    from effdet.deployment.export import ExportOptions
+
+    return ExportOptions(
+        format=args.format,
+        image_size=None if args.size is None else image_size(args.size),
+        batch=None if args.batch == "dynamic" else int(args.batch),
+        dynamic_size=args.dynamic_size,
+        precision=args.precision,
+        postprocess=args.postprocess,
+        max_candidates=args.max_candidates,
+    )
+
+
+def _default_file(weights: str, precision: str, suffix: str) -> Path:
+    """Return the file beside the weights; a name of published weights gives a file in the working folder."""
+    weights_file = Path(weights)
+    stem = weights_file.with_suffix("") if weights_file.exists() else Path(weights_file.name.replace(":", "-"))
+    return stem.with_name(stem.name + ("" if precision == "fp32" else f"-{precision}") + suffix)
+
+
+def _quantisation(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> Quantisation:
+    """Return the network inputs that calibration images become.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    from effdet.deployment.quantise import MIN_IMAGES, Quantisation
+    from effdet.models.inference import make_batch
+
+    step, inputs, count = options.batch or 1, [], 0
+    images = islice(_calibration_images(args.calibration), NUM_CALIBRATION)
+    while chunk := list(islice(images, step)):
+        count += len(chunk)
+        batch = make_batch((chunk * step)[:step], model.letterbox)
+        pixels = (
+            batch.images if batch.images.is_floating_point() else model.normalise(batch.images, batch.content_sizes)
+        )
+        inputs.append(pixels.contiguous().numpy())
+    if count < MIN_IMAGES:
+        raise ValueError(f"calibration needs {MIN_IMAGES} images or more, got {count} in {args.calibration}")
+    print(f"calibrating on {count} images", file=sys.stderr)
+    return Quantisation(inputs=inputs, accurate=args.accurate)
+
+
+def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield images of a data set's train split, spread over it, or of a folder, or of a glob pattern."""
+    from effdet.commands.evaluate import find_data
+    from effdet.images import ImageError, iterate_images
+
+    try:
+        dataset = find_data(data, "train")
+    except (ValueError, OSError):
+        return (yield from iterate_images(data))
+    stride = max(1, len(dataset) // NUM_CALIBRATION)
+    for index in range(0, len(dataset), stride):
+        try:
+            yield str(dataset.paths[index]), dataset.read(index)
+        except (ImageError, OSError) as error:
+            print(f"left out: {error}", file=sys.stderr)
+
+
+def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) -> Comparison:
+    """Return how the file agrees with PyTorch on photos.
+
+    Raises:
+        ValueError: If a detection is beyond the tolerance; the message names it.
+    """
+    from effdet.deployment.compare import TOLERANCES, Tolerance, compare
+    from effdet.images import iterate_images
+
+    tolerance = TOLERANCES[args.precision]
+    if args.tolerance is not None:
+        tolerance = Tolerance(min_score=tolerance.min_score, score=args.tolerance[0], iou=args.tolerance[1])
+    if args.check is not None:
+        photos = iterate_images(args.check)
+    elif args.calibration is not None:
+        photos = _calibration_images(args.calibration)
+    else:
+        print("compared on a drawn image, as --check names no photos", file=sys.stderr)
+        photos = _drawn_images()
+    comparison = compare(model, exported, islice(photos, NUM_CHECKED), min_score=tolerance.min_score)
+    comparison.check(tolerance, str(file))
+    return comparison
+
+
+def _drawn_images() -> Iterator[tuple[str, np.ndarray]]:
+    import numpy as np
+
+    from effdet.data.shapes import draw_scene
+
+    yield "the drawn image", draw_scene(np.random.default_rng(0), (480, 640), (2, 5, 8)).image
+
+
+def _write_json(file: str, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    if file == "-":
+        sys.stdout.write(text)
+    else:
+        Path(file).write_text(text, encoding="utf-8")

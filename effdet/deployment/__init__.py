@@ -1,0 +1,1 @@
+"""Exported models, and the runtimes that run them behind the same ``predict``."""

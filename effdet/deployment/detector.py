@@ -1,0 +1,172 @@
+"""An exported file behind the same ``predict`` as the model that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effdet.deployment.description import Description
+from effdet.deployment.runtimes import Runtime
+from effdet.models.inference import predict_iter, to_detections
+from effdet.models.postprocess import postprocess
+from effdet.models.preprocess import normalise
+from effdet.ops.anchors import level_sizes, make_anchors
+from effdet.ops.boxes import clip_boxes
+from effdet.preprocessing import Letterbox
+from effdet.structures import Batch, Detections, Predictions
+
+Found = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4), labels (D,), scores (D,) of one image
+
+
+class DeployedDetector:
+    """A detector that a runtime computes; it answers what ``EfficientDet`` answers, without gradients.
+
+    Args:
+        description: What the file says about itself.
+        runtime: The compiled graph.
+    """
+
+    device = torch.device("cpu")  # where batches are expected
+
+    def __init__(self, description: Description, runtime: Runtime) -> None:
+        self.description = description
+        self.runtime = runtime
+        self.name = description.name
+        self.num_classes = len(description.class_names)
+        self.class_names = description.class_names
+        self.category_ids = description.category_ids
+        self.preprocessing = description.preprocessing
+        self._settings = description.settings
+        self.mean = torch.tensor(description.mean)
+        self.std = torch.tensor(description.std)
+        self._image_size = description.image_size
+        self._anchors: dict[tuple[int, int], Tensor] = {}
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return f"DeployedDetector({self.name}, {height}×{width}, {self.description.precision}, {self.runtime.name})"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Network input (height, width)."""
+        return self._image_size
+
+    @image_size.setter
+    def image_size(self, size: tuple[int, int]) -> None:
+        size, own = (int(size[0]), int(size[1])), self.description.image_size
+        if size != own and not self.description.dynamic_size:
+            raise ValueError(
+                f"image_size of this file must be {own}, got {size}; export it with that --size, or --dynamic-size"
+            )
+        self._image_size = size
+
+    @property
+    def settings(self) -> Any:
+        """How predictions become detections."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Any) -> None:
+        inside = ("nms", "iou_threshold", "max_candidates", "class_agnostic", "best_class_only")
+        changed = [name for name in inside if getattr(settings, name) != getattr(self._settings, name)]
+        if self.description.outputs == "detections" and changed:
+            raise ValueError(
+                f"{', '.join(changed)} cannot be changed, as the file itself does the post-processing; "
+                "export it without --postprocess"
+            )
+        self._settings = settings
+
+    @property
+    def letterbox(self) -> Letterbox:
+        """What brings images into the frame of the network input; it can be sent to loader processes."""
+        return Letterbox(
+            image_size=self.image_size,
+            mean=self.description.mean,
+            std=self.description.std,
+            preprocessing=self.preprocessing,
+        )
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The uint8 RGB of the padding before it is normalised."""
+        return self.letterbox.fill
+
+    def eval(self) -> DeployedDetector:
+        """Return the detector; it knows no other mode."""
+        return self
+
+    def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
+        """Detect objects in images of any kind; see ``EfficientDet.predict``."""
+        found = self.predict_iter(source, score_threshold=score_threshold, batch_size=batch_size)
+        return [detections for detections, _ in found]
+
+    def predict_iter(
+        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1
+    ) -> Iterator[tuple[Detections, np.ndarray]]:
+        """Yield detections with the image that they belong to; see ``EfficientDet.predict_iter``."""
+        return predict_iter(self, source, score_threshold=score_threshold, batch_size=batch_size)
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Return the detections of a letterboxed batch, in pixels of the original images."""
+        images = batch.images.cpu()
+        if not images.is_floating_point():  # else the letterbox has normalised them
+            zero_padding = self.preprocessing.zero_padding
+            images = normalise(images, batch.content_sizes if zero_padding else None, self.mean, self.std)
+        return to_detections(self._found(images, batch), batch, self)
+
+    def _found(self, images: Tensor, batch: Batch) -> Iterator[Found]:
+        """Yield what is found in each image; runs of a fixed batch are filled up with blank images."""
+        step = self.description.batch or len(images)
+        for first in range(0, len(images), step):
+            part = images[first : first + step]
+            count = len(part)
+            if count < step:
+                part = torch.cat([part, part.new_zeros(step - count, *part.shape[1:])])
+            outputs = self.runtime.run(part.contiguous().numpy())
+            tensors = [torch.from_numpy(np.asarray(output[:count])) for output in outputs]
+            rows = slice(first, first + count)
+            finish = self._finish if self.description.outputs == "detections" else self._postprocess
+            yield from finish(tensors, batch.scales[rows], batch.original_sizes[rows], (part.shape[2], part.shape[3]))
+
+    def _postprocess(
+        self, outputs: list[Tensor], scales: Tensor, original_sizes: Tensor, image_size: tuple[int, int]
+    ) -> list[Found]:
+        return postprocess(
+            Predictions(outputs[0].float(), outputs[1].float()),
+            self.anchors(image_size),
+            scales=scales,
+            original_sizes=original_sizes,
+            settings=self._settings,
+            image_size=image_size,
+        )
+
+    def _finish(self, outputs: list[Tensor], scales: Tensor, original_sizes: Tensor, _: tuple[int, int]) -> list[Found]:
+        """Return the detections that the graph found, in pixels of the original images."""
+        results = []
+        for boxes, scores, labels, scale, size in zip(*outputs, scales.tolist(), original_sizes, strict=True):
+            keep = (labels >= 0) & (scores >= self._settings.score_threshold)
+            keep &= keep.cumsum(0) <= self._settings.max_detections
+            boxes = boxes[keep] / scale
+            if self._settings.clip == "after":
+                boxes = clip_boxes(boxes, size)
+            has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            kept = has_area if self._settings.drop_empty else torch.ones_like(has_area)
+            results.append((boxes[kept], labels[keep][kept].long(), scores[keep][kept]))
+        return results
+
+    def anchors(self, image_size: tuple[int, int]) -> Tensor:
+        """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
+        if image_size not in self._anchors:
+            described = self.description
+            self._anchors[image_size] = make_anchors(
+                image_size,
+                level_sizes(image_size, 3, described.max_level),
+                scale=described.anchor_scale,
+                aspect_ratios=described.aspect_ratios,
+            )
+        return self._anchors[image_size]

@@ -1,0 +1,167 @@
+"""Write a detector as an ONNX, OpenVINO or ``torch.export`` file that describes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from effdet.deployment.description import KEY, Description, Precision
+from effdet.deployment.end_to_end import append_postprocessing, postprocess_settings
+from effdet.deployment.onnx_graph import RawNetwork, trace_onnx
+from effdet.deployment.quantise import Quantisation, quantise
+from effdet.deployment.runtimes import require
+from effdet.deployment.weight_storage import store_in_half
+from effdet.models.efficientdet import EfficientDet
+
+Format: TypeAlias = Literal["onnx", "openvino", "torch-export"]
+
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+PRECISIONS = {
+    "onnx": ("fp32", "fp16"),
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "torch-export": ("fp32", "fp16", "bf16"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What an exported file is to be.
+
+    Precisions: ``fp16`` halves the file; ONNX and OpenVINO files then hold their weights in float16 and compute in
+    float32 where the processor has nothing better, a ``torch-export`` file computes in it. ``bf16`` computes in
+    bfloat16. ``int8`` quantises weights and activations by calibration images, in OpenVINO files.
+
+    Raises:
+        ValueError: If a format cannot be had so.
+    """
+
+    format: Format = "onnx"
+    image_size: tuple[int, int] | None = None  # network input; None: that of the model
+    batch: int | None = 1  # images of every run; None: any number
+    dynamic_size: bool = False  # let height and width be anything; ``image_size`` is then the usual one
+    precision: Precision = "fp32"
+    postprocess: bool = False  # put hard NMS into the file
+    max_candidates: int | None = None  # of NMS inside the file; None: as few as TensorRT takes
+
+    def __post_init__(self) -> None:
+        if self.format not in SUFFIX:
+            raise ValueError(f"format must be one of {', '.join(SUFFIX)}, got '{self.format}'")
+        if self.precision not in PRECISIONS[self.format]:
+            valid = ", ".join(PRECISIONS[self.format])
+            raise ValueError(f"precision of {self.format} must be one of {valid}, got '{self.precision}'")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch must be 1 or more, or None for any, got {self.batch}")
+        if self.postprocess and self.format == "torch-export":
+            raise ValueError("post-processing goes into onnx and openvino files, not into torch-export")
+        if self.dynamic_size and (self.postprocess or self.format == "torch-export"):
+            raise ValueError("a dynamic size goes with onnx and openvino files of raw outputs; give a fixed size")
+        if self.max_candidates is not None and not self.postprocess:
+            raise ValueError("max_candidates goes with postprocess")
+
+
+def export(
+    model: EfficientDet, file: str | Path, options: ExportOptions, *, quantisation: Quantisation | None = None
+) -> Description:
+    """Write a detector to a file, and return what the file says about itself.
+
+    Args:
+        model: The detector; it is not changed.
+        file: The file, with the suffix of the format. An OpenVINO file has its weights beside it, in ``.bin``.
+        options: What the file is to be.
+        quantisation: Calibration images and what int8 may cost; for the precision int8 only, which needs it.
+
+    Raises:
+        ValueError: If the suffix is another, or options cannot be joined.
+        ImportError: If a package of the extra ``deploy`` is missing.
+    """
+    file = Path(file)
+    if file.suffix != SUFFIX[options.format]:
+        raise ValueError(f"{options.format} files end in {SUFFIX[options.format]}, got {file}")
+    if (options.precision == "int8") != (quantisation is not None):
+        raise ValueError("calibration images go with the precision int8, which needs them")
+    description = describe(model, options)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write: dict[str, Callable[..., None]] = {
+        "onnx": _write_onnx,
+        "openvino": _write_openvino,
+        "torch-export": _write_torch_export,
+    }
+    write[options.format](model, file, description, quantisation)
+    return description
+
+
+def describe(model: EfficientDet, options: ExportOptions) -> Description:
+    """Return what the exported file will say about itself."""
+    settings = model.settings
+    if options.postprocess:
+        settings = postprocess_settings(settings, options.max_candidates)
+    return Description(
+        name=model.name,
+        class_names=model.class_names,
+        category_ids=model.category_ids,
+        image_size=options.image_size or model.image_size,
+        mean=tuple(model.mean.tolist()),
+        std=tuple(model.std.tolist()),
+        preprocessing=model.preprocessing,
+        settings=settings,
+        max_level=model.variant.max_level,
+        anchor_scale=model.variant.anchor_scale,
+        aspect_ratios=model.variant.aspect_ratios,
+        batch=options.batch,
+        dynamic_size=options.dynamic_size,
+        outputs="detections" if options.postprocess else "raw",
+        precision=options.precision,
+    )
+
+
+def as_exported(model: EfficientDet, description: Description) -> EfficientDet:
+    """Return the PyTorch model with the settings of an export, to compare the two; the weights are shared."""
+    twin = EfficientDet.__new__(EfficientDet)
+    twin.__dict__.update(model.__dict__)
+    twin.settings = description.settings
+    twin.image_size = description.image_size
+    return twin.eval()
+
+
+def onnx_graph(model: EfficientDet, description: Description) -> Any:
+    """Return the graph of an export as an ``onnx.ModelProto`` in float32, with its description."""
+    graph = trace_onnx(model, description.image_size, batch=description.batch, dynamic_size=description.dynamic_size)
+    if description.outputs == "detections":
+        anchors: np.ndarray = model.anchors(description.image_size, "cpu").numpy()
+        append_postprocessing(graph, anchors, model.num_classes, description.settings)
+    entry = graph.metadata_props.add()
+    entry.key, entry.value = KEY, description.to_json()
+    return graph
+
+
+def _write_onnx(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:
+    graph = onnx_graph(model, description)
+    if description.precision == "fp16":
+        store_in_half(graph)
+    require("onnx").save(graph, str(file))
+
+
+def _write_openvino(
+    model: EfficientDet, file: Path, description: Description, quantisation: Quantisation | None
+) -> None:
+    openvino = require("openvino")
+    graph = openvino.Core().read_model(onnx_graph(model, description).SerializeToString())
+    if quantisation is not None:
+        graph = quantise(graph, quantisation)
+    graph.set_rt_info(description.to_json(), [KEY])
+    openvino.save_model(graph, str(file), compress_to_fp16=description.precision == "fp16")
+
+
+def _write_torch_export(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    images = torch.zeros(description.batch or 2, 3, *description.image_size)
+    shapes = {0: torch.export.Dim("batch", min=1, max=4096)} if description.batch is None else None
+    network = RawNetwork(model, dtypes[description.precision])
+    with torch.no_grad():
+        program = torch.export.export(network, (images,), dynamic_shapes=(shapes,) if shapes else None)
+    torch.export.save(program, file, extra_files={KEY: description.to_json()})

@@ -1,0 +1,124 @@
+"""Run an exported file: ONNX Runtime, OpenVINO or PyTorch, behind one call."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from effdet.deployment.description import KEY
+
+Arrays = list[np.ndarray]
+
+
+class Runtime(Protocol):
+    """A compiled graph."""
+
+    name: str
+    description: str | None  # JSON text that the file holds, if it does
+
+    def run(self, images: np.ndarray) -> Arrays:
+        """Return the outputs for (B, 3, H, W) float32 images; valid until the next run."""
+
+
+class OnnxRuntime:
+    """An ONNX file in ONNX Runtime.
+
+    Args:
+        model: The file, or its bytes.
+        num_threads: Threads of one run; None: one per core.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: str | Path | bytes, *, num_threads: int | None = None) -> None:
+        ort = require("onnxruntime")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = num_threads or 0
+        options.log_severity_level = 3  # errors only
+        source = model if isinstance(model, bytes) else str(model)
+        self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self.description = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+
+    def run(self, images: np.ndarray) -> Arrays:
+        """Return the outputs for (B, 3, H, W) float32 images."""
+        outputs: Arrays = self._session.run(None, {self._input: images})
+        return outputs
+
+
+class OpenVino:
+    """An OpenVINO (.xml with its .bin) or ONNX file in OpenVINO, on the CPU.
+
+    Args:
+        model: The file, an ``openvino.Model``, or the bytes of an ONNX file.
+        num_threads: Threads of one run; None: one per core.
+        bf16: Compute in bfloat16 where the processor can.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: Any, *, num_threads: int | None = None, bf16: bool = False) -> None:
+        openvino = require("openvino")
+        core = openvino.Core()
+        graph = core.read_model(model) if isinstance(model, str | Path | bytes) else model
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        config["INFERENCE_PRECISION_HINT"] = "bf16" if bf16 else "f32"
+        if num_threads:
+            config["INFERENCE_NUM_THREADS"] = num_threads
+        self.description = _openvino_description(graph)
+        self._compiled = core.compile_model(graph, "CPU", config)
+        self._request = self._compiled.create_infer_request()
+        self._outputs = range(len(self._compiled.outputs))
+
+    def run(self, images: np.ndarray) -> Arrays:
+        """Return the outputs for (B, 3, H, W) float32 images; the next run writes over them."""
+        self._request.infer({0: images}, share_inputs=True)
+        return [self._request.get_output_tensor(index).data for index in self._outputs]
+
+
+class TorchExport:
+    """A ``.pt2`` file of ``torch.export`` in PyTorch."""
+
+    name = "torch"
+
+    def __init__(self, file: str | Path) -> None:
+        files: dict[str, Any] = {KEY: ""}
+        program = torch.export.load(file, extra_files=files)
+        self._module = program.module()
+        self.description = files[KEY]
+
+    @torch.inference_mode()
+    def run(self, images: np.ndarray) -> Arrays:
+        """Return the outputs for (B, 3, H, W) float32 images."""
+        return [output.numpy() for output in self._module(torch.from_numpy(images))]
+
+
+def require(module: str) -> ModuleType:
+    """Return a module of the extra ``deploy``.
+
+    Raises:
+        ImportError: If it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"this needs {module}; install it with: pip install 'effdet[deploy]'", name=module) from error
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module of the extra ``deploy`` can be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def _openvino_description(graph: Any) -> str | None:
+    """Return the text in an OpenVINO file; for an ONNX file OpenVINO keeps its metadata under "framework"."""
+    for place in ([KEY], ["framework", KEY]):
+        if graph.has_rt_info(place):
+            return str(graph.get_rt_info(place).astype(str))
+    return None
