@@ -138,6 +138,24 @@ def test_weights_of_another_variant_are_refused(config, tmp_path, capsys):
     assert "model.name is d0, but model.weights holds lite0" in capsys.readouterr().err
 
 
+def test_a_run_from_another_projects_weights_has_their_name_and_goes_on(config, tmp_path):
+    from effdet.models.efficientdet import EfficientDet
+    from effdet.models.weights.effdet import to_effdet
+
+    torch.save(
+        to_effdet(EfficientDet("tf_efficientdet_lite0", 90).network.state_dict(), "tf_efficientdet_lite0"),
+        tmp_path / "tf_efficientdet_lite0.pth",
+    )
+    assert train(config, f"model.weights={tmp_path}/tf_efficientdet_lite0.pth", "train.epochs=1") == 0
+    run = tmp_path / "runs" / "tiny"
+    assert "with a new class head for 5 classes" in (run / "log.txt").read_text()
+    assert load_config(run / "config.yaml").model.name == "tf_efficientdet_lite0"
+    (tmp_path / "tf_efficientdet_lite0.pth").unlink()
+    assert train(config, "train.epochs=2", "--resume", run) == 0
+    best = EfficientDet.from_pretrained(run)
+    assert (best.name, best.num_classes) == ("tf_efficientdet_lite0", 5)
+
+
 def test_the_batch_must_be_shared_evenly():
     from effdet.commands import train as command
     from effdet.training.distributed import World
