@@ -7,6 +7,7 @@ the input: a few thousand boxes are copied in less time than it takes a GPU to s
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,14 @@ FloatArray = npt.NDArray[np.float64]
 
 CHUNK = 16  # values that one round of the tournament reduces to their maximum
 WINDOW = 256  # best candidates that suppression looks at first
+PICKS = 32  # that decay newcomers to the window at once; their overlaps then stay in the cache
 MIN_AREA = 1e-12  # square pixels added to a union, so that two boxes without area have an overlap of 0
 
 
 def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates: int) -> tuple[Tensor, Tensor]:
     """Return the best (anchor, class) pairs of one image, where score = sigmoid(logit).
 
-    No sigmoid of, and no sort over, all logits: chunks of them are reduced to their maxima, again and again; the
+    No sigmoid of, and no sort over, all logits: chunks of them are reduced to their maxima, and these once more; the
     ``max_candidates``-th best of the last maxima bounds the logits that can matter, and only chunks that reach
     it are opened. The result is exact.
 
@@ -118,29 +120,33 @@ def _pick_and_decay(
         best = int(scores[:window].argmax())
         if window < len(scores) and scores[best] < scores[window]:
             newcomers = slice(window, 2 * window)
-            for pick in picks:
-                scores[newcomers] *= _decay(corners[:, pick], corners[:, newcomers], sigma)
+            for first in range(0, len(picks), PICKS):
+                some = picks[first : first + PICKS]
+                overlaps = _squared_overlaps(corners[:, some, None], corners[:, None, newcomers])
+                scores[newcomers] *= np.exp(overlaps.sum(axis=0) / -sigma)
             window = min(2 * window, len(scores))
             continue
         if scores[best] < score_threshold or scores[best] < 0:
             break
         picks.append(best)
         pick_scores.append(float(scores[best]))
-        scores[:window] *= _decay(corners[:, best], corners[:, :window], sigma)
+        scores[:window] *= np.exp(_squared_overlaps(corners[:, best, None], corners[:, :window]) / -sigma)
         scores[best] = -1.0  # picked; never again
     return picks, pick_scores
 
 
-def _decay(box: FloatArray, others: FloatArray, sigma: float) -> FloatArray:
-    """Return exp(−IoU² / σ) of a box (4,) with others (4, C), as (C,)."""
-    x1, y1, x2, y2 = box.tolist()
-    other_x1, other_y1, other_x2, other_y2 = others
-    width = np.minimum(other_x2, x2) - np.maximum(other_x1, x1)
-    height = np.minimum(other_y2, y2) - np.maximum(other_y1, y1)
-    intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    union = (other_x2 - other_x1) * (other_y2 - other_y1) + ((x2 - x1) * (y2 - y1) + MIN_AREA) - intersection
-    iou = intersection / union
-    return np.exp(iou * iou * (-1 / sigma))
+def _squared_overlaps(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return IoU² of boxes (4, …) of x1, y1, x2, y2, broadcast against each other, as (…)."""
+    width = np.minimum(a[2], b[2])
+    width -= np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3])
+    height -= np.maximum(a[1], b[1])
+    intersection = np.maximum(width, 0, out=width)
+    intersection *= np.maximum(height, 0, out=height)
+    union = (b[2] - b[0]) * (b[3] - b[1]) + ((a[2] - a[0]) * (a[3] - a[1]) + MIN_AREA) - intersection
+    intersection /= union
+    intersection *= intersection
+    return intersection
 
 
 def _sorted_apart(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,21 +181,51 @@ def _inverse_sigmoid(score: float) -> float:
 
 def _largest(values: Tensor, limit: int, *, floor: float) -> Tensor:
     """Return the indices of the largest values ≥ floor, at most ``limit``, largest first, then lowest index first."""
-    rounds = [values]
-    while rounds[-1].numel() >= 2 * CHUNK * limit:
-        rounds.append(_chunks(rounds[-1])[0].amax(0))
-    finalists = rounds.pop()
-    if finalists.isnan().any():
+    table, left_over = _chunks(values)
+    maxima = table.amax(0) if table.numel() else left_over[:0]
+    second, second_left_over = _chunks(maxima)
+    finalists = torch.cat([second.amax(0), second_left_over]) if second.numel() else maxima
+    if finalists.isnan().any() or left_over.isnan().any():
         return _largest(values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf), limit, floor=floor)
 
     # At least ``limit`` values reach the limit-th largest maximum, so nothing below it is among the largest.
-    if finalists.numel() > limit:
-        floor = max(floor, float(finalists.topk(limit, sorted=False).values.min()))
-    indices = (finalists >= floor).nonzero().squeeze(1)
-    for values_below in reversed(rounds):
-        indices = _open_chunks(values_below, indices, floor)
-    order = values.index_select(0, indices).sort(descending=True, stable=True).indices[:limit]
-    return indices[order]
+    for bounds in (finalists, maxima, values):
+        if bounds.numel() > limit:
+            floor = max(floor, float(np.partition(_to_numpy(bounds), -limit)[-limit]))
+            break
+    indices = torch.from_numpy(_reaching(table, maxima, left_over, floor)).to(values.device)
+    order = _descending(_to_numpy(values.index_select(0, indices)))[:limit]
+    return indices[torch.from_numpy(order).to(values.device)]
+
+
+def _reaching(table: Tensor, maxima: Tensor, left_over: Tensor, floor: float) -> npt.NDArray[np.int64]:
+    """Return the ascending indices of the values ≥ floor; only columns of the table whose maximum is are looked at."""
+    columns = np.flatnonzero(_to_numpy(maxima) >= floor)
+    opened = _to_numpy(table.index_select(1, torch.from_numpy(columns).to(table.device)))
+    row, position = np.divmod(np.flatnonzero(opened.ravel() >= floor), max(1, len(columns)))
+    last = np.flatnonzero(_to_numpy(left_over) >= floor) + table.numel()
+    return np.concatenate([row * table.shape[1] + columns[position], last])
+
+
+def _to_numpy(values: Tensor) -> npt.NDArray[Any]:
+    """Return values of any floating dtype on the CPU, as float32 or float64."""
+    wide = values if values.dtype == torch.float64 else values.float()
+    array: npt.NDArray[Any] = wide.cpu().numpy()
+    return array
+
+
+def _descending(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return what sorts values without NaN from the largest down, equal ones by index.
+
+    Float32 numbers become integers of the same order with the index in their low bits: all are different, so the
+    fastest sort will do; it takes a quarter of the time of a stable one.
+    """
+    if values.dtype != np.float32 or len(values) >= 2**24:
+        return np.argsort(-values, kind="stable")
+    bits = (values + np.float32(0)).view(np.int32).astype(np.int64)  # + 0, as -0 and 0 are equal
+    rising = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    keys = np.sort((-rising << 24) + np.arange(len(values)))
+    return keys & (2**24 - 1)
 
 
 def _chunks(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,11 +235,3 @@ def _chunks(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     n = values.numel() // CHUNK
     return values[: CHUNK * n].view(CHUNK, n), values[CHUNK * n :]
-
-
-def _open_chunks(values: Tensor, chunks: Tensor, floor: float) -> Tensor:
-    """Return the ascending indices of the values ≥ floor in the given chunks and among those left over."""
-    table, left_over = _chunks(values)
-    row, position = (table.index_select(1, chunks) >= floor).nonzero().unbind(1)
-    members = row * table.shape[1] + chunks.index_select(0, position)
-    return torch.cat([members, (left_over >= floor).nonzero().squeeze(1) + table.numel()])
