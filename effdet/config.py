@@ -158,6 +158,7 @@ class TrainConfig:
     precision: Precision = Precision.fp32
     channels_last: bool = True
     compile: bool = False  # torch.compile the network
+    fused: bool = True  # on a CPU in fp32: kernels of our own, if the system has a C++ compiler to make them with
     gradient_checkpointing: bool = False  # recompute activations in the backward pass, to save memory
     freeze: Freeze = Freeze.none
     freeze_bn: bool = False  # keep the BN statistics of the backbone

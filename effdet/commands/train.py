@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Train, and return the exit status."""
     from effdet.training.distributed import join_world
+    from effdet.training.memory import use_huge_pages
 
+    use_huge_pages()
     if args.resume is not None and "=" in args.resume:  # --resume key.sub=value
         args.overrides, args.resume = [args.resume, *args.overrides], NEWEST
     config, folder = find_run(args.config, args.overrides, args.resume)
@@ -268,6 +270,8 @@ def _build_trainer(
     """Return the trainer with all its parts; the run folder is made last, when nothing else can fail."""
     import torch
 
+    from effdet.config import Precision
+    from effdet.models.training_blocks import fuse_for_training
     from effdet.training.ema import EMA
     from effdet.training.freezing import freeze
     from effdet.training.log import RunLog
@@ -279,6 +283,8 @@ def _build_trainer(
     model.network.set_gradient_checkpointing(settings.gradient_checkpointing)
     if settings.channels_last:
         model.network.to(memory_format=torch.channels_last)
+    if settings.fused and world.device.type == "cpu" and settings.precision is Precision.fp32 and not settings.compile:
+        fuse_for_training(model.network)
     optimizer = build_optimizer(
         model.network, settings.optimizer, momentum=settings.momentum, weight_decay=settings.weight_decay
     )

@@ -30,9 +30,12 @@ class FastFusion(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the weighted mean of maps of one shape."""
+        return sum(w_i.to(x_i.dtype) * x_i for w_i, x_i in zip(self.weights(), inputs, strict=True))
+
+    def weights(self) -> Tensor:
+        """Return the share of each input."""
         w = F.relu(self.edge_weights)
-        w = w / (self.eps + w.sum())
-        return sum(w_i.to(x_i.dtype) * x_i for w_i, x_i in zip(w, inputs, strict=True))
+        return w / (self.eps + w.sum())
 
 
 class SumFusion(nn.Module):

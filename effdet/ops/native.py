@@ -1,0 +1,110 @@
+"""Kernels of the training step on a CPU, compiled on the machine that runs them.
+
+``training.cpp`` is compiled once by the C++ compiler of the system, for its own processor, and kept in the user's
+cache. Without a compiler, or with one that does not know OpenMP, there are no kernels and PyTorch does the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("training.cpp")
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+
+FUNCTIONS = (
+    "bn_moments",
+    "bn_prepare",
+    "bn_finish",
+    "act_forward",
+    "act_pool",
+    "act_reduce",
+    "act_backward",
+    "depthwise_forward",
+    "depthwise_backward",
+)
+
+
+class Kernels:
+    """The compiled functions; each is called by its name in ``training.cpp`` with tensors, numbers and None.
+
+    Tensors are dense and on the CPU, maps channels last; the number of threads, PyTorch's, is passed last where the
+    function takes it.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._functions = {name: getattr(library, name) for name in FUNCTIONS}
+        for function in self._functions.values():
+            function.restype = None
+
+    def __call__(self, name: str, *arguments: Tensor | float | None, threads: bool = True) -> None:
+        """Call a function."""
+        converted: list[Any] = [_convert(argument) for argument in arguments]
+        if threads:
+            converted.append(ctypes.c_int64(torch.get_num_threads()))
+        self._functions[name](*converted)
+
+
+def _convert(argument: Tensor | float | None) -> Any:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
+    return ctypes.c_void_p(None) if argument is None else ctypes.c_int64(argument)
+
+
+@functools.lru_cache(maxsize=1)
+def load_kernels() -> Kernels | None:
+    """Return the kernels, compiled if they are not yet; None, with a line in the log, where that cannot be done."""
+    try:
+        return Kernels(ctypes.CDLL(str(_build())))
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.info("training uses PyTorch's own kernels: %s", error)
+        return None
+
+
+def _build() -> Path:
+    """Return the compiled library; its name tells source, compiler and processor."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        raise FileNotFoundError("no C++ compiler (c++, g++ or clang++) on the PATH")
+    flags = [*FLAGS, *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else [])]
+    macros = _run([compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])  # names compiler and processor
+    key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), macros, " ".join(flags).encode()])).hexdigest()[:16]
+    library = cache_folder() / f"training-{key}.so"
+    if not library.exists():
+        logger.info("compiling the kernels of the training step, once on this machine")
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            _run([compiler, *flags, str(SOURCE), "-o", str(made)])
+            made.replace(library)  # at once, so that no other process loads half a file
+    return library
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled kernels: ``effdet`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdet"
+
+
+def _run(command: list[str]) -> bytes:
+    finished = subprocess.run(command, capture_output=True, check=False, timeout=300)
+    if finished.returncode:
+        last = finished.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise OSError(f"{command[0]} failed: {' '.join(last)}")
+    return finished.stdout
