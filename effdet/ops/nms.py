@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float64]
 
 CHUNK = 16  # values that one round of the tournament reduces to their maximum
 WINDOW = 256  # best candidates that suppression looks at first
-PICKS = 32  # that decay newcomers to the window at once; their overlaps then stay in the cache
+PICKS = 32  # whose overlaps are computed together; they then stay in the cache
 MIN_AREA = 1e-12  # square pixels added to a union, so that two boxes without area have an overlap of 0
 
 
@@ -116,6 +116,7 @@ def _pick_and_decay(
     window = min(WINDOW, len(scores))
     picks: list[int] = []
     pick_scores: list[float] = []
+    decays: dict[int, FloatArray] = {}  # of the boxes in the window by those that are likely to be picked next
     while window and len(picks) < max_detections:
         best = int(scores[:window].argmax())
         if window < len(scores) and scores[best] < scores[window]:
@@ -125,14 +126,29 @@ def _pick_and_decay(
                 overlaps = _squared_overlaps(corners[:, some, None], corners[:, None, newcomers])
                 scores[newcomers] *= np.exp(overlaps.sum(axis=0) / -sigma)
             window = min(2 * window, len(scores))
+            decays = {}
             continue
         if scores[best] < score_threshold or scores[best] < 0:
             break
         picks.append(best)
         pick_scores.append(float(scores[best]))
-        scores[:window] *= np.exp(_squared_overlaps(corners[:, best, None], corners[:, :window]) / -sigma)
+        if best not in decays:
+            leaders = _leaders(scores[:window], best)
+            overlaps = _squared_overlaps(corners[:, leaders, None], corners[:, None, :window])
+            decays = dict(zip(leaders.tolist(), np.exp(overlaps / -sigma), strict=True))
+        scores[:window] *= decays[best]
         scores[best] = -1.0  # picked; never again
     return picks, pick_scores
+
+
+def _leaders(scores: FloatArray, best: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the ``PICKS`` largest scores, ``best`` among them."""
+    if len(scores) <= PICKS:
+        return np.arange(len(scores))
+    leaders = np.argpartition(scores, -PICKS)[-PICKS:]
+    if best not in leaders:  # one of several equal ones
+        leaders[0] = best
+    return leaders
 
 
 def _squared_overlaps(a: FloatArray, b: FloatArray) -> FloatArray:
