@@ -50,7 +50,7 @@ def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor
         what: Says whose they are, as in "weights.pth does not fit the backbone".
 
     Raises:
-        ValueError: If a tensor is missing, unknown, or of another shape; the message counts them and names the first.
+        ValueError: If a tensor is missing, unknown, of another shape, or of integers; the message counts them and names the first.
     """
     wanted = {name: value.shape if isinstance(value, Tensor) else value for name, value in own.items()}
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
@@ -60,7 +60,18 @@ def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor
         for name, shape in wanted.items()
         if name in given and shape != given[name].shape
     ]
-    found = (("missing", missing), ("unknown", unknown), ("of another shape", other_shape))
+    not_floating = [
+        f"{name} {str(given[name].dtype).removeprefix('torch.')}"
+        for name, value in own.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and name in given
+        if not given[name].is_floating_point()
+    ]
+    found = (
+        ("missing", missing),
+        ("unknown", unknown),
+        ("of another shape", other_shape),
+        ("of whole numbers, as quantised weights are", not_floating),
+    )
     if any(names for _, names in found):
         raise ValueError(f"{what}: {', '.join(_count(kind, names) for kind, names in found if names)}")
 

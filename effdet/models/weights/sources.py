@@ -25,6 +25,7 @@ KINDS = (
     "model.safetensors, hf-hub:OWNER/NAME, or the name of a published file such as d0"
 )
 
+_EXPORTED = (".onnx", ".xml", ".pt2")
 _OF_TENSORFLOW = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
 
 
@@ -77,6 +78,10 @@ def read_file(path: Path) -> Source:
         head = file.read(512)
     if _OF_TENSORFLOW.search(path.name):
         return _read_tensorflow(path)
+    if path.suffix in _EXPORTED:
+        raise ValueError(
+            f"{path} is an exported model, which has no weights to load; run it with effdet.load('{path}')"
+        )
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save today, and before torch 1.6
         tensors, arch, part = read_state(path)
         where = f"{path} ({part})" if part else str(path)

@@ -29,3 +29,8 @@ def test_a_long_list_is_cut():
 def test_shapes_alone_are_enough_to_compare():
     with pytest.raises(ValueError, match=r"^x: 1 tensors of another shape \(a \(2,\) for \(3,\)\)$"):
         check_fit({"a": torch.Size([3])}, {"a": torch.zeros(2)}, "x")
+
+
+def test_quantised_weights_are_refused():
+    with pytest.raises(ValueError, match=r"1 tensors of whole numbers, as quantised weights are \(a int8\)"):
+        check_fit({"a": torch.zeros(2)}, {"a": torch.zeros(2, dtype=torch.int8)}, "x")

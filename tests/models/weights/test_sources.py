@@ -48,6 +48,13 @@ def test_what_is_no_weights_is_said_to_be_what_it_is(tmp_path, content, message)
         read_source(tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.pt2"])
+def test_an_exported_model_is_sent_to_the_runtimes(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"is an exported model, .* run it with effdet\.load"):
+        read_source(tmp_path / name)
+
+
 @pytest.mark.parametrize("save", [torch.save, save_file], ids=["pickle", "safetensors"])
 def test_a_file_that_lost_its_end_is_damaged(tmp_path, save):
     save(STATE, tmp_path / "w.pth")
