@@ -143,13 +143,13 @@ class Letterbox:
 
         padded = np.zeros((*self.image_size, 3), dtype=np.float32)
         if not self.preprocessing.zero_padding:
-            padded[:] = self._normalise(np.array(self.fill, dtype=np.float32))
+            padded[:] = self._normalise(np.array([self.fill], dtype=np.float32))
         padded[: content_size[0], : content_size[1]] = self._resize_normalised(image, content_size)
         return Letterboxed(padded, content_size, scale)
 
     def _resize_normalised(self, image: Array, content_size: Size) -> Array:
         if self.preprocessing.resize == "opencv-float":
-            normalised = self._normalise(image.astype(np.float64))
+            normalised = self._normalise(image.astype(np.float64, order="C"))
             return cv2.resize(normalised, content_size[::-1], interpolation=cv2.INTER_LINEAR)
         return self._resize_like_tensorflow(image, content_size)
 
@@ -160,17 +160,24 @@ class Letterbox:
         """
         above, below, down = _neighbours(image.shape[0], content_size[0])
         left, right, across = _neighbours(image.shape[1], content_size[1])
-        rows = np.concatenate([above, below])
-        first, second = (self._normalise(image[rows[:, None], columns].astype(np.float32)) for columns in (left, right))
-        first += (second - first) * across[:, None]
+        rows = image[np.concatenate([above, below])]
+        first, second = (self._normalise(rows.take(columns, axis=1).astype(np.float32)) for columns in (left, right))
+        first, second = (half.reshape(len(rows), -1) for half in (first, second))  # long rows are quick to work on
+        second -= first
+        second *= across.repeat(3)
+        first += second
         top, bottom = np.split(first, 2)
-        interpolated: Array = top + (bottom - top) * down[:, None, None]
-        return interpolated
+        bottom -= top
+        bottom *= down[:, None]
+        bottom += top
+        return bottom.reshape(*content_size, 3)
 
     def _normalise(self, pixels: Array) -> Array:
-        """Return (..., 3) float pixels of 0…255 without mean and standard deviation, in their own precision."""
-        normalised: Array = (pixels - np.array(self.mean, pixels.dtype)) / np.array(self.std, pixels.dtype)
-        return normalised
+        """Take mean and standard deviation out of contiguous (..., W, 3) float pixels of 0…255, in place."""
+        rows = pixels.reshape(-1, pixels.shape[-2] * 3)
+        for values, operation in ((self.mean, np.subtract), (self.std, np.divide)):
+            operation(rows, np.tile(np.array(values, pixels.dtype), pixels.shape[-2]), out=rows)
+        return pixels
 
 
 def _resize_levels(image: Array, size: Size, resize: str) -> Array:

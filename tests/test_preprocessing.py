@@ -103,6 +103,12 @@ def test_zylo_input_is_close_to_google_input(image):
     np.testing.assert_allclose(ours.image, google.image, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_image_may_be_a_view(image, preset):
+    made = box(preset)(image[:, ::-1].transpose(1, 0, 2)).image
+    np.testing.assert_array_equal(made, box(preset)(np.ascontiguousarray(image[:, ::-1].transpose(1, 0, 2))).image)
+
+
 def test_a_letterbox_can_be_sent_to_another_process(image):
     sent = pickle.loads(pickle.dumps(box("effdet")))
     np.testing.assert_array_equal(sent(image).image, box("effdet")(image).image)
