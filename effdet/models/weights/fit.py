@@ -50,7 +50,8 @@ def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor
         what: Says whose they are, as in "weights.pth does not fit the backbone".
 
     Raises:
-        ValueError: If a tensor is missing, unknown, of another shape, or of integers; the message counts them and names the first.
+        ValueError: If a tensor is missing, unknown, of another shape, or of integers; the message counts them and names
+            the first.
     """
     wanted = {name: value.shape if isinstance(value, Tensor) else value for name, value in own.items()}
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
@@ -64,7 +65,7 @@ def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor
         f"{name} {str(given[name].dtype).removeprefix('torch.')}"
         for name, value in own.items()
         if isinstance(value, Tensor) and value.is_floating_point() and name in given
-        if not given[name].is_floating_point()
+        if not given[name].is_floating_point() and not name.endswith("num_batches_tracked")
     ]
     found = (
         ("missing", missing),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from effdet.models.postprocess import PostprocessSettings
-from effdet.models.weights import effdet, plain
+from effdet.models.weights import effdet, google, plain, zylo
 from effdet.models.weights.coco import COCO_IDS, COCO_NAMES
 from effdet.models.weights.fit import Checkpoint, have_same_network
 from effdet.models.weights.sources import Source, read_source
@@ -31,9 +31,13 @@ class Layout(Protocol):
         """Return the detector by our names; raise ValueError if it is incomplete."""
 
 
-LAYOUTS: dict[str, Layout] = {"ours": plain, "effdet": effdet}
+LAYOUTS: dict[str, Layout] = {"ours": plain, "effdet": effdet, "google": google, "zylo": zylo}
 
 _NUM_COCO = len(COCO_NAMES)
+_DESCRIBED = (  # by every file that save_pretrained wrote
+    *("name", "num_classes", "class_names", "category_ids", "image_size"),
+    *("mean", "std", "stochastic_depth", "settings"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,8 @@ def load(source: str | Path, *, variant: str | None = None) -> Loaded:
         variant = found.published.variant
     checkpoint = _convert(found, variant)
     name = _choose(checkpoint, found, variant)
-    config = found.config.get("pretrained_cfg", found.config)
+    config = found.config.get("pretrained_cfg")
+    config = config if isinstance(config, dict) else found.config
     coco = checkpoint.num_classes == _NUM_COCO
     return Loaded(
         where=f"{found.where}, layout of {checkpoint.family}" if checkpoint.family != "ours" else found.where,
@@ -99,6 +104,14 @@ def load(source: str | Path, *, variant: str | None = None) -> Loaded:
 
 def _described(found: Source, description: Mapping[str, Any], variant: str | None) -> Loaded:
     """Return what ``save_pretrained`` wrote."""
+    missing = [name for name in _DESCRIBED if name not in description]
+    unknown = [
+        *(set(description.get("settings", {})) - {field.name for field in fields(PostprocessSettings)}),
+        *(set(description.get("preprocessing", {})) - {field.name for field in fields(Preprocessing)}),
+    ]
+    if missing or unknown:
+        what = f"does not say {', '.join(missing)}" if missing else f"has the unknown settings {', '.join(unknown)}"
+        raise ValueError(f"{found.where}: its description {what}; another version of this package may have written it")
     name, num_classes = description["name"], description["num_classes"]
     if variant is not None and variant != name:
         _check_same_network(variant, name, found.where)

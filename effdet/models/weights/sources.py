@@ -79,9 +79,7 @@ def read_file(path: Path) -> Source:
     if _OF_TENSORFLOW.search(path.name):
         return _read_tensorflow(path)
     if path.suffix in _EXPORTED:
-        raise ValueError(
-            f"{path} is an exported model, which has no weights to load; run it with effdet.load('{path}')"
-        )
+        raise ValueError(f"{path} is an exported model, without weights to load; run it with effdet.load('{path}')")
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save today, and before torch 1.6
         tensors, arch, part = read_state(path)
         where = f"{path} ({part})" if part else str(path)

@@ -187,9 +187,7 @@ def test_offline_the_error_says_what_to_do(offline, monkeypatch, tmp_path, model
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
-    with pytest.raises(
-        FileNotFoundError, match=r"config\.json of ann/blood is not in the cache .* cannot be rea"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"config\.json of ann/blood is not in the cache .* cannot be rea"):
         EfficientDet.from_pretrained("hf-hub:ann/blood")
     with pytest.raises(ConnectionError, match=r"cannot be reached; save_pretrained\(FOLDER\) writes the same files"):
         model.push_to_hub("ann/blood")
