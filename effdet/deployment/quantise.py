@@ -21,6 +21,7 @@ class Quantisation:
 
     inputs: Sequence[np.ndarray]  # each (B, 3, H, W) float32, normalised, as the network takes them
     accurate: bool = False  # correct the biases layer by layer: slower, a little nearer to float
+    float_outputs: bool = False  # leave the last convolution of each head in float
 
 
 def quantise(graph: Any, quantisation: Quantisation) -> Any:
@@ -43,4 +44,21 @@ def quantise(graph: Any, quantisation: Quantisation) -> Any:
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(quantisation.inputs),
         fast_bias_correction=not quantisation.accurate,
+        ignored_scope=nncf.IgnoredScope(names=output_convolutions(graph) if quantisation.float_outputs else []),
     )
+
+
+def output_convolutions(graph: Any) -> list[str]:
+    """Return the names of the convolutions that logits and deltas come from, one for each head and level.
+
+    They are the ones whose result, with the bias added, has its channels moved to the end.
+    """
+    names = []
+    for node in graph.get_ops():
+        if node.get_type_name() == "Transpose":
+            source = node.input_value(0).get_node()
+            if source.get_type_name() == "Add":
+                source = source.input_value(0).get_node()
+            if source.get_type_name() == "Convolution":
+                names.append(source.get_friendly_name())
+    return names
