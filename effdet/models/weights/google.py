@@ -63,7 +63,7 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
     }
     used = {names[part] for own in state for part in wanted[own]}
     check_fit(
-        {parts[0]: torch.empty(shapes[own], device="meta") for own, parts in wanted.items()},
+        {parts[0]: shapes[own] for own, parts in wanted.items()},
         {wanted[own][0]: tensor for own, tensor in state.items()}
         | {name: tensors[name] for name in _unknown(names, used)},
         f"the checkpoint is not {variant} with {num_classes} classes",

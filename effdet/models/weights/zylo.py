@@ -48,12 +48,12 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
 
     row, num_classes = get_variant(variant), _num_classes(names, tensors)
     shapes = network_shapes(variant, num_classes)
-    theirs = {own: _name_in_file(own, row, shapes) for own in shapes}
+    theirs = _names_in_file(row, shapes)
     state = {own: _convert(own, tensors[names[name]]) for own, name in theirs.items() if name in names}
     used = set(theirs.values())
     skipped = [name for name in names if name not in used and _is_unused(name, row)]
     check_fit(
-        {theirs[own]: torch.empty(shape, device="meta") for own, shape in shapes.items()},
+        {theirs[own]: shape for own, shape in shapes.items()},
         {name: tensors[names[name]] for name in names if name not in skipped},
         f"the checkpoint is not {variant} with {num_classes} classes",
     )
@@ -140,13 +140,20 @@ _SEPARABLE = {"depthwise": "depthwise_conv.conv", "pointwise": "pointwise_conv.c
 _LATERAL = {"conv": "0.conv", "bn": "1"}
 
 
-def _name_in_file(own: str, row: Variant, shapes: Mapping[str, torch.Size]) -> str:
+def _names_in_file(row: Variant, shapes: Mapping[str, torch.Size]) -> dict[str, str]:
+    """Return the name in the file for each of ours."""
+    blocks = list(dict.fromkeys(m[0] for name in shapes if (m := re.match(r"backbone\.blocks\.\d+\.\d+", name))))
+    unexpanded = {block for block in blocks if f"{block}.conv_pwl.weight" not in shapes}
+    return {own: _name_in_file(own, row, blocks, unexpanded) for own in shapes}
+
+
+def _name_in_file(own: str, row: Variant, blocks: list[str], unexpanded: Collection[str]) -> str:
     if own.endswith("fuse.edge_weights"):
         return _fusion(own, row)
     module, _, kind = own.rpartition(".")
     part, _, rest = module.partition(".")
     name: dict[str, Callable[[], str]] = {
-        "backbone": lambda: _backbone_module(module, shapes),
+        "backbone": lambda: _backbone_module(module, blocks, unexpanded),
         "neck": lambda: _neck_module(rest, row),
         "box_head": lambda: f"regressor.{_head_module(rest)}",
         "class_head": lambda: f"classifier.{_head_module(rest)}",
@@ -154,13 +161,12 @@ def _name_in_file(own: str, row: Variant, shapes: Mapping[str, torch.Size]) -> s
     return f"{name[part]()}.{kind}"
 
 
-def _backbone_module(module: str, shapes: Mapping[str, torch.Size]) -> str:
+def _backbone_module(module: str, blocks: list[str], unexpanded: Collection[str]) -> str:
     match = re.match(r"(backbone\.blocks\.\d+\.\d+)\.(.+)", module)
     if match is None:
         return "backbone_net.model." + {"backbone.conv_stem": "_conv_stem.conv", "backbone.bn1": "_bn0"}[module]
     block, rest = match[1], match[2]
-    blocks = list(dict.fromkeys(m[0] for name in shapes if (m := re.match(r"backbone\.blocks\.\d+\.\d+", name))))
-    inner = _SQUEEZE | (_EXPANDED if f"{block}.conv_pwl.weight" in shapes else _UNEXPANDED)
+    inner = _SQUEEZE | (_UNEXPANDED if block in unexpanded else _EXPANDED)
     return f"backbone_net.model._blocks.{blocks.index(block)}.{inner[rest]}"
 
 
