@@ -68,6 +68,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch", type=int, nargs="+", metavar="N", help="images at a time (default: 1; train: 4)")
     group.add_argument("--runtime", nargs="+", metavar="NAME", help=_RUNTIMES)
     group.add_argument("--precision", nargs="+", default=["fp32"], choices=("fp32", "bf16"), help="of train, ours")
+    group.add_argument("--with-loader", action="store_true", help="of train: one more row, with a loader process")
     group.add_argument("--weights", metavar="W", help="a trained model (.safetensors) instead of made weights")
     group.add_argument("--photos", metavar="FOLDER", help="own JPEG files instead of drawn ones")
     group.add_argument("--data", metavar="DATA", help="of loader and quality: a data set in COCO format")
@@ -151,6 +152,8 @@ def _check(args: argparse.Namespace) -> None:
             parser().error(f"--{name} must be {least} or more, got {value}")
     if args.size is not None and len(args.size) > 2:
         parser().error(f"--size must be one side or height and width, got {len(args.size)} numbers")
+    if args.work == "train" and args.photos is not None:
+        parser().error("train needs photos with boxes and draws them: leave out --photos")
     if args.work == "quality" and args.data is None:
         parser().error("quality needs --data DATA")
     if args.side == "peer" and args.peer_python is None:

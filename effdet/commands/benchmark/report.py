@@ -88,10 +88,9 @@ def _ratios(case: dict[str, Any]) -> list[str]:
             peers.setdefault(row["name"].partition(",")[0], []).append(row)
     for rows in peers.values():
         fastest = min(rows, key=lambda row: row["spread"]["median"])
-        first, least = (row["spread"]["median"] / best["spread"]["median"] for row in (rows[0], fastest))
-        lines.append(
-            f"{best['name']}: {first:.2f} × as fast as {rows[0]['name']}, {least:.2f} × as fast as {fastest['name']}"
-        )
+        compared = rows[:1] if fastest is rows[0] else [rows[0], fastest]
+        ratios = [(row["spread"]["median"] / best["spread"]["median"], row["name"]) for row in compared]
+        lines.append(f"{best['name']}: " + ", ".join(f"{ratio:.2f} × as fast as {name}" for ratio, name in ratios))
     if len(ours) > 1 and best is not ours[0]:
         factor = ours[0]["spread"]["median"] / best["spread"]["median"]
         lines.append(f"{best['name']}: {factor:.2f} × as fast as {ours[0]['name']}")

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from effdet.commands.benchmark.race import Entry, Row, race
 PHOTO_SIZES = {"predict": (1080, 1920), "network": (480, 640), "train": (480, 640)}
 PHOTOS = {"predict": 4, "network": 8, "train": 8}
 BOXES_PER_IMAGE = 7
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as ``effdet train`` sets it, before anything can have made a tensor
 
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
@@ -198,10 +200,13 @@ def _train(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch:
             module="ours_training",
             task="train",
             settings={**base, "precision": precision},
-            environment=threads_of(args),
+            environment={**threads_of(args), **HUGE_PAGES},
         )
         for precision in args.precision
     ]
+    if args.with_loader:
+        settings = {**entries[0].settings, "with_loader": True}
+        entries.append(replace(entries[0], name=f"{entries[0].name}, with its loader", settings=settings))
     names = ("num_classes", "photos", "image_size")
     other = {**{name: facts[name] for name in names}, "batch": batch, "boxes": boxes, "labels": labels}
     rows = race(entries + _peers(args, "train", facts, base, other), **race_options(args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -70,7 +71,7 @@ def make_loader(root: str, image_size: list[int], batch: int, *, workers: int) -
     )
 
 
-def endless(loader: TrainLoader) -> Iterator[Batch]:
+def endless(loader: Any) -> Iterator[Batch]:
     """Yield batches, epoch after epoch."""
     epoch = 0
     while True:

@@ -1,7 +1,8 @@
-"""Our side of ``train``: the step of the training loop, as ``effdet train`` does it."""
+"""Our side of ``train``: the step of the very trainer that ``effdet train`` builds."""
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from effdet.config import Optimizer, Precision
+from effdet.commands.benchmark.contenders.ours_data import endless
+from effdet.commands.runs import resolve
+from effdet.commands.train import _build_trainer
+from effdet.config import Config, DataConfig, Optimizer, Precision, RunConfig, TrainConfig
+from effdet.data.coco import find_coco
 from effdet.models.efficientdet import EfficientDet
 from effdet.structures import Batch, Target
 from effdet.training.distributed import World
-from effdet.training.ema import EMA
-from effdet.training.log import RunLog
-from effdet.training.loop import Settings, Trainer
-from effdet.training.losses import DetectionLoss
-from effdet.training.schedule import build_optimizer
 
 LEARNING_RATE = 1e-5  # the weights stay where they are, and so does the work
 
@@ -35,6 +35,7 @@ class Train:
         precision: "fp32" or "bf16".
         channels_last: Memory layout of images and weights.
         optimizer: "sgd" or "adamw".
+        with_loader: A loader process brings a new batch for every step, instead of one batch that is held.
     """
 
     def __init__(
@@ -47,32 +48,31 @@ class Train:
         precision: str = "fp32",
         channels_last: bool = True,
         optimizer: str = "sgd",
+        with_loader: bool = False,
     ) -> None:
         model = EfficientDet.from_pretrained(Path(folder) / "weights.safetensors").train()
-        if channels_last:
-            model.network.to(memory_format=torch.channels_last)
-        images = torch.from_numpy(np.load(Path(folder) / "inputs.npy")[:batch]).permute(0, 3, 1, 2)
-        self.batch = _batch(images, boxes, labels)
-        self.losses: dict[str, float] = {}
+        dataset = find_coco(folder, "train")
+        model.class_names, model.category_ids = dataset.class_names, dataset.category_ids
         self._folder = tempfile.TemporaryDirectory()
-        self.trainer = Trainer(
-            model,
-            criterion=DetectionLoss(),
-            optimizer=build_optimizer(model.network, Optimizer(optimizer)),
-            ema=EMA(model, 0.9998),
-            loader=_Batches([self.batch]),
-            evaluate=lambda _: {"ap": 0.0},
-            save_best=lambda _: None,
-            log=RunLog(None),
-            folder=Path(self._folder.name),
-            world=World(torch.device("cpu")),
-            settings=Settings(
-                epochs=10**6,
-                learning_rate=lambda _: LEARNING_RATE,
+        config = Config(
+            data=DataConfig(root=folder, image_size=model.image_size, workers=1),
+            train=TrainConfig(
+                epochs=1000,
+                batch_size=batch,
+                lr=LEARNING_RATE,
+                optimizer=Optimizer(optimizer),
                 precision=Precision(precision),
                 channels_last=channels_last,
             ),
+            run=RunConfig(dir=self._folder.name, name="benchmark", device="cpu"),
         )
+        world = World(torch.device("cpu"))
+        self.trainer = _build_trainer(resolve(config, dataset), model, dataset, dataset, world=world, resumed=None)
+        self.losses: dict[str, float] = {}
+        self.batches: Iterator[Batch] = endless(self.trainer.loader)
+        if not with_loader:
+            images = torch.from_numpy(np.load(Path(folder) / "inputs.npy")[:batch]).permute(0, 3, 1, 2)
+            self.batches = itertools.repeat(_batch(images, boxes, labels))
         self.stopwatch = _Stopwatch()
         for part, owner, name in (
             ("forward", self.trainer, "network"),
@@ -84,7 +84,8 @@ class Train:
     def step(self) -> dict[str, float]:
         """Do one step."""
         self.stopwatch.seconds.clear()
-        self.losses = self.trainer._step([self.batch])
+        batch = self.stopwatch.around(next, "wait for the batch")(self.batches)
+        self.losses = self.trainer._step([batch])
         return dict(self.stopwatch.seconds)
 
     def result(self) -> dict[str, float]:
@@ -116,15 +117,6 @@ class _Timed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
-
-
-class _Batches:
-    def __init__(self, batches: list[Batch]) -> None:
-        self.batches, self.steps_per_epoch = batches, len(batches)
-
-    def epoch(self, epoch: int, start_step: int = 0, *, plain: bool = False) -> Iterator[Batch]:
-        """Yield the batches."""
-        return iter(self.batches[start_step:])
 
 
 def _batch(images: torch.Tensor, boxes: list[list[list[float]]], labels: list[list[int]]) -> Batch:

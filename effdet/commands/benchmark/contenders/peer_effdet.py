@@ -23,6 +23,7 @@ def _create(variant: str, num_classes: int, image_size: list[int], folder: str) 
     config = peer.get_efficientdet_config(variant)
     config.num_classes = num_classes
     config.image_size = image_size
+    config.backbone_args = {"drop_path_rate": 0.0}  # as ours, so that both losses are the same
     model = peer.EfficientDet(config, pretrained_backbone=False)
     model.load_state_dict(torch.load(Path(folder) / "peer.pt", weights_only=True))
     return model
