@@ -16,6 +16,7 @@ from effdet.ops.boxes import decode, encode
 from effdet.structures import Predictions, Target
 from effdet.training.targets import Assignment, assign
 
+MAX_LOGIT = 5.0  # up to which 1 - σ keeps enough digits in float32
 CHUNK = 2**18  # logits that the focal loss handles at once; its temporaries then stay in the cache
 
 
@@ -72,9 +73,9 @@ class _SparseFocal(torch.autograd.Function):
         sums = []
         step = max(1, CHUNK // rows.shape[1])
         for part, out in zip(rows.split(step), gradient.split(step), strict=True):
-            value, slope = _focal_term(part, gamma, smoothing)
+            value, slope = _background_term(part, gamma, smoothing)
             out.copy_(slope.mul_(1 - alpha))
-            sums.append(value.sum() * (1 - alpha))
+            sums.append(value * (1 - alpha))
 
         ignored = rows[assignment.ignored]
         sums.append(-(1 - alpha) * _focal_term(ignored, gamma, smoothing)[0].sum())
@@ -93,6 +94,24 @@ class _SparseFocal(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_output.to(gradient.dtype), None, None, None, None
+
+
+def _background_term(x: Tensor, gamma: float, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Return the sum of h(x) and elementwise h'(x), as ``_focal_term`` does, in half the time where logits allow it.
+
+    Up to a logit of 5 softplus(x) = -log(1 - σ) keeps its digits in float32; with L = log(1 - σ) and w = σ^γ,
+    h = -w·L and h' = w·(-γL + σ·(1 + γL)).
+    """
+    x = _at_least_float32(x)
+    if smoothing or x.numel() == 0 or not float(x.max()) <= MAX_LOGIT:
+        value, slope = _focal_term(x, gamma, smoothing)
+        return value.sum(), slope
+    p = x.sigmoid()
+    w = p.sqrt().mul_(p) if gamma == 1.5 else p**gamma
+    negative_c = p.neg().log1p_()
+    total = -torch.dot(w.flatten(), negative_c.flatten())
+    slope = torch.lerp(negative_c.mul_(-gamma), p.new_ones(()), p).mul_(w)
+    return total, slope
 
 
 def _focal_term(x: Tensor, gamma: float, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,22 @@ def test_sparse_focal_loss_and_gradient_equal_the_dense_ones(monkeypatch, chunk,
     torch.testing.assert_close(torch.autograd.grad(sparse, logits), torch.autograd.grad(dense, logits))
 
 
+@pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
+@pytest.mark.parametrize("largest", [-20.0, 4.9, 5.1, 40.0])
+def test_background_keeps_its_digits_with_and_without_high_logits(gamma, largest):
+    """The quick formula and the careful one, each against the dense loss in float64."""
+    logits = torch.linspace(-30, 1, 600).view(200, K).clone()
+    logits[7, 1] = largest
+    nothing = torch.zeros(0, dtype=torch.int64)
+    single, double = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    loss = sparse_focal_loss(single, Assignment(nothing, nothing, torch.zeros(0, 4), nothing), gamma=gamma)
+    expected = focal_loss(double, torch.zeros(200, K), gamma=gamma).sum()
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=3e-6, atol=0)
+    torch.testing.assert_close(single.grad.double(), double.grad, rtol=2e-5, atol=1e-12)
+
+
 def test_sparse_focal_loss_without_smoothing_matches_torchvision():
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(60, K, generator=generator) * 4
