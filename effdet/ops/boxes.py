@@ -92,7 +92,7 @@ def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union, 0.0)
 
 
-def clip_boxes(boxes: Tensor, sizes: Tensor | tuple[int, int]) -> Tensor:
+def clip_boxes(boxes: Tensor, sizes: Tensor | tuple[float, float]) -> Tensor:
     """Return the boxes cut at the borders of their image.
 
     Args:
