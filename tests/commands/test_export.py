@@ -1,0 +1,78 @@
+"""The command that writes exports."""
+
+import json
+
+import pytest
+import torch
+
+from effdet import EfficientDet
+from effdet.commands import main
+from effdet.commands.export import _default_file
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    EfficientDet("lite0", 2, image_size=(64, 64), class_names=["a", "b"]).save_pretrained(file)
+    return file
+
+
+@pytest.mark.slow
+def test_an_export_is_compared_and_then_predicts(weights, tmp_path, capsys, demo_root):
+    file = tmp_path / "out" / "m.onnx"
+    assert main(["export", "--weights", str(weights), "--out", str(file), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert report["images"] == 1
+    assert report["max_score_difference"] < 1e-3
+    assert report["bytes"] == file.stat().st_size
+    assert "compared on a drawn image" in err
+
+    photo = demo_root / "images" / "val_00000.jpg"
+    assert main(["predict", "--weights", str(file), str(photo), "--out", str(tmp_path / "found")]) == 0
+    assert (tmp_path / "found" / "val_00000.jpg").is_file()
+    assert main(["evaluate", "--weights", str(file), "--data", str(demo_root), "--workers", "0"]) == 1
+    assert "class" in capsys.readouterr().err  # the demo set has other classes than this model
+    assert main(["predict", "--weights", str(file), str(photo), "--out", str(tmp_path), "--device", "cuda"]) == 1
+    assert "--device of an exported file must be cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "int8"], "--precision int8 needs --calibration"),
+        (["--calibration", "photos"], "--precision int8 needs --calibration"),
+        (["--accurate"], "--accurate and --float-outputs go with --precision int8"),
+        (["--batch", "many"], "--batch must be a number from 1 or 'dynamic', got many"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage_errors(weights, capsys, options, message):
+    assert main(["export", "--weights", str(weights), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_too_few_calibration_images_are_refused(weights, capsys, demo_root, tmp_path):
+    options = ["--format", "openvino", "--precision", "int8", "--calibration", str(demo_root)]
+    assert main(["export", "--weights", str(weights), "--out", str(tmp_path / "m.xml"), *options]) == 1
+    assert "calibration needs 100 images or more, got 16 in" in capsys.readouterr().err
+
+
+def test_another_suffix_is_refused(weights, capsys, tmp_path):
+    assert main(["export", "--weights", str(weights), "--out", str(tmp_path / "m.xml")]) == 1
+    assert "onnx files end in .onnx" in capsys.readouterr().err
+
+
+def test_the_file_is_named_after_the_weights(weights):
+    assert _default_file(str(weights), "fp32", ".onnx") == weights.with_suffix(".onnx")
+    assert _default_file(str(weights), "int8", ".xml") == weights.with_name("best-int8.xml")
+    assert str(_default_file("hf-hub:me/blood", "fp32", ".onnx")) == "blood.onnx"  # in the working folder
+
+
+def test_weights_do_not_run_in_other_runtimes(weights, capsys, tmp_path):
+    options = ["predict", "--weights", str(weights), "x.jpg", "--out", str(tmp_path), "--runtime", "openvino"]
+    assert main(options) == 1
+    assert "export them with tools/export.py" in capsys.readouterr().err
