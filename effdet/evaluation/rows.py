@@ -128,9 +128,8 @@ class GroundTruth:
         """
         rows, name = read_json(results, "results")
         if isinstance(rows, Results):
-            images, categories = rows.image_ids.tolist(), rows.category_ids.tolist()
-            boxes, scores = rows.boxes, rows.scores
             rows.check(name)
+            return self._ranked(rows, name)
         elif isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
             images, categories = _column(rows, "image_id", name), _column(rows, "category_id", name)
             boxes, scores = _numbers(rows, "bbox", (4,), name), _numbers(rows, "score", (), name)
@@ -143,6 +142,20 @@ class GroundTruth:
         counts = np.flatnonzero(ranks >= 0)  # images that were not selected have no rank
         category_ranks = np.array([self._category_ranks[category] for category in categories], dtype=np.int64)
         return Columns(counts + 1, ranks[counts], category_ranks[counts], boxes[counts], scores[counts])
+
+    def _ranked(self, results: Results, name: str) -> Columns:
+        """Return ``columns`` of what stands in columns already; each id is looked up once."""
+        ranks = []
+        for ids, known, table, key in (
+            (results.image_ids, self._known_images, self._image_ranks, "image_id"),
+            (results.category_ids, self._category_ranks, self._category_ranks, "category_id"),
+        ):
+            values, places = np.unique(ids, return_inverse=True)
+            if not all(value in known for value in values.tolist()):
+                self._check_known(ids.tolist(), known, key, name)
+            ranks.append(np.array([table.get(value, -1) for value in values.tolist()], dtype=np.int64)[places])
+        counts = np.flatnonzero(ranks[0] >= 0)
+        return Columns(counts + 1, ranks[0][counts], ranks[1][counts], results.boxes[counts], results.scores[counts])
 
     def own_ids(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """Return the file's own image and category ids by rank; None if they are not all whole numbers from 0 on.
