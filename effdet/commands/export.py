@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     result.add_argument("--calibration", metavar="DATA", help=_CALIBRATION)
     result.add_argument("--accurate", action="store_true", help="int8: correct the biases layer by layer; slower")
-    result.add_argument("--float-outputs", action="store_true", help="int8: leave the last convolutions in float")
+    result.add_argument("--int8-outputs", action="store_true", help="int8: quantise the last convolutions too")
     result.add_argument("--postprocess", action="store_true", help="put hard NMS into the file")
     result.add_argument("--max-candidates", type=int, metavar="N", help="boxes that NMS inside the file sees (3840)")
     result.add_argument(
@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if (args.precision == "int8") != (args.calibration is not None):
         parser().error("--precision int8 needs --calibration, and the other precisions do without")
-    if (args.accurate or args.float_outputs) and args.precision != "int8":
-        parser().error("--accurate and --float-outputs go with --precision int8")
+    if (args.accurate or args.int8_outputs) and args.precision != "int8":
+        parser().error("--accurate and --int8-outputs go with --precision int8")
     if args.batch != "dynamic" and not (args.batch.isdigit() and int(args.batch) > 0):
         parser().error(f"--batch must be a number from 1 or 'dynamic', got {args.batch}")
 
@@ -139,7 +139,7 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
     if count < MIN_IMAGES:
         raise ValueError(f"calibration needs {MIN_IMAGES} images or more, got {count} in {args.calibration}")
     print(f"calibrating on {count} images", file=sys.stderr)
-    return Quantisation(inputs=inputs, accurate=args.accurate, float_outputs=args.float_outputs)
+    return Quantisation(inputs=inputs, accurate=args.accurate, float_outputs=not args.int8_outputs)
 
 
 def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -46,7 +46,7 @@ def test_an_export_is_compared_and_then_predicts(weights, tmp_path, capsys, demo
     [
         (["--precision", "int8"], "--precision int8 needs --calibration"),
         (["--calibration", "photos"], "--precision int8 needs --calibration"),
-        (["--accurate"], "--accurate and --float-outputs go with --precision int8"),
+        (["--accurate"], "--accurate and --int8-outputs go with --precision int8"),
         (["--batch", "many"], "--batch must be a number from 1 or 'dynamic', got many"),
     ],
 )
