@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from effdet.data.coco import CocoDataset
     from effdet.evaluation.coco import CocoMetrics
     from effdet.evaluation.results import Results
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.models.inference import Detector
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,7 +140,7 @@ def find_data(data: str, split: str) -> CocoDataset:
     return find_coco(config.root, part, annotations=annotations, images=images)
 
 
-def detect_all(model: EfficientDet, dataset: CocoDataset, *, batch_size: int, workers: int | None) -> Results:
+def detect_all(model: Detector, dataset: CocoDataset, *, batch_size: int, workers: int | None) -> Results:
     """Return the model's detections on a data set, with the data set's category ids.
 
     Raises:
