@@ -11,7 +11,9 @@ from torch import Tensor
 from effdet.ops.boxes import box_areas, intersection_matrix, iou_matrix
 from effdet.structures import Target
 
-MAX_BLOCK = 2**22  # elements of one IoU block (B, M, n); about ten such blocks are alive at once
+MAX_BLOCK = 2**22  # IoUs of one chunk of boxes at the most; about ten tensors of that size may be alive at once
+GROUP = 36  # neighbouring anchors that one bound covers: those of four cells in the published models
+SLACK = 1e-5  # by which rounding may lift an IoU above its bound, generously
 
 
 @dataclass(frozen=True)
@@ -50,70 +52,134 @@ def assign(anchors: Tensor, targets: Sequence[Target], *, positive_iou: float = 
     """
     if not 0 < positive_iou <= 1:
         raise ValueError(f"positive_iou must lie in (0, 1], got {positive_iou}")
-    boxes = _pad([target.boxes for target in targets], anchors)  # (B, M, 4)
-    classes = _pad([target.classes for target in targets], anchors)  # (B, M)
-
-    matched = _match(anchors, boxes, positive_iou)  # (B, N)
-    image, anchor = torch.nonzero(matched >= 0, as_tuple=True)
-    box = matched[image, anchor]
-    crowds = _inside_crowd(anchors, [target.crowd_boxes for target in targets]) & (matched < 0)
+    boxes, image = _join([target.boxes for target in targets], anchors)
+    classes, _ = _join([target.classes for target in targets], anchors)
+    positive, box = _match(anchors, boxes, image * len(anchors), positive_iou)
     return Assignment(
-        positive=image * len(anchors) + anchor,
-        classes=classes[image, box],
-        boxes=boxes[image, box],
-        ignored=torch.nonzero(crowds.flatten()).flatten(),
+        positive=positive,
+        classes=classes[box],
+        boxes=boxes[box],
+        ignored=_inside_crowd(anchors, [target.crowd_boxes for target in targets], positive),
     )
 
 
-def _match(anchors: Tensor, boxes: Tensor, positive_iou: float) -> Tensor:
-    """Return the index of the box that each anchor learns, or -1: (B, N) int64.
+def _match(anchors: Tensor, boxes: Tensor, offsets: Tensor, positive_iou: float) -> tuple[Tensor, Tensor]:
+    """Return the anchors that learn a box and the box that each learns.
 
-    Padding boxes have no area, hence IoU 0 with every anchor: they match and claim nothing.
+    Args:
+        anchors: (N, 4) xyxy.
+        boxes: (R, 4) xyxy, image by image.
+        offsets: (R,) int64, flat index of the first anchor of each box's image.
+        positive_iou: Smallest IoU of a match.
+
+    Returns:
+        (P,) int64 flat indices, ascending and different, and (P,) int64 rows of ``boxes``.
     """
-    (num_images, num_boxes), num_anchors = boxes.shape[:2], len(anchors)
-    matched = boxes.new_full((num_images, num_anchors), -1, dtype=torch.int64)
-    if num_boxes == 0 or num_anchors == 0:
-        return matched
-
-    best_iou = boxes.new_zeros(num_images, num_boxes)  # of each box, over the anchors seen so far
-    best_anchor = torch.zeros_like(best_iou, dtype=torch.int64)
-    for chunk in _chunks(num_anchors, num_images * num_boxes):
-        iou = iou_matrix(boxes, anchors[chunk])  # (B, M, n)
-        anchor_iou, box = iou.max(dim=1)
-        matched[:, chunk] = torch.where(anchor_iou >= positive_iou, box, -1)
-        box_iou, anchor = iou.max(dim=2)
-        better = box_iou > best_iou  # strictly: the first anchor wins a tie
-        best_iou = torch.where(better, box_iou, best_iou)
-        best_anchor = torch.where(better, anchor + chunk.start, best_anchor)
-
-    order = torch.arange(num_boxes, device=boxes.device).expand_as(best_anchor)
-    claims = torch.where(best_iou > 0, order, num_boxes)  # num_boxes: no claim
-    claimed = torch.full_like(matched, num_boxes).scatter_reduce(1, best_anchor, claims, "amin")
-    return torch.where(claimed < num_boxes, claimed, matched)
+    if len(boxes) == 0 or len(anchors) == 0:
+        return offsets[:0], offsets[:0]
+    box, anchor, iou, claims = _pairs(anchors, boxes, positive_iou)
+    flat = offsets[box] + anchor.clamp(max=len(anchors) - 1)
+    priority = torch.where(claims, 2.0, iou)  # a claim beats every IoU
+    # Pairs run by box. Sorting keeps that order among equals, so that the lower box index wins.
+    order = priority.argsort(descending=True, stable=True)
+    order = order[flat[order].argsort(stable=True)]
+    order = order[_first_of_run(flat[order])]
+    return flat[order], box[order]
 
 
-def _inside_crowd(anchors: Tensor, crowd_boxes: Sequence[Tensor]) -> Tensor:
-    """Return which anchors have half their area or more inside one crowd box: (B, N) bool."""
-    crowds = _pad(crowd_boxes, anchors)  # (B, M', 4)
-    num_images, num_crowds = crowds.shape[:2]
-    inside = crowds.new_zeros(num_images, len(anchors), dtype=torch.bool)
-    if num_crowds == 0:
-        return inside
+def _pairs(anchors: Tensor, boxes: Tensor, positive_iou: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return every pair that reaches ``positive_iou`` or is the claim of a box, as box, anchor, IoU, is it a claim.
 
-    for chunk in _chunks(len(anchors), num_images * num_crowds):
-        part = anchors[chunk]
-        overlap = intersection_matrix(crowds, part)  # (B, M', n)
-        inside[:, chunk] = (2 * overlap >= box_areas(part)).any(dim=1)
-    return inside
-
-
-def _pad(rows: Sequence[Tensor], anchors: Tensor) -> Tensor:
-    """Stack tensors of different lengths on the anchors' device, zeros behind the shorter: (B, max M, …)."""
-    return torch.nn.utils.rnn.pad_sequence([row.to(anchors.device) for row in rows], batch_first=True)
+    Each (E,), ordered by box, then anchor. The last anchor may come again under the indices behind it.
+    """
+    groups = _Groups.of(anchors)
+    found = []
+    for rows in _chunks(len(boxes), len(anchors)):
+        box, *rest = groups.pairs(boxes[rows], positive_iou)
+        found.append((box + rows.start, *rest))
+    box, anchor, iou, claims = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return box, anchor, iou, claims
 
 
-def _chunks(num_anchors: int, rows: int) -> Iterator[slice]:
-    """Cut the anchors into slices whose block of ``rows`` times slice stays within MAX_BLOCK elements."""
-    step = max(1, MAX_BLOCK // max(1, rows))
-    for start in range(0, num_anchors, step):
-        yield slice(start, min(start + step, num_anchors))
+@dataclass(frozen=True)
+class _Groups:
+    """Anchors in groups of neighbours, with what bounds the IoU of a box with any of a group."""
+
+    anchors: Tensor  # (G, GROUP, 4) xyxy; the last anchor is repeated to fill the last group
+    hulls: Tensor  # (G, 4) xyxy around each group
+    smallest: Tensor  # (G,) area of the smallest anchor of each group
+    largest: Tensor  # (G,) area of the largest
+
+    @classmethod
+    def of(cls, anchors: Tensor) -> _Groups:
+        """Group (N, 4) anchors in their order."""
+        missing = -len(anchors) % GROUP
+        grouped = torch.cat([anchors, anchors[-1:].expand(missing, 4)]).view(-1, GROUP, 4)
+        members = grouped.permute(1, 2, 0).contiguous()  # (GROUP, 4, G): what is reduced comes first, which is quick
+        areas = box_areas(members.transpose(1, 2))
+        hulls = torch.cat([members[:, :2].amin(dim=0), members[:, 2:].amax(dim=0)]).t()
+        return cls(grouped, hulls, areas.amin(dim=0), areas.amax(dim=0))
+
+    def pairs(self, boxes: Tensor, positive_iou: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Do what ``_pairs`` describes, for (R, 4) boxes, with the IoUs of promising groups only."""
+        bounds = self._bounds(boxes)  # (R, G)
+        reached = self._ious(boxes, bounds.argmax(dim=1)).amax(dim=1)  # (R,): the best IoU is no smaller
+        needed = reached.clamp(max=positive_iou) * (1 - SLACK)
+        box, group = torch.nonzero((bounds >= needed[:, None]) & (bounds > 0), as_tuple=True)  # (C,)
+        ious = self._ious(boxes[box], group)  # (C, GROUP)
+
+        best = ious.new_zeros(len(boxes)).scatter_reduce(0, box, ious.amax(dim=1), "amax")[box]  # (C,)
+        row, column = torch.nonzero((ious > 0) & (ious >= best.clamp(max=positive_iou)[:, None]), as_tuple=True)
+        box, anchor, iou = box[row], group[row] * GROUP + column, ious[row, column]
+        claims = iou == best[row]
+        claims[claims.clone()] = _first_of_run(box[claims])  # the first anchor wins a tie
+        kept = claims | (iou >= positive_iou)
+        return box[kept], anchor[kept], iou[kept], claims[kept]
+
+    def _bounds(self, boxes: Tensor) -> Tensor:
+        """Return what the IoU of each of (R, 4) boxes with no anchor of a group exceeds: (R, G).
+
+        With the intersection at most i and the anchor's area at least a, the union is at least max(A + a - i, A).
+        """
+        areas = box_areas(boxes)[:, None]
+        overlap = torch.minimum(intersection_matrix(boxes, self.hulls), self.largest)
+        return overlap / torch.maximum(areas + self.smallest - overlap, areas)
+
+    def _ious(self, boxes: Tensor, group: Tensor) -> Tensor:
+        """Return the IoU of each of (C, 4) boxes with the anchors of its group: (C, GROUP)."""
+        return iou_matrix(boxes[:, None], self.anchors[group]).squeeze(1)
+
+
+def _first_of_run(values: Tensor) -> Tensor:
+    """Return where sorted values (E,) differ from the one before: (E,) bool."""
+    first = torch.ones_like(values, dtype=torch.bool)
+    first[1:] = values[1:] != values[:-1]
+    return first
+
+
+def _inside_crowd(anchors: Tensor, crowd_boxes: Sequence[Tensor], positive: Tensor) -> Tensor:
+    """Return the anchors with half their area or more inside one crowd box but those in ``positive``: (I,) int64."""
+    if not any(len(crowds) for crowds in crowd_boxes):
+        return positive[:0]
+    areas = box_areas(anchors)
+    inside = torch.zeros(len(crowd_boxes), len(anchors), dtype=torch.bool, device=anchors.device)
+    for image, crowds in enumerate(crowd_boxes):
+        for crowd in crowds.to(anchors.device):
+            inside[image] |= 2 * intersection_matrix(crowd[None], anchors)[0] >= areas
+    inside = inside.flatten()
+    inside[positive] = False
+    return torch.nonzero(inside).flatten()
+
+
+def _join(rows: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of all images on the anchors' device, (R, …), and the image of each, (R,) int64."""
+    counts = torch.tensor([len(part) for part in rows], dtype=torch.int64)
+    image = torch.arange(len(rows)).repeat_interleave(counts)
+    return torch.cat([part.to(anchors.device) for part in rows]), image.to(anchors.device)
+
+
+def _chunks(num_boxes: int, num_anchors: int) -> Iterator[slice]:
+    """Cut the boxes into slices, of one box at least, that have MAX_BLOCK pairs with the anchors at the most."""
+    step = max(1, MAX_BLOCK // max(1, num_anchors))
+    for start in range(0, num_boxes, step):
+        yield slice(start, min(start + step, num_boxes))

@@ -78,6 +78,35 @@ def test_assignment_equals_a_literal_loop(monkeypatch, max_block, positive_iou):
     assert len(expected_ignored) > 5
 
 
+def awkward_boxes(generator, anchors):
+    """Boxes of every size, some twice, some equal to an anchor, on whole pixels (ties), far outside or without area."""
+    corner, side = torch.rand(20, 2, generator=generator) * 90, 10 ** (torch.rand(20, 2, generator=generator) * 4 - 1)
+    boxes = torch.cat([corner, corner + side], dim=1)
+    anchor = anchors[torch.randint(0, len(anchors), (4,), generator=generator)]
+    outside, flat = torch.tensor([[5000.0, 5000, 5010, 5010]]), torch.tensor([[20.0, 20, 20, 40]])
+    boxes = torch.cat([boxes, boxes[:3], anchor, (boxes[:10] / 8).round() * 8, outside, flat])
+    return boxes[torch.randperm(len(boxes), generator=generator)]
+
+
+@pytest.mark.parametrize("group", [targets.GROUP, 7, 1])
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_bound_hides_a_match_of_awkward_boxes(monkeypatch, group, shuffled, seed):
+    monkeypatch.setattr(targets, "GROUP", group)
+    generator = torch.Generator().manual_seed(seed)
+    anchors = make_anchors((96, 64), level_sizes((96, 64), 3, 7))
+    if shuffled:
+        anchors = anchors[torch.randperm(len(anchors), generator=generator)]
+    boxes = awkward_boxes(generator, anchors)
+    target = Target(boxes, torch.arange(len(boxes)), boxes[:1])
+
+    positive, ignored = by_image(assign(anchors, [target], positive_iou=0.4), anchors)
+
+    matches, expected_ignored = match_literally(anchors, target, 0.4)
+    assert [(n, label) for _, n, label, _ in positive] == sorted(matches.items())
+    assert ignored == {(0, n) for n in expected_ignored}
+
+
 def test_each_box_claims_its_best_anchor_below_the_threshold():
     anchors = torch.tensor([[0.0, 0, 10, 10], [10, 0, 20, 10], [20, 0, 30, 10]])
     assignment = assign(anchors, [Target(torch.tensor([[11.0, 1, 14, 4]]), torch.tensor([2]))])
