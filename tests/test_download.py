@@ -104,6 +104,10 @@ def test_any_answer_makes_a_server_reachable(server):
 
 
 def test_a_silent_server_is_given_up(monkeypatch, server):
+    def wait_in_vain(*_, **__):
+        time.sleep(1)
+        raise TimeoutError
+
     monkeypatch.setattr(transfer, "_PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(transfer.urllib.request, "urlopen", lambda *_, **__: time.sleep(1))
+    monkeypatch.setattr(transfer.urllib.request, "urlopen", wait_in_vain)
     assert not is_reachable(server.url)

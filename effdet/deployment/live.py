@@ -15,7 +15,7 @@ from effdet.deployment.export import ExportOptions, describe, onnx_graph
 from effdet.deployment.runtimes import OnnxRuntime, OpenVino, Runtime, is_installed, require
 from effdet.images import VIDEO_SUFFIXES, find_files
 from effdet.models.efficientdet import EfficientDet
-from effdet.models.inference import Detector
+from effdet.models.inference import Detector, check_batch_size
 
 MANY = 300  # images for which the seconds that a conversion takes are soon won back
 
@@ -33,9 +33,9 @@ _compiled: weakref.WeakKeyDictionary[EfficientDet, dict[_Kind, _Compiled]] = wea
 def choose_detector(model: EfficientDet, runtime: str, source: Any, batch_size: int) -> Detector:
     """Return who is to detect: the model itself, or its network in another runtime.
 
-    "auto" takes what an earlier call has compiled for these weights; else it compiles when the source has ``MANY``
-    images or is a video; else it is PyTorch. A conversion takes seconds, and is done again when the weights, the input
-    size or the batch size have changed.
+    "auto" takes what an earlier call has compiled for these weights; else it compiles when the source is known to have
+    ``MANY`` images or frames; else it is PyTorch. A conversion takes seconds, and is done again when the weights, the
+    input size or the batch size have changed.
 
     Args:
         model: The model.
@@ -44,9 +44,11 @@ def choose_detector(model: EfficientDet, runtime: str, source: Any, batch_size: 
         batch_size: Images that go through the network together.
 
     Raises:
-        ValueError: If there is no such runtime, or the model is not on the CPU, where the other runtimes run.
+        ValueError: If there is no such runtime, the model is not on the CPU, where the other runtimes run, or
+            ``batch_size`` is below 1.
         ImportError: If the runtime is not installed.
     """
+    check_batch_size(batch_size)
     if runtime == "torch":
         return model
     if runtime == "auto":
@@ -106,7 +108,20 @@ def has_many(source: Any) -> bool:
     """Return whether a source is known to have ``MANY`` images or frames."""
     if isinstance(source, str | Path):
         files = find_files(source)
-        return len(files) >= MANY or any(file.suffix.lower() in VIDEO_SUFFIXES for file in files)
+        return sum(_num_images(file) for file in files) >= MANY
     if isinstance(source, np.ndarray | Tensor):
         return source.ndim == 4 and len(source) >= MANY
     return hasattr(source, "__len__") and len(source) >= MANY
+
+
+def _num_images(file: Path) -> int:
+    """Return 1 for an image; for a video the frames that it says it has, 0 where it does not or cannot be read."""
+    if file.suffix.lower() not in VIDEO_SUFFIXES:
+        return 1
+    try:
+        import av
+
+        with av.open(str(file)) as container:
+            return sum(stream.frames for stream in container.streams.video[:1])
+    except (ImportError, OSError, ValueError):  # whoever reads it will say what is wrong
+        return 0

@@ -184,8 +184,8 @@ class EfficientDet(nn.Module):
             score_threshold: Detections below it are left out.
             batch_size: Images that go through the network together.
             runtime: "torch"; "openvino" or "onnxruntime", which take seconds to convert the model at the first call and
-                again when its weights have changed; or "auto", which converts for 300 images or more and for videos
-                only, and takes what is converted already. See docs/deployment.md.
+                again when its weights have changed; or "auto", which converts for 300 images or frames or more only,
+                and takes what is converted already. See docs/deployment.md.
 
         Returns:
             One ``Detections`` per image or frame, in order, boxes in pixels of the original.

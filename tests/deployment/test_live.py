@@ -1,5 +1,6 @@
 """``predict(runtime=...)`` of a model in memory."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,8 +58,22 @@ def test_many_images_are_worth_a_conversion(monkeypatch, tmp_path):
         (tmp_path / f"{number}.jpg").touch()
     assert has_many(tmp_path)
     assert not has_many(str(tmp_path / "1.jpg"))
-    (tmp_path / "film.mp4").touch()
-    assert has_many(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("num_frames", [2, 3])
+def test_a_long_video_is_worth_a_conversion(monkeypatch, tmp_path, num_frames):
+    av = pytest.importorskip("av")
+    monkeypatch.setattr(live, "MANY", 3)
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        for _ in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert has_many(tmp_path / "film.mp4") is (num_frames == 3)
+    (tmp_path / "none.mp4").touch()
+    assert not has_many(tmp_path / "none.mp4")
 
 
 @pytest.mark.parametrize("change", ["in place", "past autograd", "another tensor"])
