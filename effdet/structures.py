@@ -166,7 +166,10 @@ class Detections:
         ]
 
     def draw(self, image: np.ndarray, *, score_threshold: float = 0.0) -> np.ndarray:
-        """Return a copy of an RGB uint8 (H, W, 3) image with the boxes, names and scores drawn on it."""
+        """Return a copy of an RGB uint8 (H, W, 3) image with the boxes, names and scores drawn on it.
+
+        Boxes are scaled where the picture has another size than the image that they were found in.
+        """
         from effdet.visualize import draw_detections  # the drawing room opens only when somebody draws
 
         return draw_detections(image, self.above(score_threshold))

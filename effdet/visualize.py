@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import colorsys
 import csv
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,11 +54,12 @@ def draw_detections(image: npt.NDArray[np.uint8], detections: Detections) -> npt
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        detections: In pixels of this image.
+        detections: In pixels of their ``image_size``; without one, of this image.
 
     Raises:
         ValueError: If the image is not (H, W, 3) uint8.
     """
+    detections = _fitted(detections, image)
     return _draw(
         image,
         [
@@ -237,9 +239,14 @@ def _readable_on(color: Color) -> Color:
 
 @lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib  # brings DejaVu Sans, which knows far more alphabets than Pillow's own font
+    """Return DejaVu Sans, which matplotlib brings and which knows far more alphabets than Pillow's own font.
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    Matplotlib is found without being imported: that would take longer than drawing.
+    """
+    place = importlib.util.find_spec("matplotlib")
+    assert place is not None, "matplotlib is a requirement of this package"
+    assert place.origin is not None
+    return ImageFont.truetype(str(Path(place.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _heading(width: int) -> npt.NDArray[np.uint8]:
@@ -256,8 +263,17 @@ def _resize(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def _fitted(detections: Detections, image: npt.NDArray[np.uint8]) -> Detections:
+    """Return the detections in pixels of a picture that may be a reduced one."""
+    if detections.image_size is None or detections.image_size == image.shape[:2]:
+        return detections
+    height, width = (drawn / full for drawn, full in zip(image.shape, detections.image_size, strict=False))
+    boxes = detections.boxes * detections.boxes.new_tensor([width, height, width, height])
+    return replace(detections, boxes=boxes, image_size=(image.shape[0], image.shape[1]))
+
+
 def _scaled(detections: Detections, scale: float) -> Detections:
-    return replace(detections, boxes=detections.boxes * scale)
+    return replace(detections, boxes=detections.boxes * scale, image_size=None)
 
 
 def _read_columns(path: Path) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ import colorsys
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_the_outline_lies_on_the_outermost_pixels_of_the_box():
         assert tuple(picture[y, x]) == color
     for y, x in ((160, 150), (100, 39), (100, 200), (110, 120)):
         assert tuple(picture[y, x]) == (GRAY,) * 3
+
+
+def test_boxes_of_the_full_size_are_drawn_on_a_reduced_picture():
+    found = replace(detections([[40, 80, 200, 240]]), image_size=(400, 600))
+    halved = detections([[20, 40, 100, 120]])
+    np.testing.assert_array_equal(draw_detections(blank(), found), draw_detections(blank(), halved))
+
+
+def test_drawing_does_not_import_matplotlib():
+    code = (
+        "import sys, numpy as np; from effdet.visualize import draw_targets; "
+        "draw_targets(np.zeros((90, 90, 3), np.uint8), [[9, 9, 50, 50]], [0]); "
+        "assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_image_itself_stays_as_it_is():
