@@ -6,10 +6,9 @@ An image inside this package is a (H, W, 3) uint8 array in RGB order, rows from 
 from __future__ import annotations
 
 import glob
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -18,21 +17,28 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from effdet.jpeg import decode_jpeg, is_whole_jpeg, jpeg_orientation, jpeg_size, largest_reduction, orientation_of
+
 Array: TypeAlias = NDArray[Any]
+Size: TypeAlias = tuple[int, int]  # (height, width)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
-
-_JPEG_START = b"\xff\xd8\xff"
-_JPEG_END = b"\xff\xd9"
-_ORIENTATION_TAG = 0x0112  # of EXIF
 
 
 class ImageError(ValueError):
     """A file that does not give an image; the message begins with its name."""
 
 
-def read_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Array:
+class Picture(NamedTuple):
+    """An image as it was decoded, which may be smaller than it is in its file."""
+
+    name: str
+    pixels: Array  # (H, W, 3) uint8 RGB
+    original_size: Size  # (height, width) at full size, in whose pixels boxes are
+
+
+def read_image(path: str | Path, *, size: Size | None = None) -> Array:
     """Read an image file as RGB, upright by its EXIF orientation.
 
     Gray, palette, CMYK, alpha (dropped) and 16-bit images (their high byte) are accepted; of an animation, the first
@@ -50,20 +56,28 @@ def read_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Arra
         FileNotFoundError: If there is no such file.
         ImageError: If the file is not an image, or is truncated or corrupt.
     """
-    path = Path(path)
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if data.size == 0:
-        raise ImageError(f"{path}: is an empty file, not an image")
+    return read_picture(path, size=size).pixels
 
-    image, orientation = _decode(path, data)
-    if orientation == 1 or (size is not None and _only_stored_pixels_fit(image.shape[:2], orientation, size)):
-        return image
-    return _upright(image, orientation)
+
+def read_picture(
+    path: str | Path, *, size: Size | None = None, least_size: Callable[[Size], Size] | None = None
+) -> Picture:
+    """Read an image file as ``read_image`` does, a JPEG at a fraction of its size where that is enough.
+
+    Args:
+        path: The file.
+        size: See ``read_image``.
+        least_size: From the full (height, width) to the smallest that is of use; None: always the full size.
+
+    Raises:
+        FileNotFoundError, ImageError: As ``read_image``.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    pixels, stored, orientation = _decode(path, data, size, least_size)
+    if _orientation_to_undo(stored, orientation, size) == 1:
+        return Picture(str(path), pixels, stored)
+    return Picture(str(path), _upright(pixels, orientation), stored[::-1] if orientation >= 5 else stored)
 
 
 def to_rgb(image: Image.Image | Array | Tensor) -> Array:
@@ -147,7 +161,7 @@ def iterate_images(source: Any) -> Iterator[tuple[str, Array]]:
     Args:
         source: An image file; a folder (its images by name, not its sub-folders); a glob pattern (``**`` goes into
             sub-folders); a video file (through PyAV); a Pillow image, an array or a tensor as ``to_rgb`` takes them;
-            a (B, H, W, C) array or (B, C, H, W) tensor; or a list of any of these.
+            a (B, H, W, C) array or (B, C, H, W) tensor; a ``Picture``; or a list of any of these.
 
     Yields:
         (name, (H, W, 3) uint8 RGB): the file; ``file#n`` for frame n of a video, from 0; ``image-n`` for the n-th image
@@ -158,17 +172,32 @@ def iterate_images(source: Any) -> Iterator[tuple[str, Array]]:
         ImageError: If a file cannot be decoded, a folder holds no image, or PyAV is needed and missing.
         TypeError, ValueError: If an image in memory does not suit ``to_rgb``.
     """
+    return ((picture.name, picture.pixels) for picture in iterate_pictures(source))
+
+
+def iterate_pictures(source: Any, read: Callable[[Path], Picture] = read_picture) -> Iterator[Picture]:
+    """Read as ``iterate_images`` does, image files by ``read``."""
     for number, (name, item) in enumerate(_expand(source)):
-        if isinstance(item, Path):
-            yield from _read_file(item)
+        if isinstance(item, Picture):
+            yield item
+        elif not isinstance(item, Path):
+            yield _whole(name or f"image-{number}", to_rgb(item))
+        elif item.suffix.lower() in VIDEO_SUFFIXES:
+            yield from (_whole(f"{item}#{frame}", pixels) for frame, pixels in enumerate(_read_video(item)))
         else:
-            yield name or f"image-{number}", to_rgb(item)
+            yield read(item)
+
+
+def _whole(name: str, pixels: Array) -> Picture:
+    return Picture(name, pixels, (pixels.shape[0], pixels.shape[1]))
 
 
 def _expand(source: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, file or image in memory) for everything in a source, in order."""
     if isinstance(source, str | Path):
         yield from ((str(path), path) for path in find_files(source))
+    elif isinstance(source, Picture):
+        yield source.name, source
     elif isinstance(source, Image.Image):
         yield str(getattr(source, "filename", "")), source
     elif isinstance(source, np.ndarray | Tensor):
@@ -208,13 +237,6 @@ def find_files(source: str | Path) -> list[Path]:
     return found
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, Array]]:
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        yield from ((f"{path}#{number}", frame) for number, frame in enumerate(_read_video(path)))
-    else:
-        yield str(path), read_image(path)
-
-
 def _read_video(path: Path) -> Iterator[Array]:
     try:
         import av
@@ -231,54 +253,48 @@ def _read_video(path: Path) -> Iterator[Array]:
         raise ImageError(f"{path}: not a readable video: {error.strerror}") from error
 
 
-def _decode(path: Path, data: NDArray[np.uint8]) -> tuple[Array, int]:
-    """Return the stored pixels and their EXIF orientation (1 = upright)."""
-    if data[:3].tobytes() == _JPEG_START and data[-2:].tobytes() == _JPEG_END:
-        image = _decode_jpeg(data)
+def _read_bytes(path: Path) -> NDArray[np.uint8]:
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such image file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if data.size == 0:
+        raise ImageError(f"{path}: is an empty file, not an image")
+    return data
+
+
+def _decode(
+    path: Path, data: NDArray[np.uint8], size: Size | None, least_size: Callable[[Size], Size] | None
+) -> tuple[Array, Size, int]:
+    """Return the stored pixels, perhaps reduced, their full size, and their EXIF orientation (1 = upright)."""
+    if is_whole_jpeg(data):
+        orientation = jpeg_orientation(data)
+        stored = jpeg_size(data) if least_size is not None else None
+        reduction = 1
+        if stored is not None and least_size is not None:
+            swapped = _orientation_to_undo(stored, orientation, size) >= 5
+            least = least_size(stored[::-1])[::-1] if swapped else least_size(stored)
+            reduction = largest_reduction(stored, least)
+        image = decode_jpeg(data, reduction=reduction)
         if image is not None:
-            return image, _jpeg_orientation(data)
+            return image, stored or (image.shape[0], image.shape[1]), orientation
     try:
         with Image.open(path) as opened:
-            return _pillow_to_rgb(opened), _orientation(opened)
+            image = _pillow_to_rgb(opened)
+            return image, (image.shape[0], image.shape[1]), orientation_of(opened)
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: is not an image of a known format") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
         raise ImageError(f"{path}: truncated or corrupt image: {_first_line(error)}") from error
 
 
-def _decode_jpeg(data: NDArray[np.uint8]) -> Array | None:
-    """Decode a whole JPEG with OpenCV, 1.6 times as fast as Pillow; None if it cannot.
-
-    Some versions of OpenCV fill the missing part of a truncated file with gray: check the end marker before.
-    """
-    try:
-        image: Array | None = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # more pixels than OpenCV allows
-        return None
-    return image
+def _orientation_to_undo(stored: Size, orientation: int, size: Size | None) -> int:
+    return 1 if size is not None and _only_stored_pixels_fit(stored, orientation, size) else orientation
 
 
-def _jpeg_orientation(data: NDArray[np.uint8]) -> int:
-    """Return the orientation of a JPEG; the costly look into it is left out when the header names no EXIF."""
-    head = data[:65536].tobytes()
-    if b"Exif\x00\x00" not in head:
-        return 1
-    try:
-        with Image.open(io.BytesIO(data.tobytes())) as opened:
-            return _orientation(opened)
-    except Exception:  # the pixels decoded well; a damaged EXIF block says nothing about them
-        return 1
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # a damaged EXIF block does not make the pixels unreadable
-        return 1
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _only_stored_pixels_fit(stored: tuple[int, ...], orientation: int, size: tuple[int, int]) -> bool:
+def _only_stored_pixels_fit(stored: Size, orientation: int, size: Size) -> bool:
     upright = stored[::-1] if orientation >= 5 else stored
     return tuple(size) == tuple(stored) and tuple(size) != tuple(upright)
 

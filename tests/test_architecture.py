@@ -9,13 +9,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "effdet"
 
-GROUND = {"structures", "config", "download", "ops", "images", "preprocessing"}
+GROUND = {"structures", "config", "download", "ops", "jpeg", "images", "preprocessing"}
 NEIGHBOURS = {
     "structures": set(),
     "config": set(),
     "download": set(),
     "ops": {"structures"},
-    "images": {"structures"},
+    "jpeg": set(),
+    "images": {"structures", "jpeg"},
     "preprocessing": {"images"},
     "data": GROUND,
     "models": GROUND,

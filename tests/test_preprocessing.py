@@ -1,10 +1,12 @@
 import math
 import pickle
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from effdet.images import letterbox
+from effdet.images import letterbox, read_image
 from effdet.preprocessing import PRESETS, Letterbox, Preprocessing
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -133,5 +135,65 @@ def test_values_are_checked(values, message):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"preset must be one of default, google, .*zylo, got 'torch'"):
+    with pytest.raises(ValueError, match=r"preset must be one of default, fast, google, .*zylo, got 'torch'"):
         Preprocessing.preset("torch")
+
+
+# -- reduced decoding
+
+
+def write_waves(file: Path, height: int, width: int) -> np.ndarray:
+    """Write smooth waves, of which a reduced picture loses nothing."""
+    rows, columns = np.mgrid[:height, :width] / 40.0
+    waves = np.stack([np.sin(rows), np.cos(columns), np.sin(rows + columns)], axis=2)
+    image = np.uint8(127.5 + 120 * waves)
+    assert cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),  # an input of 128×128
+    [
+        ((170, 250), (170, 250)),  # 1/2 would have 125 columns, and 128 are needed
+        ((170, 255), (170, 255)),  # 1/2 would move the right edge by half a pixel
+        ((170, 256), (85, 128)),
+        ((512, 768), (128, 192)),
+        ((1080, 1920), (135, 240)),
+        ((4000, 3000), (500, 375)),  # 1/8 is the least there is
+    ],
+)
+def test_a_picture_is_reduced_as_far_as_its_content_allows(tmp_path, size, decoded):
+    write_waves(tmp_path / "waves.jpg", *size)
+    picture = box("fast", (128, 128)).read(tmp_path / "waves.jpg")
+    assert picture.pixels.shape == (*decoded, 3)
+    assert picture.original_size == size
+
+
+def test_a_reduced_picture_becomes_nearly_the_same_input(tmp_path):
+    write_waves(tmp_path / "waves.jpg", 811, 1203)
+    fast = box("fast", (128, 128))
+    picture = fast.read(tmp_path / "waves.jpg")
+    made = fast(picture.pixels, picture.original_size)
+    whole = box("default", (128, 128))(read_image(tmp_path / "waves.jpg"))
+    assert picture.pixels.shape == (203, 301, 3)
+    assert (made.content_size, made.scale) == (whole.content_size, whole.scale)
+    assert np.abs(made.image.astype(int) - whole.image).mean() < 3
+
+
+def test_small_pictures_are_decoded_to_the_same_bits(tmp_path):
+    write_waves(tmp_path / "small.jpg", 100, 120)
+    picture = box("fast").read(tmp_path / "small.jpg")
+    np.testing.assert_array_equal(picture.pixels, read_image(tmp_path / "small.jpg"))
+
+
+def test_only_jpeg_files_are_reduced(tmp_path):
+    image = write_waves(tmp_path / "waves.jpg", 400, 600)
+    cv2.imwrite(str(tmp_path / "waves.png"), image)
+    picture = box("fast").read(tmp_path / "waves.png")
+    np.testing.assert_array_equal(picture.pixels, image[..., ::-1])
+    assert picture.original_size == (400, 600)
+
+
+def test_the_default_decodes_in_full(tmp_path):
+    write_waves(tmp_path / "waves.jpg", 400, 600)
+    assert box().read(tmp_path / "waves.jpg").pixels.shape == (400, 600, 3)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from effdet.models.inference import Detector
 
-PRESETS = ("default", "google", "effdet", "zylo")
+PRESETS = ("default", "fast", "google", "effdet", "zylo")
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
 SETTINGS = ("nms", "iou_threshold", "sigma", "score_threshold", "max_candidates", "max_detections")
 

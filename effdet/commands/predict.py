@@ -19,8 +19,7 @@ from effdet.commands.inference import add_model_options, load_model, make_parent
 from effdet.commands.record import ListedImages, Record
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from effdet.images import Picture
     from effdet.structures import Detections
 
 
@@ -117,11 +116,11 @@ class _Job:
 
         images = self._read(files)
         while chunk := list(islice(images, self.options["batch_size"])):
-            found = self.model.predict([image for _, _, image in chunk], **self.options)
-            for (file, image_id, image), detections in zip(chunk, found, strict=True):
+            found = self.model.predict([picture for _, _, picture in chunk], **self.options)
+            for (file, image_id, picture), detections in zip(chunk, found, strict=True):
                 detections = self._in_categories(replace(detections, source=str(file)))
                 target = self.record.path_for(file)
-                save_image(target, detections.draw(image))
+                save_image(target, detections.draw(picture.pixels))
                 self.record.add(detections, image_id, target)
                 self.record.say(f"{file}: {_counted(detections)} -> {target}")
 
@@ -144,14 +143,13 @@ class _Job:
         if frames:
             self.record.say(f"{file}: {frames} frames, {found} detections -> {target}")
 
-    def _read(self, files: list[Path]) -> Iterator[tuple[Path, Any, np.ndarray]]:
-        """Yield file, image id (None: the next number) and RGB of what can be read."""
-        from effdet.images import read_image
-
+    def _read(self, files: list[Path]) -> Iterator[tuple[Path, Any, Picture]]:
+        """Yield file, image id (None: the next number) and picture of what can be read."""
+        letterbox = self.model.letterbox
         for file in files:
             try:
                 image_id = None if self.image_ids is None else self.image_ids.id_of(file)
-                yield file, image_id, read_image(file)
+                yield file, image_id, letterbox.read(file)
             except (ValueError, OSError) as error:
                 self.record.fail(str(error))
 

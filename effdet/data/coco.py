@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effdet.images import ImageError, read_image
+from effdet.images import ImageError, Picture, read_picture
 
 Array: TypeAlias = NDArray[Any]
 Split: TypeAlias = Literal["train", "val"]
@@ -99,14 +99,22 @@ class CocoDataset:
             FileNotFoundError: If the file does not exist.
             ImageError: If it cannot be decoded, or its size is not the one that the annotations were made for.
         """
+        return self.read_picture(index).pixels
+
+    def read_picture(self, index: int, read: Callable[..., Picture] = read_picture) -> Picture:
+        """Return image number ``index`` as ``read(path, size=...)`` gives it, perhaps smaller than in its file.
+
+        Raises:
+            FileNotFoundError, ImageError: As ``read``.
+        """
         height, width = (int(side) for side in self.sizes[index])
-        image = read_image(self.paths[index], size=(height, width) if height else None)
-        if height and image.shape[:2] != (height, width):
+        picture = read(self.paths[index], size=(height, width) if height else None)
+        if height and picture.original_size != (height, width):
             raise ImageError(
-                f"{self.paths[index]}: is {image.shape[1]}×{image.shape[0]} pixels, "
+                f"{self.paths[index]}: is {picture.original_size[1]}×{picture.original_size[0]} pixels, "
                 f"but {self.annotation_file} was made for {width}×{height}"
             )
-        return image
+        return picture
 
     def without(self, indices: Iterable[int]) -> CocoDataset:
         """Return the data set without some of its images."""

@@ -255,11 +255,11 @@ class _EvalItems:
         return torch.from_numpy(np.stack([item.sample.image for item in items])), items
 
     def _make(self, index: int) -> _Item:
-        image = self.dataset.read(index)
+        _, image, original_size = self.dataset.read_picture(index, self.letterbox.read)
         boxes, labels, is_crowd = self.dataset.annotations(index)
-        padded, content_size, scale = self.letterbox(image)
+        padded, content_size, scale = self.letterbox(image, original_size)
         sample = Augmented(padded, boxes * np.float32(scale), labels, is_crowd, content_size, scale)
-        return _Item(sample, (image.shape[0], image.shape[1]), int(self.dataset.image_ids[index]), ())
+        return _Item(sample, original_size, int(self.dataset.image_ids[index]), ())
 
 
 class _Items(Dataset[_Packed]):

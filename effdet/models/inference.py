@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effdet.images import iterate_images
+from effdet.images import Picture, iterate_pictures
 from effdet.models.postprocess import PostprocessSettings
 from effdet.preprocessing import Letterbox, Preprocessing
 from effdet.structures import Batch, Detections
 
 T = TypeVar("T")
 Chunk = Sequence[tuple[str, np.ndarray]]  # (name, (H, W, 3) uint8 RGB) of images that share a batch
+Size = tuple[int, int]  # (height, width)
 
 READ_AHEAD = 2  # batches that wait, decoded and letterboxed, while the network works on another
 _WAIT = 0.1  # seconds after which a waiting thread looks whether it is still needed
@@ -67,7 +68,8 @@ def predict_iter(
     """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, in order.
 
     From the second batch on, a thread reads and letterboxes the next ones while the network works. At most
-    ``READ_AHEAD`` + 2 batches are held, however many images or frames there are.
+    ``READ_AHEAD`` + 2 batches are held, however many images or frames there are. Where the preprocessing decodes at a
+    reduced size, the image has that size, the boxes are in pixels of the full one, and ``Detections.draw`` fits them.
 
     Args:
         detector: What detects.
@@ -80,46 +82,63 @@ def predict_iter(
         FileNotFoundError, ValueError: If there is no such source or an image cannot be read; images before it come
             first.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    check_batch_size(batch_size)
     letterbox = detector.letterbox
     with closing(_batches(source, letterbox, batch_size)) as batches:
         for chunk, batch in batches:
-            for (name, image), found in zip(chunk, detector.detect(batch), strict=True):
-                yield replace(found.above(score_threshold), source=name), image
+            for picture, found in zip(chunk, detector.detect(batch), strict=True):
+                yield replace(found.above(score_threshold), source=picture.name), picture.pixels
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ``ValueError`` unless a batch holds an image."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
 
 
 class _Prepared(NamedTuple):
-    chunk: Chunk
+    chunk: Sequence[Picture]
     batch: Batch
 
 
 def _batches(source: Any, letterbox: Letterbox, batch_size: int) -> Generator[_Prepared, None, None]:
     """Yield prepared batches; a thread starts only where there are more images than one batch holds."""
-    images = iterate_images(source)
+    images = iterate_pictures(source, letterbox.read)
     first = list(islice(images, batch_size))
     if not first:
         return
-    yield _Prepared(first, make_batch(first, letterbox))
+    yield _prepare(first, letterbox)
     if len(first) < batch_size or (following := next(images, None)) is None:
         return
 
     def prepare() -> Iterator[_Prepared]:
         rest = chain([following], images)
         while chunk := list(islice(rest, batch_size)):
-            yield _Prepared(chunk, make_batch(chunk, letterbox))
+            yield _prepare(chunk, letterbox)
 
     yield from read_ahead(prepare(), READ_AHEAD)
 
 
-def make_batch(chunk: Chunk, letterbox: Letterbox) -> Batch:
-    """Return named RGB images as one letterboxed batch without targets."""
-    boxed = [letterbox(image) for _, image in chunk]
+def _prepare(chunk: Sequence[Picture], letterbox: Letterbox) -> _Prepared:
+    images = [(picture.name, picture.pixels) for picture in chunk]
+    return _Prepared(chunk, make_batch(images, letterbox, [picture.original_size for picture in chunk]))
+
+
+def make_batch(chunk: Chunk, letterbox: Letterbox, original_sizes: Sequence[Size] | None = None) -> Batch:
+    """Return named RGB images as one letterboxed batch without targets.
+
+    Args:
+        chunk: The images.
+        letterbox: What brings them into the frame of the network input.
+        original_sizes: (height, width) of each at full size; None: they are held so.
+    """
+    sizes = [(image.shape[0], image.shape[1]) for _, image in chunk] if original_sizes is None else original_sizes
+    boxed = [letterbox(image, size) for (_, image), size in zip(chunk, sizes, strict=True)]
     return Batch(
         images=torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in boxed]),
         content_sizes=torch.tensor([content for _, content, _ in boxed]),
         scales=torch.tensor([scale for _, _, scale in boxed], dtype=torch.float32),
-        original_sizes=torch.tensor([image.shape[:2] for _, image in chunk]),
+        original_sizes=torch.tensor(sizes),
         image_ids=torch.arange(len(chunk)),
         targets=[],
     )

@@ -73,6 +73,7 @@ class PostprocessSettings:
 
 PRESETS = {
     "default": PostprocessSettings(),
+    "fast": PostprocessSettings(),  # what it saves is before the network
     "google": PostprocessSettings(clip="none", drop_empty=False),
     "effdet": PostprocessSettings(nms="hard", score_threshold=0.0, clip="before", drop_empty=False),
     "zylo": PostprocessSettings(

@@ -100,6 +100,16 @@ def test_pictures_results_and_lines_for_every_kind_of_source(weights, seer, phot
     ]
 
 
+def test_the_fast_preset_reports_boxes_of_the_full_size_and_draws_a_reduced_picture(weights, seer, tmp_path):
+    Image.new("RGB", (640, 512), "gray").save(tmp_path / "large.jpg")
+    assert predict(weights, tmp_path / "large.jpg", "--out", tmp_path / "out", "--preset", "fast") == 0
+    assert read(tmp_path / "out", "results.json")[0]["bbox"] == [0, 0, 320, 256]
+    drawn = read_image(tmp_path / "out" / "large.jpg")
+    assert drawn.shape == (64, 80, 3)
+    assert drawn[32, 2:30].max(axis=1).min() > 140  # the lower edge of the box, gray elsewhere
+    assert drawn[50:, 50:].max() < 140
+
+
 def test_the_picture_is_the_photo_with_boxes_drawn_on_it(weights, seer, photos):
     predict(weights, photos / "a" / "x.jpg", "--out", photos / "out")
     photo, drawn = read_image(photos / "a" / "x.jpg"), read_image(photos / "out" / "x.jpg")

@@ -230,6 +230,17 @@ def test_evaluation_gives_floats_where_images_are_normalised_before_they_are_sca
     np.testing.assert_array_equal(first.images[0].permute(1, 2, 0).numpy(), box(dataset.read(0)).image)
 
 
+def test_evaluation_with_reduced_decoding_has_boxes_and_sizes_of_the_originals(dataset: CocoDataset) -> None:
+    small = replace(LETTERBOX, image_size=(16, 16))
+    fast = replace(small, preprocessing=Preprocessing.preset("fast"))
+    for plain, reduced in zip(eval_loader(dataset, letterbox=small), eval_loader(dataset, letterbox=fast), strict=True):
+        assert reduced.original_sizes.tolist() == plain.original_sizes.tolist()
+        assert reduced.content_sizes.tolist() == plain.content_sizes.tolist()
+        assert not torch.equal(reduced.images, plain.images)
+        for one, other in zip(reduced.targets, plain.targets, strict=True):
+            assert torch.equal(one.boxes, other.boxes)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])
 def test_evaluating_ranks_take_every_image_once_and_may_get_none(dataset: CocoDataset, world_size: int) -> None:
     ranks = [eval_loader(dataset, rank=rank, world_size=world_size) for rank in range(world_size)]

@@ -2,14 +2,17 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from effdet.images import ImageError
 from effdet.models.inference import make_batch, predict_iter, read_ahead
-from effdet.preprocessing import Letterbox
+from effdet.ops.boxes import iou_matrix
+from effdet.preprocessing import Letterbox, Preprocessing
 from effdet.structures import Detections
 
 LETTERBOX = Letterbox(image_size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -108,3 +111,65 @@ def test_a_batch_knows_where_each_image_lies():
     assert batch.content_sizes.tolist() == [[8, 32], [32, 4]]
     assert batch.scales.tolist() == [0.5, 0.5]
     assert batch.original_sizes.tolist() == [[16, 64], [64, 8]]
+
+
+def test_boxes_are_in_pixels_of_the_full_size_where_a_file_is_decoded_reduced(tmp_path):
+    class Corner(MeanColour):
+        """Reports the far corner of the content, as the network sees it."""
+
+        letterbox = replace(LETTERBOX, preprocessing=Preprocessing.preset("fast"))
+
+        def detect(self, batch):
+            corners = batch.content_sizes.flip(1) / batch.scales[:, None]
+            self.original_sizes = batch.original_sizes.tolist()
+            return [
+                Detections(torch.cat([torch.zeros(2), corner])[None], torch.tensor([0]), torch.tensor([1.0]))
+                for corner in corners
+            ]
+
+    Image.new("RGB", (256, 128), "red").save(tmp_path / "large.jpg")
+    detector = Corner()
+    ((found, image),) = predict_iter(detector, tmp_path / "large.jpg", score_threshold=0.0, batch_size=1)
+    assert image.shape == (16, 32, 3)
+    assert found.boxes.tolist() == [[0.0, 0.0, 256.0, 128.0]]
+    assert detector.original_sizes == [[128, 256]]
+
+    ((_, image),) = predict_iter(detector, np.zeros((128, 256, 3), np.uint8), score_threshold=0.0, batch_size=1)
+    assert image.shape == (128, 256, 3)  # decoded already
+
+
+def test_a_large_photo_decoded_reduced_gives_the_boxes_of_full_decoding(shared_data, tmp_path):
+    """A detector that sees a red plate on a real photo, which is enlarged to four times its sides."""
+
+    class RedPlate(MeanColour):
+        def detect(self, batch):
+            found = []
+            for image, scale in zip(batch.images.int(), batch.scales, strict=True):
+                y, x = torch.nonzero((image[0] > 200) & (image[1] < 60) & (image[2] < 60), as_tuple=True)
+                box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]) / scale
+                found.append(Detections(box[None], torch.tensor([0]), torch.tensor([1.0])))
+            return found
+
+    photo = sorted((shared_data / "coco_open" / "images").iterdir())[0]
+    plate = (700, 300, 1300, 1100)
+    with Image.open(photo) as opened:
+        large = opened.convert("L").convert("RGB").resize((4 * opened.width, 4 * opened.height))
+    large.paste((255, 0, 0), plate)
+    large.save(tmp_path / "large.jpg", quality=95, exif=exif_turned())
+    found, widths = {}, {}
+    for preset in ("default", "fast"):
+        detector = RedPlate()
+        detector.letterbox = replace(LETTERBOX, image_size=(512, 512), preprocessing=Preprocessing.preset(preset))
+        ((detections, image),) = predict_iter(detector, tmp_path / "large.jpg", score_threshold=0.0, batch_size=1)
+        found[preset], widths[preset] = detections.boxes, image.shape[1]
+    assert widths == {"default": large.width, "fast": large.width // 4}
+    assert iou_matrix(found["default"], found["fast"]).item() > 0.98
+    turned = (large.width - plate[2], large.height - plate[3], large.width - plate[0], large.height - plate[1])
+    assert iou_matrix(found["fast"], torch.tensor([turned]).float()).item() > 0.97
+
+
+def exif_turned():
+    """EXIF that says: turn by 180°."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    return exif

@@ -224,7 +224,7 @@ def test_presets_are_settings_that_files_can_hold():
     for name, settings in PRESETS.items():
         assert PostprocessSettings.preset(name) == PostprocessSettings(**json.loads(json.dumps(asdict(settings))))
     assert PostprocessSettings.preset("default") == PostprocessSettings()
-    with pytest.raises(ValueError, match="preset must be one of default, google, effdet, zylo, got 'torch'"):
+    with pytest.raises(ValueError, match="preset must be one of default, fast, google, effdet, zylo, got 'torch'"):
         PostprocessSettings.preset("torch")
 
 

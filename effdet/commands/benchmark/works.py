@@ -182,7 +182,7 @@ def _compare_detections(rows: list[Row], presets: list[str]) -> dict[str, dict[s
         if row.result is None:
             continue
         row.parts = row.parts or row.result["parts"]
-        reference = first.setdefault(preset, row)
+        reference = first.setdefault("default" if preset == "fast" else preset, row)  # fast is judged by the default
         if reference is not row:
             found = agreement(reference.result["detections"], row.result["detections"])
             same[row.name] = {**found, "reference": reference.name}

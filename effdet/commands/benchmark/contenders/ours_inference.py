@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effdet.deployment.load import is_exported, load_exported
-from effdet.images import read_image
 from effdet.models.efficientdet import EfficientDet
 from effdet.models.inference import make_batch
 from effdet.models.postprocess import PostprocessSettings
@@ -98,7 +97,8 @@ class Predict:
         runtime: See ``open_detector``.
         threads: Of a runtime that is told so.
         photos: The files.
-        preset: Whose resizing and post-processing: "default" is ours, "effdet" the peer's.
+        preset: Whose resizing and post-processing: "default" is ours, "fast" too with reduced decoding, "effdet" the
+            peer's.
     """
 
     def __init__(self, *, folder: str, runtime: str, threads: int, photos: list[str], preset: str) -> None:
@@ -125,9 +125,9 @@ class Predict:
 
     def _in_parts(self, photo: str) -> dict[str, float]:
         clock = [time.perf_counter()]
-        image = read_image(photo)
+        picture = self.detector.letterbox.read(photo)
         clock.append(time.perf_counter())
-        batch = make_batch([(photo, image)], self.detector.letterbox)
+        batch = make_batch([(photo, picture.pixels)], self.detector.letterbox, [picture.original_size])
         clock.append(time.perf_counter())
         network_seconds = self._detect(batch)
         clock.append(time.perf_counter())
