@@ -178,6 +178,7 @@ def _build_criterion(config: Config) -> Any:
         huber_delta=config.train.huber_delta,
         box_weight=config.train.box_weight,
         mask_zero_targets=config.train.mask_zero_targets,
+        fused=config.train.fused,
     )
 
 

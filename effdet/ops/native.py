@@ -37,6 +37,7 @@ FUNCTIONS = (
     "act_backward",
     "depthwise_forward",
     "depthwise_backward",
+    "focal_background",
 )
 
 

@@ -1,4 +1,4 @@
-// Kernels of the training step on a CPU: BN, activation and depthwise convolution in one pass over memory.
+// Kernels of the training step on a CPU: BN, activation, depthwise convolution and focal loss in one pass over memory.
 //
 // Every map is dense, channels last: (image, row, column, channel), float32; the channels are a multiple of 8.
 // z = scale[c]·x + shift[c] is BN as the step applies it. BN's backward pass is dx = a[c]·dz + b[c]·x + k[c].
@@ -159,6 +159,29 @@ void write_sums(const std::vector<std::vector<double>>& parts, double* out) {
 }
 
 inline int64_t block_rows(int channels) { return BLOCK / channels > 8 ? BLOCK / channels : 8; }
+
+// log(1 + e) for e in [0, 1], relative error below 3e-7: 2·artanh(e / (2 + e)) by its series.
+template <class V> inline V log_one_plus(V e) {
+    const V z = e / (2.0f + e), q = z * z;
+    V p = fill<V>(1.0f / 15);
+    p = p * q + 1.0f / 13;
+    p = p * q + 1.0f / 11;
+    p = p * q + 1.0f / 9;
+    p = p * q + 1.0f / 7;
+    p = p * q + 1.0f / 5;
+    p = p * q + 1.0f / 3;
+    return 2.0f * z * (p * q + 1.0f);
+}
+
+// h(x) = p^gamma·c and its slope, with p the sigmoid of x and c = softplus(x) - smoothing/2·x.
+template <class V> inline V focal(V x, float gamma, float smoothing, V& slope) {
+    const V zero = V{}, negative = x < zero ? x : zero, positive = x < zero ? zero : x;
+    const V e = exponential<V>(negative - positive), s = 1.0f / (1.0f + e), l = log_one_plus<V>(e);
+    const V p = x < zero ? e * s : s, q = x < zero ? s : e * s;  // q = 1 - p
+    const V c = positive + l - (0.5f * smoothing) * x, w = exponential<V>(gamma * (negative - l));
+    slope = w * (gamma * q * c + p - 0.5f * smoothing);
+    return w * c;
+}
 
 // BN, activation, and the backward pass of both.
 struct Affine {
@@ -630,5 +653,37 @@ void depthwise_backward(
             });
         });
     });
+}
+
+// The sum of weight·h(x) over all logits, and weight·h'(x) of each.
+void focal_background(
+    const float* x, int64_t count, double gamma, double smoothing, double weight, float* gradient, double* total,
+    int64_t threads) {
+    constexpr int L = lanes<vf16>();
+    std::vector<double> parts(threads);
+    auto term = [=](vf16 v, vf16& slope) {
+        vf16 value = focal<vf16>(v, (float)gamma, (float)smoothing, slope);
+        slope = slope * (float)weight;
+        return value;
+    };
+    over_threads(threads, count / L, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t first = begin; first < end; first += BLOCK / L) {
+            const int64_t last = first + BLOCK / L < end ? first + BLOCK / L : end;
+            vf16 sum = vf16{}, slope;
+            for (int64_t i = first; i < last; i++) {
+                sum += term(load<vf16>(x + i * L), slope);
+                store<vf16>(gradient + i * L, slope);
+            }
+            for (int j = 0; j < L; j++) parts[thread] += sum[j];
+        }
+    });
+    const int64_t done = count / L * L;
+    vf16 v = vf16{}, slope;
+    memcpy(&v, x + done, (count - done) * sizeof(float));
+    const vf16 value = term(v, slope);
+    memcpy(gradient + done, &slope, (count - done) * sizeof(float));
+    for (int j = 0; j < count - done; j++) parts[0] += value[j];
+    *total = 0;
+    for (double part : parts) *total += weight * part;
 }
 }

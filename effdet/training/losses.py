@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 
 from effdet.config import BoxLoss
 from effdet.ops.boxes import decode, encode
+from effdet.ops.native import load_kernels
 from effdet.structures import Predictions, Target
 from effdet.training.targets import Assignment, assign
 
@@ -42,6 +44,8 @@ def sparse_focal_loss(
     alpha: float = 0.25,
     gamma: float = 1.5,
     label_smoothing: float = 0.0,
+    scale: Tensor | float = 1.0,
+    fused: bool = False,
 ) -> Tensor:
     """Return the sum of ``focal_loss`` over all logits but those of ignored anchors, without one-hot targets.
 
@@ -51,49 +55,89 @@ def sparse_focal_loss(
         alpha: Weight of the positive entries; the others weigh 1 - alpha.
         gamma: Focusing exponent.
         label_smoothing: s of ``focal_loss``.
+        scale: Factor of the sum, () or a number. Given here rather than multiplied later, it costs no pass over the
+            gradient.
+        fused: Use the kernel of ``effdet.ops.native`` for float32 logits on the CPU, where it can be compiled.
 
     Returns:
         () float32, differentiable once with respect to every logit.
     """
-    return _SparseFocal.apply(logits, assignment, alpha, gamma, label_smoothing)
+    return _SparseFocal.apply(logits, assignment, _Focal(alpha, gamma, label_smoothing, fused), scale)
+
+
+@dataclass(frozen=True)
+class _Focal:
+    """What kind of focal loss, and whether the kernel may compute it; see ``sparse_focal_loss``."""
+
+    alpha: float
+    gamma: float
+    smoothing: float
+    fused: bool
 
 
 class _SparseFocal(torch.autograd.Function):
-    """Sum of focal losses; one gradient tensor is all that the forward pass keeps.
+    """Sum of focal losses; the forward pass computes the gradient too, which the first backward pass gives away.
 
     With h(x) = σ(x)^γ · (softplus(x) - ½s·x) the loss of a background entry is (1 - α)·h(x), of a positive one α·h(-x).
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, assignment: Assignment, alpha: float, gamma: float, smoothing: float
-    ) -> Tensor:
-        rows = logits.detach()
-        gradient = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        sums = []
-        step = max(1, CHUNK // rows.shape[1])
-        for part, out in zip(rows.split(step), gradient.split(step), strict=True):
-            value, slope = _background_term(part, gamma, smoothing)
-            out.copy_(slope.mul_(1 - alpha))
-            sums.append(value * (1 - alpha))
-
-        ignored = rows[assignment.ignored]
-        sums.append(-(1 - alpha) * _focal_term(ignored, gamma, smoothing)[0].sum())
-        gradient[assignment.ignored] = 0
-
-        entries = (assignment.positive, assignment.classes)
-        value, slope = _focal_term(-rows[entries], gamma, smoothing)
-        sums.append(alpha * value.sum() - (1 - alpha) * _focal_term(rows[entries], gamma, smoothing)[0].sum())
-        gradient[entries] = (-alpha * slope).to(gradient.dtype)
-
-        ctx.save_for_backward(gradient)
-        return torch.stack(sums).sum()
+    def forward(ctx: Any, logits: Tensor, assignment: Assignment, kind: _Focal, scale: Tensor | float) -> Tensor:
+        # Divided by N, gradients are too small for float16: there the backward pass scales, after GradScaler.
+        late = logits.dtype == torch.float16
+        total, ctx.gradient = _sum_and_gradient(logits.detach(), assignment, kind, 1.0 if late else scale)
+        ctx.save_for_backward(logits)
+        ctx.again = (assignment, kind, scale)
+        return total * scale if late else total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_output.to(gradient.dtype), None, None, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        (logits,) = ctx.saved_tensors
+        assignment, kind, scale = ctx.again
+        late = logits.dtype == torch.float16
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:  # given away by an earlier pass over the same graph, perhaps changed since
+            _, gradient = _sum_and_gradient(logits.detach(), assignment, kind, 1.0 if late else scale)
+        factor = grad_output * scale if late else grad_output
+        if factor.device.type != "cpu" or float(factor) != 1:
+            gradient.mul_(factor)
+        return gradient, None, None, None
+
+
+def _sum_and_gradient(
+    rows: Tensor, assignment: Assignment, kind: _Focal, scale: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Return the scaled loss (), float32, and its gradient (B·N, K), of the type of the logits ``rows``."""
+    gradient = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    total = _background(rows, gradient, kind, (1 - kind.alpha) * scale)
+
+    ignored = rows[assignment.ignored]
+    less = _focal_term(ignored, kind.gamma, kind.smoothing)[0].sum()
+    gradient[assignment.ignored] = 0
+
+    entries = (assignment.positive, assignment.classes)
+    less = less + _focal_term(rows[entries], kind.gamma, kind.smoothing)[0].sum()
+    value, slope = _focal_term(-rows[entries], kind.gamma, kind.smoothing)
+    gradient[entries] = (-kind.alpha * scale * slope).to(gradient.dtype)
+    return total + scale * (kind.alpha * value.sum() - (1 - kind.alpha) * less), gradient
+
+
+def _background(rows: Tensor, gradient: Tensor, kind: _Focal, weight: Tensor | float) -> Tensor:
+    """Return the sum of weight·h(x) over all logits, (), and write weight·h'(x) to ``gradient``."""
+    kernels = load_kernels() if kind.fused and rows.device.type == "cpu" and rows.dtype == torch.float32 else None
+    if kernels is not None:
+        total = torch.zeros((), dtype=torch.float64)
+        exact = (float(kind.gamma), float(kind.smoothing), float(weight))
+        kernels("focal_background", rows.contiguous(), rows.numel(), *exact, gradient, total)
+        return total.float()
+    sums = [_at_least_float32(rows[:0]).sum()]
+    step = max(1, CHUNK // rows.shape[1])
+    for part, out in zip(rows.split(step), gradient.split(step), strict=True):
+        value, slope = _background_term(part, kind.gamma, kind.smoothing)
+        torch.mul(slope, weight, out=out)
+        sums.append(value)
+    return torch.stack(sums).sum() * weight
 
 
 def _background_term(x: Tensor, gamma: float, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -110,7 +154,7 @@ def _background_term(x: Tensor, gamma: float, smoothing: float) -> tuple[Tensor,
     w = p.sqrt().mul_(p) if gamma == 1.5 else p**gamma
     negative_c = p.neg().log1p_()
     total = -torch.dot(w.flatten(), negative_c.flatten())
-    slope = torch.lerp(negative_c.mul_(-gamma), p.new_ones(()), p).mul_(w)
+    slope = negative_c.mul_(-gamma).lerp_(p.new_ones(()), p).mul_(w)
     return total, slope
 
 
@@ -171,6 +215,7 @@ class DetectionLoss:
         mask_zero_targets: Leave elements of the Huber loss out where the target is exactly 0, as the projects of the
             published models do: they tell positive anchors by targets that are not 0. Off by default, because a box
             that lies exactly on its anchor then teaches it nothing.
+        fused: See ``sparse_focal_loss``.
 
     Raises:
         ValueError: If there is no such box loss, or ``mask_zero_targets`` is set for another one than huber.
@@ -187,6 +232,7 @@ class DetectionLoss:
         box_weight: float | None = None,
         positive_iou: float = 0.5,
         mask_zero_targets: bool = False,
+        fused: bool = False,
     ) -> None:
         if box_loss not in list(BoxLoss):
             raise ValueError(f"box_loss must be one of {', '.join(kind.value for kind in BoxLoss)}; got '{box_loss}'")
@@ -197,6 +243,7 @@ class DetectionLoss:
         self.box_weight = BOX_WEIGHTS[self.box_loss] if box_weight is None else box_weight
         self.positive_iou = positive_iou
         self.mask_zero_targets = mask_zero_targets
+        self.fused = fused
 
     def __call__(
         self,
@@ -230,15 +277,17 @@ class DetectionLoss:
                 assignment = assign(anchors, targets, positive_iou=self.positive_iou)
             if normaliser is None:
                 normaliser = assignment.num_positives + 1
-            class_sum = sparse_focal_loss(
+            class_loss = sparse_focal_loss(
                 predictions.class_logits.flatten(0, 1),  # (B, N, K) → (B·N, K)
                 assignment,
                 alpha=self.alpha,
                 gamma=self.gamma,
                 label_smoothing=self.label_smoothing,
+                scale=1 / normaliser,
+                fused=self.fused,
             )
             box_sum = self._box_sum(predictions.box_deltas, anchors, assignment)
-            return {"class_loss": class_sum / normaliser, "box_loss": self.box_weight * box_sum / normaliser}
+            return {"class_loss": class_loss, "box_loss": self.box_weight * box_sum / normaliser}
 
     def _box_sum(self, box_deltas: Tensor, anchors: Tensor, assignment: Assignment) -> Tensor:
         deltas = _at_least_float32(box_deltas.flatten(0, 1)[assignment.positive])  # (P, 4)

@@ -7,6 +7,7 @@ import torchvision
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from effdet.ops.boxes import decode, encode
+from effdet.ops.native import load_kernels
 from effdet.structures import Predictions, Target
 from effdet.training import losses
 from effdet.training.losses import DetectionLoss, focal_loss, huber_loss, iou_loss, sparse_focal_loss
@@ -40,6 +41,13 @@ def random_assignment(rows, generator):
     return Assignment(positive, classes, torch.zeros(len(positive), 4), ignored)
 
 
+@pytest.fixture(params=[False, True], ids=["torch", "kernel"])
+def fused(request):
+    if request.param and load_kernels() is None:
+        pytest.skip("this machine cannot compile the kernels")
+    return request.param
+
+
 def dense_targets(rows, assignment):
     """One-hot targets (rows, K) and the mask (rows, 1) of anchors that count."""
     one_hot, counts = torch.zeros(rows, K), torch.ones(rows, 1)
@@ -66,28 +74,29 @@ def test_label_smoothing_moves_the_cross_entropy_only(y, smoothed):
 
 @pytest.mark.parametrize("chunk", [losses.CHUNK, 10, 1])
 @pytest.mark.parametrize(("gamma", "smoothing"), [(1.5, 0.0), (2.0, 0.1), (0.0, 0.0)])
-def test_sparse_focal_loss_and_gradient_equal_the_dense_ones(monkeypatch, chunk, gamma, smoothing):
+def test_sparse_focal_loss_and_gradient_equal_the_dense_ones(monkeypatch, chunk, gamma, smoothing, fused):
     monkeypatch.setattr(losses, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(60, K, generator=generator).mul(8).requires_grad_()
     assignment = random_assignment(60, generator)
     one_hot, counts = dense_targets(60, assignment)
 
-    sparse = sparse_focal_loss(logits, assignment, alpha=0.3, gamma=gamma, label_smoothing=smoothing)
-    dense = (focal_loss(logits, one_hot, alpha=0.3, gamma=gamma, label_smoothing=smoothing) * counts).sum()
+    kind = {"alpha": 0.3, "gamma": gamma, "label_smoothing": smoothing}
+    sparse = sparse_focal_loss(logits, assignment, **kind, fused=fused)
+    dense = (focal_loss(logits, one_hot, **kind) * counts).sum()
     torch.testing.assert_close(sparse, dense)
     torch.testing.assert_close(torch.autograd.grad(sparse, logits), torch.autograd.grad(dense, logits))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
 @pytest.mark.parametrize("largest", [-20.0, 4.9, 5.1, 40.0])
-def test_background_keeps_its_digits_with_and_without_high_logits(gamma, largest):
-    """The quick formula and the careful one, each against the dense loss in float64."""
+def test_background_keeps_its_digits_with_and_without_high_logits(gamma, largest, fused):
+    """The quick formula, the careful one and the kernel, each against the dense loss in float64."""
     logits = torch.linspace(-30, 1, 600).view(200, K).clone()
     logits[7, 1] = largest
     nothing = torch.zeros(0, dtype=torch.int64)
     single, double = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    loss = sparse_focal_loss(single, Assignment(nothing, nothing, torch.zeros(0, 4), nothing), gamma=gamma)
+    loss = sparse_focal_loss(single, Assignment(nothing, nothing, torch.zeros(0, 4), nothing), gamma=gamma, fused=fused)
     expected = focal_loss(double, torch.zeros(200, K), gamma=gamma).sum()
     loss.backward()
     expected.backward()
@@ -111,17 +120,80 @@ def test_sparse_focal_gradient_matches_finite_differences():
     assert torch.autograd.gradcheck(lambda x: sparse_focal_loss(x, assignment, label_smoothing=0.1), (logits,))
 
 
-def test_sparse_focal_loss_is_finite_at_extreme_logits():
+def test_sparse_focal_loss_is_finite_at_extreme_logits(fused):
     logits = torch.tensor([[-1e4, 0.0, 1e4], [1e4, -1e4, 90.0]], requires_grad=True)
     assignment = Assignment(
         torch.tensor([1]), torch.tensor([1]), torch.zeros(1, 4), torch.tensor([], dtype=torch.int64)
     )
-    loss = sparse_focal_loss(logits, assignment)
+    loss = sparse_focal_loss(logits, assignment, fused=fused)
     (gradient,) = torch.autograd.grad(loss, logits)
     # background: 0, ¾·½^1.5·ln 2, ¾·10⁴ | ¾·10⁴, positive ¼·10⁴, ¾·90
     torch.testing.assert_close(loss.item(), 0.75 * 0.5**1.5 * math.log(2) + 0.75e4 + 0.75e4 + 0.25e4 + 0.75 * 90)
     assert gradient.isfinite().all()
     torch.testing.assert_close(gradient[1], torch.tensor([0.75, -0.25, 0.75]))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 6, 30000])
+def test_the_kernel_takes_any_number_of_logits_on_any_number_of_threads(rows):
+    if load_kernels() is None:
+        pytest.skip("this machine cannot compile the kernels")
+    generator = torch.Generator().manual_seed(6)
+    logits = (torch.randn(rows, K, generator=generator) * 3).requires_grad_()
+    assignment = random_assignment(rows, generator)
+    plain = sparse_focal_loss(logits, assignment, scale=0.1)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            kernel = sparse_focal_loss(logits, assignment, scale=0.1, fused=True)
+            torch.testing.assert_close(kernel, plain)
+            got, expected = (torch.autograd.grad(loss, logits, retain_graph=True) for loss in (kernel, plain))
+            torch.testing.assert_close(got, expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_logit_that_is_not_a_number_makes_the_loss_one(fused):
+    logits = torch.zeros(20, K)
+    logits[3, 1] = math.nan
+    assert sparse_focal_loss(logits, random_assignment(1, torch.Generator()), fused=fused).isnan()
+
+
+@pytest.mark.parametrize("scale", [0.2, torch.tensor(0.2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_scale_multiplies_loss_and_gradient(dtype, scale, fused):
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(40, K, generator=generator).to(dtype).requires_grad_()
+    assignment = random_assignment(40, generator)
+    scaled = sparse_focal_loss(logits, assignment, scale=scale, fused=fused)
+    expected = sparse_focal_loss(logits, assignment) * 0.2
+    torch.testing.assert_close(scaled, expected, check_dtype=False)
+    torch.testing.assert_close(torch.autograd.grad(scaled, logits), torch.autograd.grad(expected, logits))
+
+
+def test_small_shares_survive_float16_under_a_scaler():
+    half = torch.full((10, K), -2.0, dtype=torch.float16, requires_grad=True)
+    single = torch.full((10, K), -2.0, requires_grad=True)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    background = Assignment(nothing, nothing, torch.zeros(0, 4), nothing)
+    (sparse_focal_loss(half, background, scale=1e-4) * 2**14).backward()
+    (sparse_focal_loss(single, background, scale=1e-4) * 2**14).backward()
+    torch.testing.assert_close(half.grad.float(), single.grad, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_every_backward_pass_over_a_graph_adds_the_same_gradient(factor, fused):
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(40, K, generator=generator).requires_grad_()
+    loss = sparse_focal_loss(logits.view(-1, K), random_assignment(40, generator), scale=0.5, fused=fused) * factor
+    (expected,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    expected = expected.clone()
+    for times in range(1, 4):
+        loss.backward(retain_graph=True)
+        torch.testing.assert_close(logits.grad, times * expected)
+    logits.grad.zero_()
+    loss.backward()
+    torch.testing.assert_close(logits.grad, expected)
 
 
 def test_huber_loss_is_quadratic_then_linear():
