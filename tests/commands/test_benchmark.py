@@ -17,6 +17,7 @@ from effdet.commands.benchmark.contenders.commands import Command
 from effdet.commands.benchmark.plot import plot, read_curves
 from effdet.commands.benchmark.race import Entry, race, spread
 from effdet.commands.benchmark.report import failed, print_case
+from effdet.commands.benchmark.throughput import doublings
 
 CONTENDERS = Path(serve.__file__).parent
 PEER = os.environ.get("EFFDET_PEER_PYTHON")
@@ -180,6 +181,21 @@ def test_report_names_what_failed():
     assert (failed(broken), failed(case())) == (True, False)
 
 
+def test_report_of_rates_has_the_share_of_perfect_scaling():
+    rates = [
+        {"cores": 1, "streams": 1, "batch": 4, "images_per_second": 10.0, "efficiency": 1.0},
+        {"cores": 2, "streams": 2, "batch": 4, "images_per_second": 18.0, "efficiency": 0.9},
+    ]
+    out = StringIO()
+    print_case({"work": "throughput", "title": "a title", "rows": [], "rates": rates}, out)
+    assert re.search(r"2 +2 +18\.00 +90%", out.getvalue())
+
+
+@pytest.mark.parametrize(("limit", "cores"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
+def test_cores_are_doubled_up_to_those_that_there_are(limit, cores):
+    assert doublings(limit) == cores
+
+
 def test_picture_has_a_curve_for_each_contender_and_family(tmp_path):
     file, other = tmp_path / "a.json", tmp_path / "b.json"
     file.write_text(json.dumps({"cases": [case(), case("d1"), case("lite0"), case(images=8)]}))
@@ -204,6 +220,8 @@ def test_picture_has_a_curve_for_each_contender_and_family(tmp_path):
         (["network", "--size", "1", "2", "3"], "--size must be one side or height and width, got 3 numbers"),
         (["quality"], "quality needs --data DATA"),
         (["quality", "--data", "x", "--side", "peer"], "--side peer needs --peer-python PYTHON"),
+        (["throughput", "--cores", "0"], "--cores must be 1 or more, got 0"),
+        (["throughput", "--seconds", "0"], "--seconds must be more than 0, got 0"),
         (["fly"], "invalid choice"),
     ],
 )
@@ -256,3 +274,30 @@ def test_benchmark_beside_the_peer_runs_and_both_compute_the_same(tmp_path):
     ours, theirs = (row["result"] for row in train["rows"])
     assert ours["class_loss"] + ours["box_loss"] == pytest.approx(theirs["loss"], rel=1e-3)
     run_benchmark(tmp_path, "loader", "--batch", "2", *peer)
+
+
+@pytest.mark.slow
+def test_benchmark_of_the_start_predicts_from_an_exported_file(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    small = ("--variant", "lite0", "--size", "64", "--classes", "3", "--photo-size", "96", "128")
+    (result,) = run_benchmark(tmp_path, "startup", *small)["cases"]
+    names = [row["name"] for row in result["rows"]]
+    assert names[-2:] == [
+        "ours: first prediction of lite0.onnx on a photo",
+        "ours: effdet predict of lite0.onnx on a photo",
+    ]
+    assert all(row["spread"]["count"] == 1 for row in result["rows"])
+
+
+@pytest.mark.slow
+def test_benchmark_of_throughput_gives_rates_by_cores_and_streams(tmp_path, capsys):
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    small = ("--variant", "lite0", "--size", "64", "--classes", "3", "--images", "1", "--batch", "2")
+    pairs = ("--cores", "1", "2", "--streams", "1", "2", "--seconds", "0.05")
+    (result,) = run_benchmark(tmp_path, "throughput", *small, *pairs)["cases"]
+    assert [(rate["cores"], rate["streams"]) for rate in result["rates"]] == [(1, 1), (2, 1), (2, 2)]
+    assert all(rate["images_per_second"] > 0 and rate["batch"] == 2 for rate in result["rates"])
+    assert result["rates"][0]["efficiency"] == 1
+    assert "network of lite0 at 64×64, fp32, batch 2, in OpenVINO" in capsys.readouterr().out

@@ -23,6 +23,7 @@ WORKS = {
     "loader": "augmented batches from JPEG files, on one core",
     "evaluate": "COCO numbers of 5,000 images with 100 detections each",
     "startup": "import, --help, first prediction of a fresh process",
+    "throughput": "images a second of an exported network on 1 to N cores, with several runs at a time",
     "quality": "wall-clock until a detector fine-tuned on photos reaches an AP",
     "plot": "milliseconds against MACs and AP, from JSON files of network or predict",
 }
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=program("benchmark"),
         description="Measure this project beside a peer, on this machine, in one run.",
-        epilog="\n".join(f"  {name:9}{what}" for name, what in WORKS.items()) + "\n\n" + _NOTES,
+        epilog="\n".join(f"  {name:11}{what}" for name, what in WORKS.items()) + "\n\n" + _NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("work", choices=WORKS, metavar="WORK", help="what to measure; see below")
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _add_peer(result.add_argument_group("peer"))
     _add_measuring(result.add_argument_group("measuring"))
     _add_quality(result.add_argument_group("quality"))
+    _add_throughput(result.add_argument_group("throughput"))
     return result
 
 
@@ -114,6 +116,12 @@ def _add_quality(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--every", type=int, default=2, metavar="N", help="of the peer: epochs between evaluations")
 
 
+def _add_throughput(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--cores", type=int, nargs="+", metavar="N", help="threads (default: 1, 2, 4, … --threads)")
+    group.add_argument("--streams", type=int, nargs="+", metavar="N", help="runs at a time (default: as --cores)")
+    group.add_argument("--seconds", type=float, metavar="S", help="of each pair of these (default: 5)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and return the exit status."""
     _check(args)
@@ -150,6 +158,11 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             parser().error(f"--{name} must be {least} or more, got {value}")
+    for name in ("cores", "streams"):
+        if min(getattr(args, name) or [1]) < 1:
+            parser().error(f"--{name} must be 1 or more, got {min(getattr(args, name))}")
+    if args.seconds is not None and args.seconds <= 0:
+        parser().error(f"--seconds must be more than 0, got {args.seconds:g}")
     if args.size is not None and len(args.size) > 2:
         parser().error(f"--size must be one side or height and width, got {len(args.size)} numbers")
     if args.work == "train" and args.photos is not None:

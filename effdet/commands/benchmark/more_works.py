@@ -14,6 +14,7 @@ ONE_CORE = {"OMP_NUM_THREADS": "1"}
 PHOTO_SIZE, PHOTOS, BATCH = (480, 640), 64, 8
 IMAGES, CLASSES = 5000, 80
 COMMAND_LINE = "import sys; from effdet.commands import main; sys.exit(main())"  # what the script ``effdet`` does
+FIRST_PREDICTION = "import sys, effdet; effdet.load(sys.argv[1]).predict(sys.argv[2])"
 
 
 def loader(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -67,8 +68,14 @@ def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return make_case(args, title, rows, images_per_step=1, largest_difference=largest)
 
 
-def startup(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Imports and --help of fresh processes, and the first prediction of one."""
+def startup(args: argparse.Namespace, folder: Path, facts: dict[str, Any] | None) -> dict[str, Any]:
+    """Imports and --help of fresh processes, and the first prediction of one from an exported file.
+
+    Args:
+        args: The options.
+        folder: Where ``model.onnx`` is, if there are facts.
+        facts: What ``Prepare`` said of it; None: nothing could be exported.
+    """
     commands = {
         "import torch": ["-c", "import torch"],
         "ours: import effdet": ["-c", "import effdet"],
@@ -76,6 +83,15 @@ def startup(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "ours: effdet --help": ["-c", COMMAND_LINE, "--help"],
         "ours: effdet train --help": ["-c", COMMAND_LINE, "train", "--help"],
     }
+    if facts is not None:
+        file, photo = str(folder / "model.onnx"), facts["photos"][0]
+        name = f"of {facts['variant']}.onnx on a photo"
+        commands |= {
+            f"ours: first prediction {name}": ["-c", FIRST_PREDICTION, file, photo],
+            f"ours: effdet predict {name}": [
+                *("-c", COMMAND_LINE, "predict", "--weights", file, photo, "--out", str(folder / "found")),
+            ],
+        }
     entries = [
         Entry(
             name=name,

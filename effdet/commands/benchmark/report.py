@@ -12,6 +12,9 @@ def print_case(case: dict[str, Any], file: TextIO) -> None:
     if case["work"] == "quality":
         _print_quality(case, file)
         return
+    if case["work"] == "throughput":
+        _print_rates(case["rates"], file)
+        return
     images = case.get("images_per_step", 1)
     rows = [_cells(row, images) for row in case["rows"]]
     rows = [_heads(images, case), *rows]
@@ -33,6 +36,15 @@ def _print_quality(case: dict[str, Any], file: TextIO) -> None:
     if case["evaluations"]:
         best = max(case["evaluations"], key=lambda row: row["ap"])
         print(f"  best: AP {best['ap']:.4f}, AP50 {best['ap50']:.4f} at {best['seconds'] / 60:.1f} min", file=file)
+
+
+def _print_rates(rates: Sequence[dict[str, Any]], file: TextIO) -> None:
+    rows = [
+        [str(rate["cores"]), str(rate["streams"]), f"{rate['images_per_second']:.2f}", f"{rate['efficiency']:.0%}"]
+        for rate in rates
+    ]
+    _print_table([["cores", "streams", "images/s", "of cores × one core"], *rows], file)
+    file.flush()
 
 
 def failed(case: dict[str, Any]) -> bool:

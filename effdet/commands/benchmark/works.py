@@ -15,9 +15,16 @@ from effdet.commands.benchmark.cases import ask_once, make_case, race_options, t
 from effdet.commands.benchmark.compare import agreement, same_outputs
 from effdet.commands.benchmark.quality import quality
 from effdet.commands.benchmark.race import Entry, Row, race
+from effdet.commands.benchmark.throughput import throughput
 
-PHOTO_SIZES = {"predict": (1080, 1920), "network": (480, 640), "train": (480, 640)}
-PHOTOS = {"predict": 4, "network": 8, "train": 8}
+PHOTO_SIZES = {
+    "predict": (1080, 1920),
+    "startup": (1080, 1920),
+    "throughput": (480, 640),
+    "network": (480, 640),
+    "train": (480, 640),
+}
+PHOTOS = {"predict": 4, "startup": 1, "throughput": 8, "network": 8, "train": 8}
 BOXES_PER_IMAGE = 7
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as ``effdet train`` sets it, before anything can have made a tensor
 
@@ -30,10 +37,13 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
             for batch in args.batch or [4 if args.work == "train" else 1]:
                 facts = prepare(args, folder, variant=variant, batch=batch)
                 yield works[args.work](args, folder, facts, batch)
-    elif args.work == "quality":
-        yield quality(args, folder)
+    elif args.work == "throughput":
+        yield from _throughput(args, folder)
+    elif args.work == "startup":
+        exported = prepare(args, folder, variant=args.variant[0], batch=1) if _can_export() else None
+        yield more_works.startup(args, folder, exported)
     else:
-        yield {"loader": more_works.loader, "evaluate": more_works.evaluate, "startup": more_works.startup}[args.work](
+        yield {"loader": more_works.loader, "evaluate": more_works.evaluate, "quality": quality}[args.work](
             args, folder
         )
 
@@ -54,7 +64,7 @@ def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batc
             "batch": batch,
             "photos": args.photos,
             "weights": args.weights,
-            "exports": [] if args.work == "train" else _exports(args),
+            "exports": _exports(args),
             "peer": args.peer_python is not None and "effdet" in args.peer,
         },
         environment=threads_of(args),
@@ -80,8 +90,29 @@ def _runtimes(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def _exports(args: argparse.Namespace) -> list[str]:
     """Return the formats that the runtimes need, each once."""
+    if args.work in ("startup", "throughput"):
+        return ["onnx"]
+    if args.work == "train":
+        return []
     formats = {"onnxruntime": "onnx", "openvino": "openvino", "torch-export": "torch-export"}
     return list(dict.fromkeys(formats[runtime] for runtime, _ in _runtimes(args) if runtime in formats))
+
+
+def _can_export() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnxscript"))
+
+
+def _throughput(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a case for every exported file that ``--runtime`` names, or for every variant and batch."""
+    for batch in args.batch or [1]:
+        if args.runtime:
+            photos = prepare(args, folder, variant=None, batch=batch)["photos"]
+            for file in args.runtime:
+                yield throughput(args, str(Path(file).resolve()), photos, batch)
+        else:
+            for variant in args.variant:
+                facts = prepare(args, folder, variant=variant, batch=batch)
+                yield throughput(args, str(folder / "model.onnx"), facts["photos"], batch)
 
 
 def _own_name(runtime: str, preset: str) -> str:

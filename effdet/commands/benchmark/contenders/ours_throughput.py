@@ -1,0 +1,57 @@
+"""Images a second of an exported file, by cores and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from effdet.deployment.load import load_exported
+from effdet.deployment.throughput import measure_throughput
+from effdet.models.inference import make_batch
+from effdet.models.preprocess import normalise
+
+
+class Rates:
+    """Measures everything as it is made ready; what came out is in ``facts``.
+
+    Args:
+        file: An ONNX or OpenVINO file.
+        photos: JPEG files, of which a run gets the first ones.
+        batch: Images of a run, where the file does not say.
+        cores: Numbers of threads.
+        streams: Numbers of runs at the same time.
+        seconds: How long each pair is measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        file: str,
+        photos: Sequence[str],
+        batch: int,
+        cores: Sequence[int],
+        streams: Sequence[int],
+        seconds: float,
+    ) -> None:
+        detector = load_exported(Path(file), runtime="openvino")
+        letterbox = detector.letterbox
+        pictures = [letterbox.read(photo) for photo in islice(cycle(photos), detector.description.batch or batch)]
+        sizes = [picture.original_size for picture in pictures]
+        made = make_batch([(picture.name, picture.pixels) for picture in pictures], letterbox, sizes)
+        images = made.images
+        if not images.is_floating_point():
+            inside = made.content_sizes if detector.preprocessing.zero_padding else None
+            images = normalise(images, inside, detector.mean, detector.std)
+        rates = measure_throughput(file, images.contiguous().numpy(), cores=cores, streams=streams, seconds=seconds)
+        self.facts: dict[str, Any] = {
+            "variant": detector.name,
+            "image_size": list(detector.image_size),
+            "precision": detector.description.precision,
+            "rates": [asdict(rate) for rate in rates],
+        }
+
+
+TASKS = {"throughput": Rates}
