@@ -80,13 +80,13 @@ def read_file(path: Path) -> Source:
         return _read_tensorflow(path)
     if path.suffix in _EXPORTED:
         raise ValueError(f"{path} is an exported model, without weights to load; run it with effdet.load('{path}')")
+    if _is_safetensors(head, path.stat().st_size):  # first: its first byte may be any multiple of 8, as a pickle's is
+        tensors, description = read_safetensors(path)
+        return Source(str(path), tensors, path.name, description)
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save today, and before torch 1.6
         tensors, arch, part = read_state(path)
         where = f"{path} ({part})" if part else str(path)
         return Source(where, tensors, arch or path.name)
-    if head[8:9] == b"{":  # after the length of the header, which is JSON
-        tensors, description = read_safetensors(path)
-        return Source(str(path), tensors, path.name, description)
     if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":  # gzip, tar
         return _read_tensorflow(path)
     raise ValueError(f"{path} holds no weights: {_what_it_is(head)}")
@@ -126,6 +126,11 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_tensorflow(path: Path) -> Source:
     return Source(str(path), tensorflow.read_checkpoint(path), "/".join(path.parts[-3:]))
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Return whether a file begins as a .safetensors: eight bytes with the length of a header, which is JSON."""
+    return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= max(size, 100_000_000)
 
 
 def _what_it_is(head: bytes) -> str:

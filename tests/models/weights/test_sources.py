@@ -25,6 +25,16 @@ def test_the_content_tells_the_format_and_not_the_name(tmp_path, name, save):
     assert (found.hint, found.description) == (name, None)
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_still_a_header(tmp_path):
+    path = tmp_path / "w.safetensors"
+    for padding in range(0, 400, 8):
+        save_file(STATE, path, metadata={"note": "x" * padding})
+        if path.read_bytes()[0] == 0x80:  # how a pickle begins
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert_same(read_source(path))
+
+
 def test_files_from_before_torch_1_6_are_read(tmp_path):
     torch.save(STATE, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     assert_same(read_source(tmp_path / "w.pth"))
