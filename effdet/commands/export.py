@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,12 +165,12 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
     Raises:
         ValueError: If a detection is beyond the tolerance; the message names it.
     """
-    from effdet.deployment.compare import TOLERANCES, Tolerance, compare
+    from effdet.deployment.compare import TOLERANCES, compare
     from effdet.images import iterate_images
 
     tolerance = TOLERANCES[args.precision]
     if args.tolerance is not None:
-        tolerance = Tolerance(min_score=tolerance.min_score, score=args.tolerance[0], iou=args.tolerance[1])
+        tolerance = replace(tolerance, score=args.tolerance[0], iou=args.tolerance[1])
     if args.check is not None:
         photos = iterate_images(args.check)
     elif args.calibration is not None:
@@ -178,7 +178,13 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
     else:
         print("compared on a drawn image, as --check names no photos", file=sys.stderr)
         photos = _drawn_images()
-    comparison = compare(model, exported, islice(photos, NUM_CHECKED), min_score=tolerance.min_score)
+    comparison = compare(
+        model,
+        exported,
+        islice(photos, NUM_CHECKED),
+        min_score=tolerance.min_score,
+        at_least=tolerance.at_least,
+    )
     comparison.check(tolerance, str(file))
     return comparison
 

@@ -11,7 +11,7 @@ from effdet.models.inference import Detector, make_batch
 from effdet.ops.boxes import iou_matrix
 from effdet.structures import Detections
 
-AT_LEAST = 10  # detections of an image that are looked at, however low they score
+AT_LEAST = 10  # detections of an image that are looked at, however low they score, where rounding is all that differs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +24,11 @@ class Tolerance:
     min_score: float  # detections below it are not looked at
     score: float  # largest difference of the scores of one detection
     iou: float  # smallest overlap of its boxes
+    at_least: int = 1  # detections of an image that are looked at, however low they score
 
 
 TOLERANCES = {
-    "fp32": Tolerance(min_score=0.1, score=1e-3, iou=0.99),
+    "fp32": Tolerance(min_score=0.1, score=1e-3, iou=0.99, at_least=AT_LEAST),
     "fp16": Tolerance(min_score=0.3, score=0.02, iou=0.75),
     "bf16": Tolerance(min_score=0.3, score=0.1, iou=0.6),
     "int8": Tolerance(min_score=0.3, score=0.35, iou=0.4),
@@ -86,7 +87,12 @@ class Comparison:
 
 
 def compare(
-    ours: Detector, export: Detector, images: Iterable[tuple[str, np.ndarray]], *, min_score: float = 0.1
+    ours: Detector,
+    export: Detector,
+    images: Iterable[tuple[str, np.ndarray]],
+    *,
+    min_score: float = 0.1,
+    at_least: int = AT_LEAST,
 ) -> Comparison:
     """Return how an export agrees with PyTorch: each detection with the nearest of its class, in both directions.
 
@@ -95,13 +101,14 @@ def compare(
         export: The exported one.
         images: (name, (H, W, 3) uint8 RGB).
         min_score: Detections below it are not looked at.
+        at_least: But this many of an image are, however low they score.
     """
     num_images = num_detections = 0
     differences: list[Difference] = []
     for name, image in images:
         batch = make_batch([(name, image)], ours.letterbox)
         found, other = ours.detect(batch)[0], export.detect(batch)[0]
-        forth, back = (_differences(*pair, name, min_score) for pair in ((found, other), (other, found)))
+        forth, back = (_differences(*pair, name, min_score, at_least) for pair in ((found, other), (other, found)))
         differences += forth + [replace(one, score=one.other_score, other_score=one.score) for one in back]
         num_images, num_detections = num_images + 1, num_detections + len(forth)
     return Comparison(
@@ -113,12 +120,14 @@ def compare(
     )
 
 
-def _differences(found: Detections, other: Detections, source: str, min_score: float) -> list[Difference]:
+def _differences(
+    found: Detections, other: Detections, source: str, min_score: float, at_least: int
+) -> list[Difference]:
     """Return, for each detection that scores enough, how far the nearest of the other detections is.
 
     Where few do, the best ones are looked at all the same.
     """
-    found = found.above(min([min_score, *found.scores[:AT_LEAST][-1:].tolist()]))
+    found = found.above(min([min_score, *found.scores[:at_least][-1:].tolist()]))
     ious = iou_matrix(found.boxes, other.boxes)  # (D, D')
     gaps = (found.scores[:, None] - other.scores).abs() + 1 - ious
     gaps[found.labels[:, None] != other.labels] = 2.0  # as far as none
