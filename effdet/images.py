@@ -137,11 +137,21 @@ def letterbox(
         The (H, W, 3) uint8 image; the content's (height, width), each at least 1; and the scale, in network pixels per
         original pixel.
     """
-    height, width = image.shape[:2]
-    scale = min(np.float32(image_size[0]) / np.float32(height), np.float32(image_size[1]) / np.float32(width))
-    content = (max(1, int(np.float32(height) * scale)), max(1, int(np.float32(width) * scale)))
-    resized = image if content == (height, width) else cv2.resize(image, content[::-1], interpolation=cv2.INTER_LINEAR)
-    return pad(resized, image_size, fill), content, float(scale)
+    original_size = (image.shape[0], image.shape[1])
+    content, scale = fit(original_size, image_size)
+    resized = image if content == original_size else cv2.resize(image, content[::-1], interpolation=cv2.INTER_LINEAR)
+    return pad(resized, image_size, fill), content, scale
+
+
+def fit(original_size: Size, image_size: Size, precision: type[np.floating[Any]] = np.float32) -> tuple[Size, float]:
+    """Return the (height, width) of an image scaled by one factor to fit into another size, and that factor.
+
+    Factor and sides are computed in ``precision``; sides are truncated, and at least 1.
+    """
+    sides = [precision(side) for side in original_size]
+    scale = min(precision(limit) / side for limit, side in zip(image_size, sides, strict=True))
+    height, width = (max(1, int(side * scale)) for side in sides)
+    return (height, width), float(scale)
 
 
 def pad(image: Array, image_size: tuple[int, int], fill: tuple[int, int, int], *, out: Array | None = None) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effdet.images import Picture, pad, read_picture
+from effdet.images import Picture, fit, pad, read_picture
 
 Array: TypeAlias = NDArray[Any]
 Colour: TypeAlias = tuple[int, int, int]
@@ -84,15 +84,11 @@ class Preprocessing:
 
     def content_size(self, original_size: Size, image_size: Size) -> tuple[Size, float]:
         """Return the (height, width) that an image has inside the network input, and network per original pixel."""
-        real = np.float32 if self.sizes == "float32" else np.float64
-        sides = [real(side) for side in original_size]
-        ratios = [real(limit) / side for limit, side in zip(image_size, sides, strict=True)]
-        scale = min(ratios)
-        height, width = (max(1, int(side * scale)) for side in sides)
+        (height, width), scale = fit(original_size, image_size, np.float32 if self.sizes == "float32" else np.float64)
         if self.sizes == "exact":
-            tight = ratios.index(scale)
-            height, width = (image_size[0], width) if tight == 0 else (height, image_size[1])
-        return (height, width), float(scale)
+            height_is_tight = image_size[0] / original_size[0] <= image_size[1] / original_size[1]
+            height, width = (image_size[0], width) if height_is_tight else (height, image_size[1])
+        return (height, width), scale
 
     def fill_colour(self, mean: tuple[float, ...]) -> Colour:
         """Return the uint8 RGB of the padding, for a mean in 0…255."""
