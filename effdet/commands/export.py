@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from effdet.deployment.compare import Comparison
     from effdet.deployment.export import ExportOptions
-    from effdet.deployment.quantise import Quantisation
+    from effdet.deployment.quantise import AccuracyControl, Quantisation
+    from effdet.deployment.runtimes import Runtime
     from effdet.models.efficientdet import EfficientDet
 
 FORMATS = ("onnx", "openvino", "torch-export")
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch", default="1", metavar="N", help="images of every run, or 'dynamic' (default: 1)")
     result.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     result.add_argument("--calibration", metavar="DATA", help=_CALIBRATION)
-    result.add_argument("--accurate", action="store_true", help="int8: correct the biases layer by layer; slower")
+    result.add_argument("--max-drop", type=float, metavar="AP", help=_MAX_DROP)
     result.add_argument("--int8-outputs", action="store_true", help="int8: quantise the last convolutions too")
     result.add_argument("--postprocess", action="store_true", help="put hard NMS into the file")
     result.add_argument("--max-candidates", type=int, metavar="N", help="boxes that NMS inside the file sees (3840)")
@@ -60,6 +61,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 _CALIBRATION = "for int8: 100 or more images, as a folder, a glob pattern, or data with a train split"
+_MAX_DROP = (
+    "int8: AP in 0…1 that may be lost on the val split of --calibration, as 0.005; layers go back to float until it is "
+    "no more, which takes long"
+)
 _TOLERANCE = "largest difference of a score, smallest IoU of a box (default: by precision)"
 
 
@@ -91,8 +96,10 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if (args.precision == "int8") != (args.calibration is not None):
         parser().error("--precision int8 needs --calibration, and the other precisions do without")
-    if (args.accurate or args.int8_outputs) and args.precision != "int8":
-        parser().error("--accurate and --int8-outputs go with --precision int8")
+    if (args.max_drop is not None or args.int8_outputs) and args.precision != "int8":
+        parser().error("--max-drop and --int8-outputs go with --precision int8")
+    if args.max_drop is not None and not 0 <= args.max_drop <= 1:
+        parser().error(f"--max-drop must lie in [0, 1], got {args.max_drop:g}")
     if args.batch != "dynamic" and not (args.batch.isdigit() and int(args.batch) > 0):
         parser().error(f"--batch must be a number from 1 or 'dynamic', got {args.batch}")
 
@@ -119,10 +126,10 @@ def _default_file(weights: str, precision: str, suffix: str) -> Path:
 
 
 def _quantisation(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> Quantisation:
-    """Return the network inputs that calibration images become.
+    """Return the network inputs that calibration images become, and what may be lost.
 
     Raises:
-        ValueError: If there are too few.
+        ValueError: If there are too few images, or none to measure a loss on.
     """
     from effdet.deployment.quantise import MIN_IMAGES, Quantisation
     from effdet.models.inference import make_batch
@@ -138,8 +145,34 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
         inputs.append(pixels.contiguous().numpy())
     if count < MIN_IMAGES:
         raise ValueError(f"calibration needs {MIN_IMAGES} images or more, got {count} in {args.calibration}")
+    control = None if args.max_drop is None else _accuracy_control(args, model, options)
     print(f"calibrating on {count} images", file=sys.stderr)
-    return Quantisation(inputs=inputs, accurate=args.accurate, float_outputs=not args.int8_outputs)
+    return Quantisation(inputs=inputs, float_outputs=not args.int8_outputs, control=control)
+
+
+def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> AccuracyControl:
+    """Return how the AP of a graph on the validation split is measured."""
+    from effdet.commands.evaluate import detect_all, find_data
+    from effdet.data.readable import drop_unreadable
+    from effdet.deployment.detector import DeployedDetector
+    from effdet.deployment.export import describe
+    from effdet.deployment.quantise import AccuracyControl
+    from effdet.evaluation.coco import evaluate_coco
+
+    dataset, unreadable = drop_unreadable(find_data(args.calibration, "val"))
+    for problem in unreadable:
+        print(f"left out: {problem}", file=sys.stderr)
+    description = describe(model, options)
+
+    def score(runtime: Runtime, indices: Sequence[int]) -> float:
+        part = dataset.without(set(range(len(dataset))) - set(indices))
+        results = detect_all(DeployedDetector(description, runtime), part, batch_size=options.batch or 1, workers=0)
+        ap = evaluate_coco(part.annotation_file, results, image_ids=part.image_ids.tolist()).ap
+        if len(part) == len(dataset):
+            print(f"AP {ap:.4f} on {len(part)} images", file=sys.stderr)
+        return ap
+
+    return AccuracyControl(score=score, num_images=len(dataset), max_drop=args.max_drop)
 
 
 def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -71,10 +71,19 @@ class OpenVino:
         config["INFERENCE_PRECISION_HINT"] = "bf16" if bf16 else "f32"
         if num_threads:
             config["INFERENCE_NUM_THREADS"] = num_threads
-        self.description = _openvino_description(graph)
-        self._compiled = core.compile_model(graph, "CPU", config)
-        self._request = self._compiled.create_infer_request()
-        self._outputs = range(len(self._compiled.outputs))
+        self._use(core.compile_model(graph, "CPU", config), _openvino_description(graph))
+
+    @classmethod
+    def from_compiled(cls, compiled: Any) -> OpenVino:
+        """Return the runtime of an ``openvino.CompiledModel``."""
+        runtime = cls.__new__(cls)
+        runtime._use(compiled, None)
+        return runtime
+
+    def _use(self, compiled: Any, description: str | None) -> None:
+        self.description = description
+        self._request = compiled.create_infer_request()
+        self._outputs = range(len(compiled.outputs))
 
     def run(self, images: np.ndarray) -> Arrays:
         """Return the outputs for (B, 3, H, W) float32 images; the next run writes over them."""

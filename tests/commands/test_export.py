@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from effdet import EfficientDet
+from effdet import EfficientDet, load
 from effdet.commands import main
 from effdet.commands.export import _default_file
+from effdet.data.coco import find_coco
+from effdet.deployment import quantise
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -46,7 +48,8 @@ def test_an_export_is_compared_and_then_predicts(weights, tmp_path, capsys, demo
     [
         (["--precision", "int8"], "--precision int8 needs --calibration"),
         (["--calibration", "photos"], "--precision int8 needs --calibration"),
-        (["--accurate"], "--accurate and --int8-outputs go with --precision int8"),
+        (["--max-drop", "0.01"], "--max-drop and --int8-outputs go with --precision int8"),
+        (["--precision", "int8", "--calibration", "x", "--max-drop", "2"], "--max-drop must lie in [0, 1], got 2"),
         (["--batch", "many"], "--batch must be a number from 1 or 'dynamic', got many"),
     ],
 )
@@ -59,6 +62,24 @@ def test_too_few_calibration_images_are_refused(weights, capsys, demo_root, tmp_
     options = ["--format", "openvino", "--precision", "int8", "--calibration", str(demo_root)]
     assert main(["export", "--weights", str(weights), "--out", str(tmp_path / "m.xml"), *options]) == 1
     assert "calibration needs 100 images or more, got 16 in" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_int8_is_exported_under_accuracy_control(demo_root, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(quantise, "MIN_IMAGES", 16)
+    torch.manual_seed(0)
+    weights, file = tmp_path / "demo.safetensors", tmp_path / "demo-int8.xml"
+    dataset = find_coco(demo_root, "val")
+    names = {"class_names": dataset.class_names, "category_ids": dataset.category_ids}
+    EfficientDet("lite0", dataset.num_classes, image_size=(64, 64), **names).save_pretrained(weights)
+    options = ["--format", "openvino", "--precision", "int8", "--calibration", str(demo_root), "--max-drop", "1"]
+    anything = ["--tolerance", "1", "0"]  # random weights score everything alike
+    assert main(["export", "--weights", str(weights), *options, *anything]) == 0
+    out, err = capsys.readouterr()
+    assert f"{file}: openvino int8" in out
+    assert err.count(f"on {len(dataset)} images") == 2  # the AP of float and of int8
+    assert load(file).description.precision == "int8"
 
 
 def test_another_suffix_is_refused(weights, capsys, tmp_path):
