@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from effdet.download import is_reachable
+from effdet.models.weights.native import CONFIG, WEIGHTS
 
 SCHEMES = ("hf-hub:", "hf_hub:")
-
-_CONFIG = "config.json"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PICKLED_WEIGHTS = "pytorch_model.bin"  # the hub's older name
 
 
 def download(name: str) -> Path:
@@ -23,8 +22,8 @@ def download(name: str) -> Path:
     repository, _, revision = name.split(":", 1)[1].partition("@")
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise ValueError(f"a repository of the hub must be named hf-hub:OWNER/NAME, got '{name}'")
-    config = fetch_file(repository, _CONFIG, revision or None)
-    for weights in _WEIGHTS:
+    config = fetch_file(repository, CONFIG, revision or None)
+    for weights in (WEIGHTS, PICKLED_WEIGHTS):
         found = fetch_file(repository, weights, revision or None)
         if found is not None:
             return found.parent

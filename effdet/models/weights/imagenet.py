@@ -15,12 +15,13 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from effdet.download import is_reachable
 from effdet.models.weights.fit import check_fit
+from effdet.models.weights.native import read_safetensors
+from effdet.models.weights.pickles import read_state
 
 # Tags of the weights that google's detectors started from (AutoAugment), of the Lite backbones, and for the models of
 # PyPI's effdet those that timm had at their time, where it has others by now.
@@ -108,16 +109,11 @@ def _packaged_file(backbone: str) -> Path | None:
 
 
 def _from_file(path: Path, backbone: str, *, source: str) -> BackboneWeights:
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a plain state dict of tensors")
+    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_state(path).tensors
     if "_conv_stem.weight" in state:
         state = _from_lukemelas(state, backbone)
     config = _timm_config(f"{backbone}.{_imagenet_tag(backbone)}")
-    return BackboneWeights(dict(state), _in_pixels(config.mean), _in_pixels(config.std), source)
+    return BackboneWeights(state, _in_pixels(config.mean), _in_pixels(config.std), source)
 
 
 def _from_timm(spec: str, backbone: str) -> BackboneWeights:
@@ -130,8 +126,8 @@ def _from_timm(spec: str, backbone: str) -> BackboneWeights:
         )
     config = _timm_config(name)
     assert config.hf_hub_id is not None
-    path = _download(name, config.hf_hub_id, backbone)
-    return BackboneWeights(load_file(path), _in_pixels(config.mean), _in_pixels(config.std), f"ImageNet, timm {name}")
+    state, _ = read_safetensors(_download(name, config.hf_hub_id, backbone))
+    return BackboneWeights(state, _in_pixels(config.mean), _in_pixels(config.std), f"ImageNet, timm {name}")
 
 
 def _download(name: str, repository: str, backbone: str) -> str:

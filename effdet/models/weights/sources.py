@@ -98,7 +98,7 @@ def read_folder(path: Path) -> Source:
     Raises:
         ValueError: If it holds no weights, or its config.json is none.
     """
-    for name in (WEIGHTS, "pytorch_model.bin", "best.safetensors"):
+    for name in (WEIGHTS, hub.PICKLED_WEIGHTS, "best.safetensors"):
         if (path / name).is_file():
             found, config = read_file(path / name), _read_config(path / CONFIG)
             hint = str(config.get("architecture") or path.name)

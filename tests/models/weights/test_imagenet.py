@@ -95,9 +95,17 @@ def test_a_missing_file_is_named():
         find_backbone_weights("nowhere.pth", LITE0)
 
 
-def test_a_file_without_a_plain_state_dict_is_refused(tmp_path):
+def test_a_training_checkpoint_gives_its_averaged_weights(tmp_path):
+    state = find_backbone_weights("imagenet", LITE0).state
+    other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    torch.save({"epoch": 3, "state_dict": other, "state_dict_ema": state}, tmp_path / "w.pth")
+    loaded = find_backbone_weights(str(tmp_path / "w.pth"), LITE0)
+    assert all(torch.equal(loaded.state[key], value) for key, value in state.items())
+
+
+def test_a_file_without_weights_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="must hold a plain state dict of tensors"):
+    with pytest.raises(ValueError, match=r"must hold a state dict, plain or under one of .*; it holds epoch"):
         find_backbone_weights(str(tmp_path / "w.pth"), LITE0)
 
 
