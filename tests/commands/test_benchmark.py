@@ -199,7 +199,7 @@ def test_cores_are_doubled_up_to_those_that_there_are(limit, cores):
 def test_picture_has_a_curve_for_each_contender_and_family(tmp_path):
     file, other = tmp_path / "a.json", tmp_path / "b.json"
     file.write_text(json.dumps({"cases": [case(), case("d1"), case("lite0"), case(images=8)]}))
-    curves = read_curves([file])
+    curves = read_curves(json.loads(file.read_text())["cases"])
     assert {name: len(points) for name, points in curves.items() if "openvino" in name} == {
         "network: ours, openvino, d": 2,
         "network: ours, openvino, lite": 1,
@@ -207,19 +207,32 @@ def test_picture_has_a_curve_for_each_contender_and_family(tmp_path):
     plot([file], tmp_path / "out" / "plot.png")
     assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000
     other.write_text(json.dumps({"cases": []}))
-    with pytest.raises(ValueError, match=r"must hold cases of network or predict at batch 1, got none"):
+    with pytest.raises(ValueError, match=r"must hold cases of network or predict at batch 1, or of quality; got none"):
         plot([other], tmp_path / "plot.png")
+
+
+def test_picture_of_trainings_goes_with_no_other(tmp_path):
+    network, ours, peer = (tmp_path / f"{name}.json" for name in ("network", "ours", "peer"))
+    network.write_text(json.dumps({"cases": [case()]}))
+    for file in (ours, peer):
+        rows = [{"seconds": 60 * minute, "ap": 0.1 * minute, "ap50": 0.2 * minute} for minute in range(1, 5)]
+        file.write_text(json.dumps({"cases": [{"work": "quality", "title": file.stem, "evaluations": rows}]}))
+    plot([ours, peer], tmp_path / "runs.png")
+    assert (tmp_path / "runs.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="got none or both"):
+        plot([ours, network], tmp_path / "plot.png")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plot"], "plot needs JSON files of network or predict, and --out FILE"),
+        (["plot"], "plot needs JSON files of network, predict or quality, and --out FILE"),
         (["network", "a.json"], "network takes no files, got a.json"),
         (["network", "--repeats", "0"], "--repeats must be 1 or more, got 0"),
         (["network", "--size", "1", "2", "3"], "--size must be one side or height and width, got 3 numbers"),
         (["quality"], "quality needs --data DATA"),
         (["quality", "--data", "x", "--side", "peer"], "--side peer needs --peer-python PYTHON"),
+        (["network", "--peer-python", "nowhere/python"], "--peer-python nowhere/python is no program"),
         (["throughput", "--cores", "0"], "--cores must be 1 or more, got 0"),
         (["throughput", "--seconds", "0"], "--seconds must be more than 0, got 0"),
         (["fly"], "invalid choice"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,7 +26,7 @@ WORKS = {
     "startup": "import, --help, first prediction of a fresh process",
     "throughput": "images a second of an exported network on 1 to N cores, with several runs at a time",
     "quality": "wall-clock until a detector fine-tuned on photos reaches an AP",
-    "plot": "milliseconds against MACs and AP, from JSON files of network or predict",
+    "plot": "milliseconds against MACs and AP, or AP against minutes, from JSON files of network, predict or quality",
 }
 PEERS = ("effdet", "torchvision:NAME")
 
@@ -130,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
 
         plot(args.files, args.out)
         return 0
+    _make_absolute(args)
     from effdet.commands.benchmark.machine import describe_machine, usable_cores
     from effdet.commands.benchmark.report import failed, print_case
     from effdet.commands.benchmark.works import measure
@@ -150,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.work == "plot":
         if not args.files or args.out is None:
-            parser().error("plot needs JSON files of network or predict, and --out FILE")
+            parser().error("plot needs JSON files of network, predict or quality, and --out FILE")
         return
     if args.files:
         parser().error(f"{args.work} takes no files, got {args.files[0]}; they go with plot")
@@ -171,3 +173,22 @@ def _check(args: argparse.Namespace) -> None:
         parser().error("quality needs --data DATA")
     if args.side == "peer" and args.peer_python is None:
         parser().error("--side peer needs --peer-python PYTHON")
+
+
+def _make_absolute(args: argparse.Namespace) -> None:
+    """Make the paths among the options absolute, as contenders start in folders of their own."""
+    for name in ("weights", "photos", "data"):
+        value = getattr(args, name)
+        if value is not None and Path(value).exists():  # weights may also be a name
+            setattr(args, name, str(Path(value).absolute()))
+    if args.runtime is not None:
+        args.runtime = [str(Path(name).absolute()) if _is_path(name) else name for name in args.runtime]
+    if args.peer_python is not None:
+        found = shutil.which(args.peer_python)
+        if found is None:
+            parser().error(f"--peer-python {args.peer_python} is no program; make one with: python -m venv peer")
+        args.peer_python = str(Path(found).absolute())  # links stay: they tell an interpreter its environment
+
+
+def _is_path(runtime: str) -> bool:
+    return Path(runtime.partition(":")[0]).suffix in (".onnx", ".xml", ".pt2")

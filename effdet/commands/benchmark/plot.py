@@ -1,4 +1,4 @@
-"""Milliseconds against MACs and against published AP, of several models beside the peers."""
+"""Pictures of earlier runs: milliseconds against MACs and published AP, or AP against the minutes of a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from effdet.commands.benchmark.quality import TARGETS
 from effdet.commands.benchmark.report import milliseconds
 
 # AP on COCO val2017 that the authors publish; lite: float models. None of it was measured here.
@@ -19,31 +20,50 @@ MACS_LABEL, AP_LABEL = "multiply-accumulates, G", "published AP, COCO val2017"
 
 
 def plot(files: Sequence[Path], out: Path) -> None:
-    """Draw the cases of ``network`` or ``predict`` at batch 1 from JSON files into one picture.
+    """Draw the cases of ``network`` or ``predict`` at batch 1, or those of ``quality``, from JSON files into a picture.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If none holds such a case.
+        ValueError: If they hold no such case, or both kinds.
     """
-    curves = read_curves(files)
-    if not curves:
-        raise ValueError(f"{', '.join(map(str, files))}: must hold cases of network or predict at batch 1, got none")
+    cases = [case for file in files for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
+    curves, runs = read_curves(cases), [case for case in cases if case["work"] == "quality"]
+    if bool(curves) == bool(runs):
+        names = ", ".join(map(str, files))
+        raise ValueError(f"{names}: must hold cases of network or predict at batch 1, or of quality; got none or both")
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharex=True)
-    for axis, key, label in zip(axes, ("macs", "ap"), (MACS_LABEL, AP_LABEL), strict=True):
-        for name, points in sorted(curves.items()):
-            _draw_curve(axis, name, [point for point in points if point[key] is not None], key)
-        axis.set(xlabel="milliseconds an image, batch 1 (median)", ylabel=label, xscale="log")
+    if runs:
+        _draw_runs(axes, runs)
+    else:
+        _draw_curves(axes, curves)
+    for axis in axes:
         axis.grid(visible=True, which="both", alpha=0.3)
-    axes[0].set_yscale("log")
     axes[0].legend(fontsize=7)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
+
+
+def _draw_runs(axes: Sequence[Any], runs: Sequence[dict[str, Any]]) -> None:
+    for axis, (key, target) in zip(axes, TARGETS, strict=True):
+        for run in runs:
+            minutes = [row["seconds"] / 60 for row in run["evaluations"]]
+            axis.plot(minutes, [row[key] for row in run["evaluations"]], marker="o", markersize=4, label=run["title"])
+        axis.axhline(target, color="grey", linestyle=":")
+        axis.set(xlabel="minutes, evaluations included", ylabel={"ap": "AP", "ap50": "AP50"}[key], ylim=(0, 1))
+
+
+def _draw_curves(axes: Sequence[Any], curves: dict[str, list[dict[str, Any]]]) -> None:
+    for axis, key, label in zip(axes, ("macs", "ap"), (MACS_LABEL, AP_LABEL), strict=True):
+        for name, points in sorted(curves.items()):
+            _draw_curve(axis, name, [point for point in points if point[key] is not None], key)
+        axis.set(xlabel="milliseconds an image, batch 1 (median)", ylabel=label, xscale="log")
+    axes[0].set_yscale("log")
 
 
 def _draw_curve(axis: Any, name: str, points: list[dict[str, Any]], key: str) -> None:
@@ -59,14 +79,13 @@ def _draw_curve(axis: Any, name: str, points: list[dict[str, Any]], key: str) ->
         axis.annotate(point["variant"], place, textcoords="offset points", xytext=(4, 4), fontsize=7)
 
 
-def read_curves(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+def read_curves(cases: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return for every contender and family, such as "ours, eager: d", its points: variant, ms, macs (G), ap."""
     curves: dict[str, list[dict[str, Any]]] = {}
-    for file in files:
-        for case in json.loads(file.read_text(encoding="utf-8"))["cases"]:
-            if case["work"] in ("network", "predict") and case["images_per_step"] == 1:
-                for row in case["rows"]:
-                    _add(curves, case, row)
+    for case in cases:
+        if case["work"] in ("network", "predict") and case["images_per_step"] == 1:
+            for row in case["rows"]:
+                _add(curves, case, row)
     return curves
 
 

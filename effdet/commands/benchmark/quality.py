@@ -59,13 +59,13 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _ours(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
     config = (args.config or ROOT / "configs" / "custom.yaml").resolve()
-    run = [f"data.root={Path(args.data).resolve()}", f"run.dir={folder / 'runs'}", "run.name=quality"]
+    run = [f"data.root={args.data}", f"run.dir={folder / 'runs'}", "run.name=quality"]
     module = "effdet.commands.benchmark.contenders.ours_quality"
     return [sys.executable, "-m", module, str(config), *run, *args.set], {"PYTHONPATH": str(ROOT)}
 
 
 def _peer(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
-    settings = {"folder": str(folder), "data": str(Path(args.data).resolve()), "variant": VARIANT}
+    settings = {"folder": str(folder), "data": args.data, "variant": VARIANT}
     facts = ask_once(Entry(name="preparation", module="ours_data", task="quality_data", settings=settings))
     size = args.size or [512]
     options = {"size": [size[0], size[-1]], "epochs": args.epochs, "batch": (args.batch or [8])[0], "lr": args.lr}

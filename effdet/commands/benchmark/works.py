@@ -108,7 +108,7 @@ def _throughput(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
         if args.runtime:
             photos = prepare(args, folder, variant=None, batch=batch)["photos"]
             for file in args.runtime:
-                yield throughput(args, str(Path(file).resolve()), photos, batch)
+                yield throughput(args, file, photos, batch)
         else:
             for variant in args.variant:
                 facts = prepare(args, folder, variant=variant, batch=batch)
@@ -116,7 +116,7 @@ def _throughput(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
 
 
 def _own_name(runtime: str, preset: str) -> str:
-    return f"ours, {runtime}" + ("" if preset == "default" else f" as {preset}")
+    return f"ours, {Path(runtime).name}" + ("" if preset == "default" else f" as {preset}")
 
 
 def _peers(
@@ -173,7 +173,8 @@ def _peaks(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any], bat
         if not row.seconds:
             continue
         name = row.name.removeprefix("ours, ")
-        runtime = name if name in ("onnxruntime", "openvino") else "torch"
+        files = {".onnx": "onnxruntime", ".xml": "openvino"}
+        runtime = name if name in files.values() else files.get(Path(name).suffix, "torch")
         if runtime not in known:
             settings = {"runtime": runtime, "threads": args.threads}
             entry = Entry(name="peak", module="peak", task="peak", settings=settings, environment=threads_of(args))

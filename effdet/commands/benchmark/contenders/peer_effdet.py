@@ -33,6 +33,11 @@ def _autocast(mode: str) -> Any:
     return torch.autocast("cpu", dtype=torch.bfloat16) if mode == "bf16" else contextlib.nullcontext()
 
 
+def _load_inputs(folder: str, batch: int) -> torch.Tensor:
+    """Return the uint8 images (B, 3, H, W) that ``Prepare`` wrote."""
+    return torch.from_numpy(np.load(Path(folder) / "inputs.npy")[:batch]).permute(0, 3, 1, 2).contiguous()
+
+
 def _normalise(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     shape = (1, 3, 1, 1)
     return images.float().sub_(torch.tensor(mean).view(shape)).div_(torch.tensor(std).view(shape))
@@ -57,8 +62,7 @@ class NetworkAlone:
         self.folder, self.name, self.mode = Path(folder), name, mode
         self.num_classes = num_classes
         model = _create(variant, num_classes, image_size, folder).eval()
-        images = torch.from_numpy(np.load(self.folder / "inputs.npy")[:batch]).permute(0, 3, 1, 2).contiguous()
-        self.images = _normalise(images, mean, std)
+        self.images = _normalise(_load_inputs(folder, batch), mean, std)
         if mode != "default":
             model = model.to(memory_format=torch.channels_last)
             self.images = self.images.contiguous(memory_format=torch.channels_last)
@@ -186,7 +190,7 @@ class Train:
         self.mode, self.mean, self.std = mode, mean, std
         model = _create(variant, num_classes, image_size, folder)
         self.bench = peer.DetBenchTrain(model, create_labeler=True).train()
-        self.images = torch.from_numpy(np.load(Path(folder) / "inputs.npy")[:batch]).permute(0, 3, 1, 2).contiguous()
+        self.images = _load_inputs(folder, batch)
         if mode != "default":
             self.bench = self.bench.to(memory_format=torch.channels_last)
         if mode == "compile":
