@@ -17,9 +17,8 @@ from torch import Tensor
 FloatArray = npt.NDArray[np.float64]
 
 CHUNK = 16  # values that one round of the tournament reduces to their maximum
-WINDOW = 256  # best candidates that suppression looks at first
-PICKS = 32  # whose overlaps are computed together; they then stay in the cache
-MIN_AREA = 1e-12  # square pixels added to a union, so that two boxes without area have an overlap of 0
+WINDOW = 256  # best candidates that hard NMS looks at first
+MIN_AREA = 1e-12  # square pixels added to a box, so that two lines that cross have an overlap of 0
 
 
 def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates: int) -> tuple[Tensor, Tensor]:
@@ -106,63 +105,26 @@ def soft_nms(
 def _pick_and_decay(
     boxes: FloatArray, scores: FloatArray, sigma: float, score_threshold: float, max_detections: int
 ) -> tuple[list[int], list[float]]:
-    """Return positions and scores of the picks among boxes (C, 4) sorted by score (C,), best first.
-
-    A score can only fall, so the best of the first boxes is the best of all as long as it reaches the score that the
-    first box behind this window began with; else the window grows, and the earlier picks decay the newcomers.
-    """
-    corners = np.ascontiguousarray(boxes.T)  # (4, C)
+    """Return positions and scores of the picks among boxes (C, 4) with scores (C,)."""
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    areas = (x2 - x1) * (y2 - y1) + MIN_AREA
     scores = scores.copy()
-    window = min(WINDOW, len(scores))
     picks: list[int] = []
     pick_scores: list[float] = []
-    decays: dict[int, FloatArray] = {}  # of the boxes in the window by those that are likely to be picked next
-    while window and len(picks) < max_detections:
-        best = int(scores[:window].argmax())
-        if window < len(scores) and scores[best] < scores[window]:
-            newcomers = slice(window, 2 * window)
-            for first in range(0, len(picks), PICKS):
-                some = picks[first : first + PICKS]
-                overlaps = _squared_overlaps(corners[:, some, None], corners[:, None, newcomers])
-                scores[newcomers] *= np.exp(overlaps.sum(axis=0) / -sigma)
-            window = min(2 * window, len(scores))
-            decays = {}
-            continue
-        if scores[best] < score_threshold or scores[best] < 0:
+    while len(picks) < min(max_detections, len(scores)):
+        best = int(scores.argmax())
+        if scores[best] < max(score_threshold, 0):
             break
         picks.append(best)
         pick_scores.append(float(scores[best]))
-        if best not in decays:
-            leaders = _leaders(scores[:window], best)
-            overlaps = _squared_overlaps(corners[:, leaders, None], corners[:, None, :window])
-            decays = dict(zip(leaders.tolist(), np.exp(overlaps / -sigma), strict=True))
-        scores[:window] *= decays[best]
-        scores[best] = -1.0  # picked; never again
+        left, top, right, bottom = boxes[best]
+        met = np.flatnonzero((x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top))  # few of the boxes
+        overlaps = np.minimum(x2[met], right) - np.maximum(x1[met], left)
+        overlaps *= np.minimum(y2[met], bottom) - np.maximum(y1[met], top)
+        overlaps /= areas[met] + areas[best] - overlaps
+        scores[met] *= np.exp(overlaps * overlaps / -sigma)
+        scores[best], x2[best] = -1, -math.inf  # never picked again, and met by none
     return picks, pick_scores
-
-
-def _leaders(scores: FloatArray, best: int) -> npt.NDArray[np.int64]:
-    """Return the positions of the ``PICKS`` largest scores, ``best`` among them."""
-    if len(scores) <= PICKS:
-        return np.arange(len(scores))
-    leaders = np.argpartition(scores, -PICKS)[-PICKS:]
-    if best not in leaders:  # one of several equal ones
-        leaders[0] = best
-    return leaders
-
-
-def _squared_overlaps(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return IoU² of boxes (4, …) of x1, y1, x2, y2, broadcast against each other, as (…)."""
-    width = np.minimum(a[2], b[2])
-    width -= np.maximum(a[0], b[0])
-    height = np.minimum(a[3], b[3])
-    height -= np.maximum(a[1], b[1])
-    intersection = np.maximum(width, 0, out=width)
-    intersection *= np.maximum(height, 0, out=height)
-    union = (b[2] - b[0]) * (b[3] - b[1]) + ((a[2] - a[0]) * (a[3] - a[1]) + MIN_AREA) - intersection
-    intersection /= union
-    intersection *= intersection
-    return intersection
 
 
 def _sorted_apart(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
