@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def plot(files: Sequence[Path], out: Path) -> None:
         _draw_curves(axes, curves)
     for axis in axes:
         axis.grid(visible=True, which="both", alpha=0.3)
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=8)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
@@ -59,24 +60,34 @@ def _draw_runs(axes: Sequence[Any], runs: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_curves(axes: Sequence[Any], curves: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw a colour for each contender, peers dashed; a model's name stands at its fastest point."""
+    contenders = sorted({point["contender"] for points in curves.values() for point in points})
+    colours = {name: f"C{number}" for number, name in enumerate(contenders)}
     for axis, key, label in zip(axes, ("macs", "ap"), (MACS_LABEL, AP_LABEL), strict=True):
-        for name, points in sorted(curves.items()):
-            _draw_curve(axis, name, [point for point in points if point[key] is not None], key)
+        fastest: dict[str, dict[str, Any]] = {}
+        labelled: set[str] = set()
+        for _, points in sorted(curves.items()):
+            known = sorted((point for point in points if point[key] is not None), key=lambda point: point["ms"])
+            if not known:
+                continue
+            name = known[0]["contender"]
+            axis.plot(
+                [point["ms"] for point in known],
+                [point[key] for point in known],
+                **{"color": colours[name], "marker": "o", "markersize": 4},
+                linestyle="-" if ": ours" in name else "--",
+                label=None if name in labelled else name,
+            )
+            labelled.add(name)
+            for point in known:
+                if point["ms"] < fastest.get(point["variant"], {"ms": math.inf})["ms"]:
+                    fastest[point["variant"]] = point
+        for variant, point in fastest.items():
+            place = {"xy": (point["ms"], point[key]), "textcoords": "offset points", "xytext": (-5, 3)}
+            axis.annotate(variant, **place, ha="right", fontsize=8)
         axis.set(xlabel="milliseconds an image, batch 1 (median)", ylabel=label, xscale="log")
+        axis.margins(x=0.12)
     axes[0].set_yscale("log")
-
-
-def _draw_curve(axis: Any, name: str, points: list[dict[str, Any]], key: str) -> None:
-    if not points:
-        return
-    points = sorted(points, key=lambda point: point["ms"])
-    marker, line = ("o", "-") if ": ours" in name else ("s", "--")
-    axis.plot(
-        [p["ms"] for p in points], [p[key] for p in points], marker=marker, linestyle=line, markersize=4, label=name
-    )
-    for point in points:
-        place = (point["ms"], point[key])
-        axis.annotate(point["variant"], place, textcoords="offset points", xytext=(4, 4), fontsize=7)
 
 
 def read_curves(cases: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -94,11 +105,13 @@ def _add(curves: dict[str, list[dict[str, Any]]], case: dict[str, Any], row: dic
     if ms is None:
         return
     variant, macs = case["model"]["variant"], case["model"]["macs"] / 1e9
-    curve = f"{case['work']}: {row['name']}"
+    contender = curve = f"{case['work']}: {row['name']}"
     if row["name"].startswith("torchvision:"):  # another network, which the case's variant says nothing about
         variant, macs = row["name"].partition(",")[0].removeprefix("torchvision:"), None
     else:
         curve += f", {variant.rstrip('0123456789x')}"
     points = curves.setdefault(curve, [])
     if not any(point["variant"] == variant for point in points):
-        points.append({"variant": variant, "ms": ms, "macs": macs, "ap": PUBLISHED_AP.get(variant)})
+        points.append(
+            {"contender": contender, "variant": variant, "ms": ms, "macs": macs, "ap": PUBLISHED_AP.get(variant)}
+        )

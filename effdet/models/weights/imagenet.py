@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from effdet.download import is_reachable
 from effdet.models.weights.fit import check_fit
+from effdet.models.weights.lukemelas import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
 from effdet.models.weights.native import read_safetensors
 from effdet.models.weights.pickles import read_state
 
@@ -169,33 +170,23 @@ def _in_pixels(values: tuple[float, ...]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-_EXPANDED = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_UNEXPANDED = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
-_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-
-
 def _from_lukemelas(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
     """Rename lukemelas' flat ``_blocks.K`` to timm's ``blocks.STAGE.INDEX``, which stand in the same order."""
     with torch.device("meta"):
         names = [name for name, _ in timm.create_model(backbone, features_only=True).named_modules()]
     places = [name for name in names if re.fullmatch(r"blocks\.\d+\.\d+", name)]
+    expanded, unexpanded, outer = (
+        {theirs: ours for ours, theirs in table.items()} for table in (EXPANDED | SQUEEZE, UNEXPANDED | SQUEEZE, OUTER)
+    )
 
     renamed = {}
     for key, value in state.items():
         match = re.match(r"_blocks\.(\d+)\.(\w+)\.(.+)", key)
         if match:
             block, part, rest = int(match[1]), match[2], match[3]
-            inner = (_EXPANDED if f"_blocks.{block}._expand_conv.weight" in state else _UNEXPANDED) | _SQUEEZE
+            inner = expanded if f"_blocks.{block}._expand_conv.weight" in state else unexpanded
             renamed[f"{places[block]}.{inner[part]}.{rest}"] = value
         else:
             part, rest = key.split(".", 1)
-            renamed[f"{_OUTER[part]}.{rest}"] = value
+            renamed[f"{outer[part]}.{rest}"] = value
     return renamed

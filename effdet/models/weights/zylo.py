@@ -16,6 +16,7 @@ from torch import Tensor
 from effdet.models.variant import Variant
 from effdet.models.variants import get_variant, list_variants
 from effdet.models.weights.fit import Checkpoint, check_fit, network_shapes
+from effdet.models.weights.lukemelas import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
 from effdet.models.weights.plain import mentioned
 
 FAMILY = "zylo"
@@ -126,16 +127,6 @@ def _num_classes(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> int
 
 # -- our names → names in the file -----------------------------------------------------------------------------------
 
-_EXPANDED = {
-    "conv_pw": "_expand_conv.conv",
-    "bn1": "_bn0",
-    "conv_dw": "_depthwise_conv.conv",
-    "bn2": "_bn1",
-    "conv_pwl": "_project_conv.conv",
-    "bn3": "_bn2",
-}
-_UNEXPANDED = {"conv_dw": "_depthwise_conv.conv", "bn1": "_bn1", "conv_pw": "_project_conv.conv", "bn2": "_bn2"}
-_SQUEEZE = {"se.conv_reduce": "_se_reduce.conv", "se.conv_expand": "_se_expand.conv"}
 _SEPARABLE = {"depthwise": "depthwise_conv.conv", "pointwise": "pointwise_conv.conv"}
 _LATERAL = {"conv": "0.conv", "bn": "1"}
 
@@ -164,10 +155,13 @@ def _name_in_file(own: str, row: Variant, blocks: list[str], unexpanded: Collect
 def _backbone_module(module: str, blocks: list[str], unexpanded: Collection[str]) -> str:
     match = re.match(r"(backbone\.blocks\.\d+\.\d+)\.(.+)", module)
     if match is None:
-        return "backbone_net.model." + {"backbone.conv_stem": "_conv_stem.conv", "backbone.bn1": "_bn0"}[module]
-    block, rest = match[1], match[2]
-    inner = _SQUEEZE | (_UNEXPANDED if block in unexpanded else _EXPANDED)
-    return f"backbone_net.model._blocks.{blocks.index(block)}.{inner[rest]}"
+        name = OUTER[module.removeprefix("backbone.")]
+    else:
+        block, rest = match[1], match[2]
+        inner = SQUEEZE | (UNEXPANDED if block in unexpanded else EXPANDED)
+        name = f"_blocks.{blocks.index(block)}.{inner[rest]}"
+    is_norm = name.rpartition(".")[2].startswith("_bn")
+    return f"backbone_net.model.{name}" if is_norm else f"backbone_net.model.{name}.conv"
 
 
 def _level(way: str, number: int, row: Variant) -> int:
