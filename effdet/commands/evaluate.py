@@ -140,8 +140,10 @@ def find_data(data: str, split: str) -> CocoDataset:
     return find_coco(config.root, part, annotations=annotations, images=images)
 
 
-def detect_all(model: Detector, dataset: CocoDataset, *, batch_size: int, workers: int | None) -> Results:
-    """Return the model's detections on a data set, with the data set's category ids.
+def detect_all(
+    model: Detector, dataset: CocoDataset, *, batch_size: int, workers: int | None, show_progress: bool = True
+) -> Results:
+    """Return the model's detections on a data set, with the data set's category ids; on a terminal with a bar.
 
     Raises:
         ValueError: If the model's classes are not those of the data set.
@@ -161,7 +163,7 @@ def detect_all(model: Detector, dataset: CocoDataset, *, batch_size: int, worker
         workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
     )
     parts: list[Results] = []
-    for batch in _with_progress(loader):
+    for batch in _with_progress(loader) if show_progress else loader:
         found = [to_categories(detections, categories) for detections in model.detect(batch)]
         parts.append(to_results(found, batch.image_ids.tolist()))
     return join_results(parts)

@@ -166,7 +166,8 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
 
     def score(runtime: Runtime, indices: Sequence[int]) -> float:
         part = dataset.without(set(range(len(dataset))) - set(indices))
-        results = detect_all(DeployedDetector(description, runtime), part, batch_size=options.batch or 1, workers=0)
+        detector = DeployedDetector(description, runtime)
+        results = detect_all(detector, part, batch_size=options.batch or 1, workers=0, show_progress=False)
         ap = evaluate_coco(part.annotation_file, results, image_ids=part.image_ids.tolist()).ap
         if len(part) == len(dataset):
             print(f"AP {ap:.4f} on {len(part)} images", file=sys.stderr)

@@ -82,6 +82,7 @@ class OpenVino:
 
     def _use(self, compiled: Any, description: str | None) -> None:
         self.description = description
+        self._compiled = compiled  # is to live as long as its request
         self._request = compiled.create_infer_request()
         self._outputs = range(len(compiled.outputs))
 
