@@ -5,11 +5,9 @@ import json
 import pytest
 import torch
 
-from effdet import EfficientDet, load
+from effdet import EfficientDet
 from effdet.commands import main
 from effdet.commands.export import _default_file
-from effdet.data.coco import find_coco
-from effdet.deployment import quantise
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -62,24 +60,6 @@ def test_too_few_calibration_images_are_refused(weights, capsys, demo_root, tmp_
     options = ["--format", "openvino", "--precision", "int8", "--calibration", str(demo_root)]
     assert main(["export", "--weights", str(weights), "--out", str(tmp_path / "m.xml"), *options]) == 1
     assert "calibration needs 100 images or more, got 16 in" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_int8_is_exported_under_accuracy_control(demo_root, tmp_path, capsys, monkeypatch):
-    pytest.importorskip("nncf")
-    monkeypatch.setattr(quantise, "MIN_IMAGES", 16)
-    torch.manual_seed(0)
-    weights, file = tmp_path / "demo.safetensors", tmp_path / "demo-int8.xml"
-    dataset = find_coco(demo_root, "val")
-    names = {"class_names": dataset.class_names, "category_ids": dataset.category_ids}
-    EfficientDet("lite0", dataset.num_classes, image_size=(64, 64), **names).save_pretrained(weights)
-    options = ["--format", "openvino", "--precision", "int8", "--calibration", str(demo_root), "--max-drop", "1"]
-    anything = ["--tolerance", "1", "0"]  # random weights score everything alike
-    assert main(["export", "--weights", str(weights), *options, *anything]) == 0
-    out, err = capsys.readouterr()
-    assert f"{file}: openvino int8" in out
-    assert err.count(f"on {len(dataset)} images") == 2  # the AP of float and of int8
-    assert load(file).description.precision == "int8"
 
 
 def test_another_suffix_is_refused(weights, capsys, tmp_path):
