@@ -1,4 +1,4 @@
-"""Int8 graphs: what computes in int8, how far results move, what accuracy control gives back. test_quantise.py runs it."""
+"""Int8: what computes in it, how far results move, what accuracy control gives back; run by test_quantise.py."""
 
 import numpy as np
 import pytest
