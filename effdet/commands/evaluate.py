@@ -92,14 +92,11 @@ def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any
 
 
 def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:
-    from effdet.data.readable import drop_unreadable
     from effdet.evaluation.coco import evaluate_coco
 
     dataset = find_data(args.data, args.split)
     model = load_model(args)
-    dataset, unreadable = drop_unreadable(dataset)
-    for problem in unreadable:
-        print(f"left out: {problem}", file=sys.stderr)
+    dataset, unreadable = leave_out_unreadable(dataset)
     started = time.perf_counter()
     results = detect_all(model, dataset, batch_size=args.batch_size, workers=args.workers)
     seconds = time.perf_counter() - started
@@ -138,6 +135,16 @@ def find_data(data: str, split: str) -> CocoDataset:
     config = load_config(data).data
     annotations, images = getattr(config, f"{part}_annotations"), getattr(config, f"{part}_images")
     return find_coco(config.root, part, annotations=annotations, images=images)
+
+
+def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
+    """Return a data set without the images that cannot be read, and what is wrong with these, which is printed too."""
+    from effdet.data.readable import drop_unreadable
+
+    dataset, unreadable = drop_unreadable(dataset)
+    for problem in unreadable:
+        print(f"left out: {problem}", file=sys.stderr)
+    return dataset, unreadable
 
 
 def detect_all(

@@ -139,10 +139,7 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
     while chunk := list(islice(images, step)):
         count += len(chunk)
         batch = make_batch((chunk * step)[:step], model.letterbox)
-        pixels = (
-            batch.images if batch.images.is_floating_point() else model.normalise(batch.images, batch.content_sizes)
-        )
-        inputs.append(pixels.contiguous().numpy())
+        inputs.append(model.network_input(batch).contiguous().numpy())
     if count < MIN_IMAGES:
         raise ValueError(f"calibration needs {MIN_IMAGES} images or more, got {count} in {args.calibration}")
     control = None if args.max_drop is None else _accuracy_control(args, model, options)
@@ -152,16 +149,13 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
 
 def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> AccuracyControl:
     """Return how the AP of a graph on the validation split is measured."""
-    from effdet.commands.evaluate import detect_all, find_data
-    from effdet.data.readable import drop_unreadable
+    from effdet.commands.evaluate import detect_all, find_data, leave_out_unreadable
     from effdet.deployment.detector import DeployedDetector
     from effdet.deployment.export import describe
     from effdet.deployment.quantise import AccuracyControl
     from effdet.evaluation.coco import evaluate_coco
 
-    dataset, unreadable = drop_unreadable(find_data(args.calibration, "val"))
-    for problem in unreadable:
-        print(f"left out: {problem}", file=sys.stderr)
+    dataset, _ = leave_out_unreadable(find_data(args.calibration, "val"))
     description = describe(model, options)
 
     def score(runtime: Runtime, indices: Sequence[int]) -> float:

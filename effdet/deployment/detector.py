@@ -113,11 +113,15 @@ class DeployedDetector:
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
+        return to_detections(self._found(self.network_input(batch), batch), batch, self)
+
+    def network_input(self, batch: Batch) -> Tensor:
+        """Return the images of a letterboxed batch as (B, 3, H, W) float32, normalised."""
         images = batch.images.cpu()
-        if not images.is_floating_point():  # else the letterbox has normalised them
-            zero_padding = self.preprocessing.zero_padding
-            images = normalise(images, batch.content_sizes if zero_padding else None, self.mean, self.std)
-        return to_detections(self._found(images, batch), batch, self)
+        if images.is_floating_point():  # the letterbox has normalised them
+            return images
+        zero_padding = self.preprocessing.zero_padding
+        return normalise(images, batch.content_sizes if zero_padding else None, self.mean, self.std)
 
     def _found(self, images: Tensor, batch: Batch) -> Iterator[Found]:
         """Yield what is found in each image; runs of a fixed batch are filled up with blank images."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,32 +62,36 @@ def _draw_runs(axes: Sequence[Any], runs: Sequence[dict[str, Any]]) -> None:
 def _draw_curves(axes: Sequence[Any], curves: dict[str, list[dict[str, Any]]]) -> None:
     """Draw a colour for each contender, peers dashed; a model's name stands at its fastest point."""
     contenders = sorted({point["contender"] for points in curves.values() for point in points})
-    colours = {name: f"C{number}" for number, name in enumerate(contenders)}
     for axis, key, label in zip(axes, ("macs", "ap"), (MACS_LABEL, AP_LABEL), strict=True):
+        known = [[point for point in points if point[key] is not None] for points in curves.values()]
+        for points in filter(None, known):
+            _draw_curve(axis, sorted(points, key=_ms), key, contenders)
         fastest: dict[str, dict[str, Any]] = {}
-        labelled: set[str] = set()
-        for _, points in sorted(curves.items()):
-            known = sorted((point for point in points if point[key] is not None), key=lambda point: point["ms"])
-            if not known:
-                continue
-            name = known[0]["contender"]
-            axis.plot(
-                [point["ms"] for point in known],
-                [point[key] for point in known],
-                **{"color": colours[name], "marker": "o", "markersize": 4},
-                linestyle="-" if ": ours" in name else "--",
-                label=None if name in labelled else name,
-            )
-            labelled.add(name)
-            for point in known:
-                if point["ms"] < fastest.get(point["variant"], {"ms": math.inf})["ms"]:
-                    fastest[point["variant"]] = point
+        for point in sorted(chain.from_iterable(known), key=_ms):
+            fastest.setdefault(point["variant"], point)
         for variant, point in fastest.items():
-            place = {"xy": (point["ms"], point[key]), "textcoords": "offset points", "xytext": (-5, 3)}
-            axis.annotate(variant, **place, ha="right", fontsize=8)
+            place = (point["ms"], point[key])
+            axis.annotate(variant, place, textcoords="offset points", xytext=(-5, 3), ha="right", fontsize=8)
         axis.set(xlabel="milliseconds an image, batch 1 (median)", ylabel=label, xscale="log")
         axis.margins(x=0.12)
     axes[0].set_yscale("log")
+
+
+def _draw_curve(axis: Any, points: Sequence[dict[str, Any]], key: str, contenders: Sequence[str]) -> None:
+    name = points[0]["contender"]
+    axis.plot(
+        [point["ms"] for point in points],
+        [point[key] for point in points],
+        color=f"C{contenders.index(name)}",
+        linestyle="-" if ": ours" in name else "--",
+        marker="o",
+        markersize=4,
+        label=None if name in axis.get_legend_handles_labels()[1] else name,
+    )
+
+
+def _ms(point: dict[str, Any]) -> float:
+    return float(point["ms"])
 
 
 def read_curves(cases: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

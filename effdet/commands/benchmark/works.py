@@ -26,6 +26,7 @@ PHOTO_SIZES = {
 }
 PHOTOS = {"predict": 4, "startup": 1, "throughput": 8, "network": 8, "train": 8}
 BOXES_PER_IMAGE = 7
+RUNTIME_OF = {".onnx": "onnxruntime", ".xml": "openvino"}  # by the suffix of an exported file
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as ``effdet train`` sets it, before anything can have made a tensor
 
 
@@ -173,8 +174,7 @@ def _peaks(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any], bat
         if not row.seconds:
             continue
         name = row.name.removeprefix("ours, ")
-        files = {".onnx": "onnxruntime", ".xml": "openvino"}
-        runtime = name if name in files.values() else files.get(Path(name).suffix, "torch")
+        runtime = name if name in RUNTIME_OF.values() else RUNTIME_OF.get(Path(name).suffix, "torch")
         if runtime not in known:
             settings = {"runtime": runtime, "threads": args.threads}
             entry = Entry(name="peak", module="peak", task="peak", settings=settings, environment=threads_of(args))

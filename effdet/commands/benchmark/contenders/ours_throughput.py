@@ -11,7 +11,6 @@ from typing import Any
 from effdet.deployment.load import load_exported
 from effdet.deployment.throughput import measure_throughput
 from effdet.models.inference import make_batch
-from effdet.models.preprocess import normalise
 
 
 class Rates:
@@ -41,11 +40,8 @@ class Rates:
         pictures = [letterbox.read(photo) for photo in islice(cycle(photos), detector.description.batch or batch)]
         sizes = [picture.original_size for picture in pictures]
         made = make_batch([(picture.name, picture.pixels) for picture in pictures], letterbox, sizes)
-        images = made.images
-        if not images.is_floating_point():
-            inside = made.content_sizes if detector.preprocessing.zero_padding else None
-            images = normalise(images, inside, detector.mean, detector.std)
-        rates = measure_throughput(file, images.contiguous().numpy(), cores=cores, streams=streams, seconds=seconds)
+        images = detector.network_input(made).contiguous().numpy()
+        rates = measure_throughput(file, images, cores=cores, streams=streams, seconds=seconds)
         self.facts: dict[str, Any] = {
             "variant": detector.name,
             "image_size": list(detector.image_size),
