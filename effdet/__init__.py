@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from effdet.config import Config, ConfigError, load_config
     from effdet.deployment.load import load
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.variants import list_variants
+    from effdet.detector.efficientdet import EfficientDet
+    from effdet.models.published import list_variants
     from effdet.structures import Batch, Detection, Detections, Predictions, Target
 
 __version__ = "0.1.0"
@@ -40,10 +40,10 @@ _HOMES = {
     "ConfigError": "effdet.config",
     "Detection": "effdet.structures",
     "Detections": "effdet.structures",
-    "EfficientDet": "effdet.models.efficientdet",
+    "EfficientDet": "effdet.detector.efficientdet",
     "Predictions": "effdet.structures",
     "Target": "effdet.structures",
-    "list_variants": "effdet.models.variants",
+    "list_variants": "effdet.models.published",
     "load": "effdet.deployment.load",
     "load_config": "effdet.config",
 }

@@ -28,8 +28,8 @@ def commands():
 
 def test_python_blocks_of_the_readme_run_one_after_the_other(tmp_path, monkeypatch):
     from effdet import EfficientDet
-    from effdet.models.weights import sources
-    from effdet.models.weights.effdet import to_effdet
+    from effdet.weights import sources
+    from effdet.weights.effdet import to_effdet
 
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

@@ -17,9 +17,9 @@ from effdet.commands import program
 from effdet.commands.inference import make_parent
 
 if TYPE_CHECKING:
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.weights.loading import Loaded
+    from effdet.detector.efficientdet import EfficientDet
     from effdet.structures import Detections
+    from effdet.weights.loading import Loaded
 
 _SOURCE = "file, folder, TensorFlow checkpoint, hf-hub:OWNER/NAME, or the name of a published file such as d0"
 _DESTINATION = "a .safetensors file or a folder (config.json, model.safetensors); with --to effdet .pth or .safetensors"
@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, check, report, and return the exit status."""
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.weights.loading import load
+    from effdet.detector.efficientdet import EfficientDet
+    from effdet.weights.loading import load
 
     if args.draw and not args.check:
         parser().error("--draw needs --check IMAGE")
@@ -79,8 +79,8 @@ def _write(model: EfficientDet, destination: Path, layout: str) -> None:
     if layout == "ours":
         model.save_pretrained(destination)
         return
-    from effdet.models.weights.effdet import to_effdet
-    from effdet.models.weights.native import save_tensors
+    from effdet.weights.effdet import to_effdet
+    from effdet.weights.own_format import save_tensors
 
     save_tensors(destination, to_effdet(model.network.state_dict(), model.name))
 
@@ -93,8 +93,8 @@ def _read_back(model: EfficientDet, destination: Path, layout: str) -> Efficient
     """
     import torch
 
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.weights.effdet import effdet_name
+    from effdet.detector.efficientdet import EfficientDet
+    from effdet.weights.effdet import effdet_name
 
     variant = None if layout == "ours" else effdet_name(model.name)
     written = EfficientDet.from_pretrained(destination, variant=variant)
@@ -166,7 +166,7 @@ def _summarise(found: Loaded, model: EfficientDet, tensors: list[dict[str, Any]]
 
 
 def _say_how_to_load(model: EfficientDet, say: Any) -> None:
-    from effdet.models.weights.effdet import effdet_name
+    from effdet.weights.effdet import effdet_name
 
     say(f"in that project it is effdet.create_model('{effdet_name(model.name)}', num_classes={model.num_classes})")
     if model.variant.downsampling == "max_zeros":
@@ -184,7 +184,7 @@ def _write_json(report: dict[str, Any], file: str) -> None:
 
 def _check(model: EfficientDet, args: argparse.Namespace) -> Detections:
     """Print the detections of an image, best first, and draw them if asked to."""
-    from effdet.images import read_image
+    from effdet.images.reading import read_image
     from effdet.visualize import save_image
 
     image = read_image(args.check)

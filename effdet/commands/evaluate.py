@@ -20,9 +20,9 @@ from effdet.commands.inference import add_model_options, load_model, make_parent
 
 if TYPE_CHECKING:
     from effdet.data.coco import CocoDataset
+    from effdet.detector.prediction import Detector
     from effdet.evaluation.coco import CocoMetrics
     from effdet.evaluation.results import Results
-    from effdet.models.inference import Detector
 
 
 def parser() -> argparse.ArgumentParser:

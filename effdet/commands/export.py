@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from effdet.deployment.export import ExportOptions
     from effdet.deployment.quantise import AccuracyControl, Quantisation
     from effdet.deployment.runtimes import Runtime
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
 FORMATS = ("onnx", "openvino", "torch-export")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, compare, and return the exit status."""
     from effdet.deployment.export import SUFFIX, as_exported, export
     from effdet.deployment.load import load_exported
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
     _check(args)
     options = _options(args)
@@ -132,7 +132,7 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
         ValueError: If there are too few images, or none to measure a loss on.
     """
     from effdet.deployment.quantise import MIN_IMAGES, Quantisation
-    from effdet.models.inference import make_batch
+    from effdet.detector.prediction import make_batch
 
     step, inputs, count = options.batch or 1, [], 0
     images = islice(_calibration_images(args.calibration), NUM_CALIBRATION)
@@ -173,7 +173,7 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
 def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield images of a data set's train split, spread over it, or of a folder, or of a glob pattern."""
     from effdet.commands.evaluate import find_data
-    from effdet.images import ImageError, iterate_images
+    from effdet.images.reading import ImageError, iterate_images
 
     try:
         dataset = find_data(data, "train")
@@ -194,7 +194,7 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
         ValueError: If a detection is beyond the tolerance; the message names it.
     """
     from effdet.deployment.compare import TOLERANCES, compare
-    from effdet.images import iterate_images
+    from effdet.images.reading import iterate_images
 
     tolerance = TOLERANCES[args.precision]
     if args.tolerance is not None:

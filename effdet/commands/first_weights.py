@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from effdet.config import Config, ModelConfig
     from effdet.data.coco import CocoDataset
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
 
 def build_model(config: Config, data: CocoDataset, *, resumed: bool) -> EfficientDet:
@@ -20,8 +20,8 @@ def build_model(config: Config, data: CocoDataset, *, resumed: bool) -> Efficien
         ValueError: If they do not fit.
     """
     from effdet.config import ConfigError
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.postprocess import PostprocessSettings
+    from effdet.detector.efficientdet import EfficientDet
+    from effdet.ops.postprocess import PostprocessSettings
     from effdet.training.checkpoint import load_tensors, tensors_of
 
     wanted, options = config.model, config.eval
@@ -58,9 +58,9 @@ def _first_detector(wanted: ModelConfig, num_classes: int) -> EfficientDet:
     tf_efficientdet_d0 under d0; what else tells them apart, such as the shapes of anchors, is then that of the weights.
     """
     from effdet.config import ConfigError
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.weights.fit import have_same_network
-    from effdet.models.weights.loading import load
+    from effdet.detector.efficientdet import EfficientDet
+    from effdet.weights.fit import have_same_network
+    from effdet.weights.loading import load
 
     assert wanted.weights is not None
     found = load(wanted.weights)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from effdet.models.inference import Detector
+    from effdet.detector.prediction import Detector
 
 PRESETS = ("default", "fast", "google", "effdet", "zylo")
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
@@ -38,8 +38,8 @@ def load_model(args: argparse.Namespace) -> Detector:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no model, or an option has a value that cannot be.
     """
-    from effdet.models.postprocess import PostprocessSettings
-    from effdet.preprocessing import Preprocessing
+    from effdet.images.preprocessing import Preprocessing
+    from effdet.ops.postprocess import PostprocessSettings
 
     model = _detector(args)
     if args.preset is not None:
@@ -62,7 +62,7 @@ def _detector(args: argparse.Namespace) -> Detector:
     device = choose_device(args.device)
     if args.runtime in ("onnxruntime", "openvino"):
         raise ValueError(f"weights are run by torch, got --runtime {args.runtime}; export them with tools/export.py")
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
     return EfficientDet.from_pretrained(args.weights).to(device).eval()
 

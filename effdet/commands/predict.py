@@ -19,7 +19,7 @@ from effdet.commands.inference import add_model_options, load_model, make_parent
 from effdet.commands.record import ListedImages, Record
 
 if TYPE_CHECKING:
-    from effdet.images import Picture
+    from effdet.images.reading import Picture
     from effdet.structures import Detections
 
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _expand(sources: list[str]) -> tuple[list[Path], list[str]]:
     """Return the files of all sources in order, each once, and a sentence for every source that has none."""
-    from effdet.images import ImageError, find_files
+    from effdet.images.reading import ImageError, find_files
 
     files: dict[Path, None] = {}
     problems = []
@@ -83,7 +83,7 @@ def _expand(sources: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _is_video(file: Path) -> bool:
-    from effdet.images import VIDEO_SUFFIXES
+    from effdet.images.reading import VIDEO_SUFFIXES
 
     return file.suffix.lower() in VIDEO_SUFFIXES
 

@@ -57,7 +57,7 @@ def resolve(config: Config, train: CocoDataset) -> Config:
 
 
 def _input_size(config: Config, train: CocoDataset) -> tuple[int, int]:
-    from effdet.models.variants import get_variant
+    from effdet.models.published import get_variant
 
     long_side, limit = config.data.long_side, config.data.max_long_side
     if long_side is not None:

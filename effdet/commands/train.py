@@ -27,7 +27,7 @@ from effdet.commands.runs import NEWEST, find_run, new_run_folder, resolve
 if TYPE_CHECKING:
     from effdet.config import Config
     from effdet.data.coco import CocoDataset
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
     from effdet.training.distributed import World
     from effdet.training.loop import Progress, Settings, Trainer
 
@@ -115,7 +115,7 @@ def _run(trainer: Trainer, model: EfficientDet, *, resumed: Path | None) -> None
 
 def _finish(folder: Path, val: CocoDataset, progress: Progress) -> None:
     """Draw curves and predictions, and say what came out."""
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
     from effdet.visualize import plot_curves, save_image, side_by_side
 
     plot_curves(folder / "metrics.csv", folder / "curves.png")
@@ -272,7 +272,7 @@ def _build_trainer(
     import torch
 
     from effdet.config import Precision
-    from effdet.models.training_blocks import fuse_for_training
+    from effdet.kernels.blocks import fuse_for_training
     from effdet.training.ema import EMA
     from effdet.training.freezing import freeze
     from effdet.training.log import RunLog

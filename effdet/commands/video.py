@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from effdet.images import ImageError
+from effdet.images.reading import ImageError
 
 
 def frame_rate(file: Path) -> Fraction:

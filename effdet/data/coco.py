@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effdet.images import ImageError, Picture, read_picture
+from effdet.images.reading import ImageError, Picture, read_picture
 
 Array: TypeAlias = NDArray[Any]
 Split: TypeAlias = Literal["train", "val"]

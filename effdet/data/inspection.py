@@ -26,7 +26,7 @@ from effdet.data.checks import (
     check_same_classes,
 )
 from effdet.data.raw import ERROR, NOTE, WARNING, Finding, ImageFile, RawSplit, Row, key_of, positive, read_raw
-from effdet.images import ImageError, read_image
+from effdet.images.reading import ImageError, read_image
 
 Report = Callable[[str, int, int], None]  # what is being done, how much of it, out of how much
 

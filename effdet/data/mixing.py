@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from effdet.data.transforms import Array, Sample, keep_visible
-from effdet.images import pad
+from effdet.images.reading import pad
 
 
 def mosaic(

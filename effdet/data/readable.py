@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from effdet.data.coco import CocoDataset, DataError
-from effdet.images import ImageError
+from effdet.images.reading import ImageError
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.config import AugmentConfig, ConfigError
-from effdet.images import letterbox, pad
+from effdet.images.reading import letterbox, pad
 
 Array: TypeAlias = NDArray[Any]
 

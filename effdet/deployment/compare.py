@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from effdet.models.inference import Detector, make_batch
+from effdet.detector.prediction import Detector, make_batch
 from effdet.ops.boxes import iou_matrix
 from effdet.structures import Detections
 

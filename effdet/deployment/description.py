@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-from effdet.models.postprocess import PostprocessSettings
-from effdet.preprocessing import Preprocessing
+from effdet.images.preprocessing import Preprocessing
+from effdet.ops.postprocess import PostprocessSettings
 
 KEY = "effdet"  # under which ONNX, OpenVINO and torch.export files hold the description
 FORMAT = "effdet-deployed-1"

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from effdet.deployment.description import Description
 from effdet.deployment.runtimes import Runtime
-from effdet.models.inference import predict_iter, to_detections
-from effdet.models.postprocess import postprocess
-from effdet.models.preprocess import normalise
+from effdet.detector.inputs import normalise
+from effdet.detector.prediction import predict_iter, to_detections
+from effdet.images.preprocessing import Letterbox
 from effdet.ops.anchors import level_sizes, make_anchors
 from effdet.ops.boxes import clip_boxes
-from effdet.preprocessing import Letterbox
+from effdet.ops.postprocess import postprocess
 from effdet.structures import Batch, Detections, Predictions
 
 Found = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4), labels (D,), scores (D,) of one image

@@ -16,7 +16,7 @@ from effdet.deployment.onnx_graph import RawNetwork, trace_onnx
 from effdet.deployment.quantise import Quantisation, quantise
 from effdet.deployment.runtimes import require
 from effdet.deployment.weight_storage import store_in_half
-from effdet.models.efficientdet import EfficientDet
+from effdet.detector.efficientdet import EfficientDet
 
 Format: TypeAlias = Literal["onnx", "openvino", "torch-export"]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from effdet.deployment.detector import DeployedDetector
 from effdet.deployment.export import ExportOptions, describe, onnx_graph
 from effdet.deployment.runtimes import OnnxRuntime, OpenVino, Runtime, is_installed, require
-from effdet.images import VIDEO_SUFFIXES, find_files
-from effdet.models.efficientdet import EfficientDet
-from effdet.models.inference import Detector, check_batch_size
+from effdet.detector.efficientdet import EfficientDet
+from effdet.detector.prediction import Detector, check_batch_size
+from effdet.images.reading import VIDEO_SUFFIXES, find_files
 
 MANY = 300  # images for which the seconds that a conversion takes are soon won back
 

@@ -11,7 +11,7 @@ from effdet.deployment.detector import DeployedDetector
 from effdet.deployment.runtimes import OnnxRuntime, OpenVino, Runtime, TorchExport, is_installed
 
 if TYPE_CHECKING:
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
 SUFFIXES = (".onnx", ".xml", ".pt2")  # of exported files
 RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")
@@ -43,7 +43,7 @@ def load(file: str | Path, *, runtime: str = "auto", num_threads: int | None = N
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got '{runtime}'")
     if not is_exported(file):
-        from effdet.models.efficientdet import EfficientDet
+        from effdet.detector.efficientdet import EfficientDet
 
         _check_runtime(file, runtime, "torch")
         return EfficientDet.from_pretrained(file)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from effdet.deployment.dynamic_shapes import make_dynamic, say_same
 from effdet.deployment.runtimes import require
-from effdet.models.efficientdet import EfficientDet
+from effdet.detector.efficientdet import EfficientDet
 
 INPUT = "images"  # (B, 3, H, W) float32, normalised
 RAW_OUTPUTS = ("class_logits", "box_deltas")  # (B, N, K) and (B, N, 4)

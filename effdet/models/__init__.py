@@ -1,1 +1,1 @@
-"""From images to predictions to detections."""
+"""The network alone: backbone, neck and heads, and the architectures that are published."""

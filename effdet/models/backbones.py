@@ -11,7 +11,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from effdet.models.variant import Variant
+from effdet.models.architecture import Variant
 
 STEM_STRIDE = 4  # what lies before the first level that the detector could use
 

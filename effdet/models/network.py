@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from effdet.models.architecture import Variant
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_MOMENTUM, DOWNSAMPLING, UPSAMPLING, Resampling
 from effdet.models.necks import FeaturePyramid
-from effdet.models.variant import Variant
 from effdet.structures import Predictions
 
 SCALES_PER_OCTAVE = 3

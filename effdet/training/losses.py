@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from effdet.config import BoxLoss
+from effdet.kernels.library import load_kernels
 from effdet.ops.boxes import decode, encode
-from effdet.ops.native import load_kernels
 from effdet.structures import Predictions, Target
 from effdet.training.targets import Assignment, assign
 

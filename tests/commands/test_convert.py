@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from effdet import EfficientDet
 from effdet.commands import main
-from effdet.models.weights.effdet import to_effdet
+from effdet.weights.effdet import to_effdet
 
 
 @pytest.fixture(scope="module")

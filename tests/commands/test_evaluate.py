@@ -14,10 +14,10 @@ from effdet.commands import main
 from effdet.commands.evaluate import parser, print_metrics
 from effdet.commands.inference import PRESETS, load_model
 from effdet.data.coco import find_coco
+from effdet.detector.efficientdet import EfficientDet
 from effdet.evaluation.coco import evaluate_coco
-from effdet.models.efficientdet import EfficientDet
-from effdet.models.postprocess import PostprocessSettings
-from effdet.preprocessing import Preprocessing
+from effdet.images.preprocessing import Preprocessing
+from effdet.ops.postprocess import PostprocessSettings
 from effdet.structures import Detections
 
 AP = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]

@@ -6,8 +6,8 @@ import torch
 from effdet import EfficientDet
 from effdet.commands.first_weights import build_model
 from effdet.config import Config, ConfigError, DataConfig, ModelConfig
-from effdet.models.weights import sources
-from effdet.models.weights.effdet import to_effdet
+from effdet.weights import sources
+from effdet.weights.effdet import to_effdet
 
 CATS = SimpleNamespace(num_classes=2, class_names=("cat", "dog"), category_ids=(3, 7))
 

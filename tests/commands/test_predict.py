@@ -13,8 +13,8 @@ from PIL import Image
 from effdet.commands import main
 from effdet.commands.record import ListedImages, Record
 from effdet.commands.video import VideoWriter, frame_rate
-from effdet.images import ImageError, read_image
-from effdet.models.efficientdet import EfficientDet
+from effdet.detector.efficientdet import EfficientDet
+from effdet.images.reading import ImageError, read_image
 from effdet.structures import Detections
 
 NAMES, IDS = ("Platelets", "RBC", "WBC"), (1, 2, 3)

@@ -131,7 +131,7 @@ def test_two_kinds_of_first_weights_are_too_many(config, capsys):
 
 
 def test_weights_of_another_variant_are_refused(config, tmp_path, capsys):
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
     EfficientDet("lite0", 5).save_pretrained(tmp_path / "lite0.safetensors")
     assert train(config, "model.name=d0", f"model.weights={tmp_path}/lite0.safetensors") == 2
@@ -139,8 +139,8 @@ def test_weights_of_another_variant_are_refused(config, tmp_path, capsys):
 
 
 def test_a_run_from_another_projects_weights_has_their_name_and_goes_on(config, tmp_path):
-    from effdet.models.efficientdet import EfficientDet
-    from effdet.models.weights.effdet import to_effdet
+    from effdet.detector.efficientdet import EfficientDet
+    from effdet.weights.effdet import to_effdet
 
     torch.save(
         to_effdet(EfficientDet("tf_efficientdet_lite0", 90).network.state_dict(), "tf_efficientdet_lite0"),
@@ -179,7 +179,7 @@ def test_batch_norm_needs_more_than_one_value(config, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_leaves_everything_to_read_use_and_resume(config, tmp_path, capsys):
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
     assert train(config) == 0
     run = tmp_path / "runs" / "tiny"

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from effdet.data.coco import CocoDataset, DataError, find_coco, read_coco
-from effdet.images import ImageError
+from effdet.images.reading import ImageError
 
 
 def content(**changes: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from effdet.config import AugmentConfig, ConfigError
 from effdet.data import loader
 from effdet.data.coco import CocoDataset, find_coco, read_coco
 from effdet.data.loader import EvalLoader, TrainLoader
-from effdet.images import ImageError, letterbox
-from effdet.preprocessing import Letterbox, Preprocessing
+from effdet.images.preprocessing import Letterbox, Preprocessing
+from effdet.images.reading import ImageError, letterbox
 from effdet.structures import Batch
 
 FILL = (124, 116, 104)

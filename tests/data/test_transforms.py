@@ -82,7 +82,7 @@ def test_flip_probabilities_are_kept() -> None:
 
 
 def test_unit_scale_is_the_letterbox() -> None:
-    from effdet.images import letterbox
+    from effdet.images.reading import letterbox
 
     sample = picture()
     result = augment(sample, 0, horizontal_flip=0.0, scale=(1.0, 1.0))

@@ -16,10 +16,10 @@ from effdet.deployment.description import KEY
 from effdet.deployment.export import ExportOptions, as_exported, export
 from effdet.deployment.load import load
 from effdet.deployment.onnx_graph import trace_onnx
-from effdet.images import read_image
-from effdet.models.inference import make_batch
-from effdet.models.postprocess import PostprocessSettings
-from effdet.preprocessing import Preprocessing
+from effdet.detector.prediction import make_batch
+from effdet.images.preprocessing import Preprocessing
+from effdet.images.reading import read_image
+from effdet.ops.postprocess import PostprocessSettings
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

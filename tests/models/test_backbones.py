@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
-from effdet.models.variants import get_variant
+from effdet.models.published import get_variant
 
 
 def build(name, stochastic_depth=0.0):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from effdet.models.network import Network
-from effdet.models.variants import get_variant
+from effdet.models.published import get_variant
 from effdet.ops.anchors import level_sizes, make_anchors
 
 

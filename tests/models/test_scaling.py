@@ -1,7 +1,7 @@
 import pytest
 
+from effdet.models.published import VARIANTS
 from effdet.models.scaling import bifpn_width, compound_scale
-from effdet.models.variants import VARIANTS
 
 
 def test_widths_are_those_of_the_formula_by_hand():

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from effdet import EfficientDet
-from effdet.models.variants import list_variants
-from effdet.models.weights.effdet import convert, to_effdet
+from effdet.models.published import list_variants
 from effdet.ops.anchors import level_sizes
+from effdet.weights.effdet import convert, to_effdet
 
 LIMIT = 1e-3  # of the standard deviation of the peer's output, for the largest difference over all anchors
 SIZES = ((192, 192), (160, 288))  # every level but P3 and P4 has an odd side in one of them

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from effdet.models.efficientdet import EfficientDet
-from effdet.models.weights.effdet import convert
+from effdet.detector.efficientdet import EfficientDet
 from effdet.structures import Target
 from effdet.training.losses import DetectionLoss
+from effdet.weights.effdet import convert
 
 IMAGE_SIZE = (128, 160)
 CLEAR = torch.tensor([[10.3, 20.7, 60.1, 90.4], [100.2, 30.9, 150.6, 110.3], [110.7, 70.1, 125.2, 91.8]])

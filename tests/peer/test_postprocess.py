@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from effdet.models.postprocess import PostprocessSettings, _candidates, postprocess
 from effdet.ops.anchors import level_sizes, make_anchors
+from effdet.ops.postprocess import PostprocessSettings, _candidates, postprocess
 from effdet.structures import Predictions
 
 K = 20

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from effdet.models.preprocess import normalise
-from effdet.preprocessing import Letterbox, Preprocessing
+from effdet.detector.inputs import normalise
+from effdet.images.preprocessing import Letterbox, Preprocessing
 
 SIDES = [(48, 64), (64, 48), (427, 640), (37, 500), (107, 107), (128, 128), (425, 300), (540, 960)]
 

@@ -62,7 +62,7 @@ def test_a_frozen_part_keeps_weights_and_bn_statistics_and_the_rest_moves(part):
 
 
 def test_the_real_backbone_has_the_parts():
-    from effdet.models.efficientdet import EfficientDet
+    from effdet.detector.efficientdet import EfficientDet
 
     network = EfficientDet("lite0", 1).network
     frozen = freeze(network, "stem")

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 import torchvision
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
+from effdet.kernels.library import load_kernels
 from effdet.ops.boxes import decode, encode
-from effdet.ops.native import load_kernels
 from effdet.structures import Predictions, Target
 from effdet.training import losses
 from effdet.training.losses import DetectionLoss, focal_loss, huber_loss, iou_loss, sparse_focal_loss

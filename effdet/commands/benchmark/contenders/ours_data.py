@@ -13,9 +13,9 @@ from effdet.commands.benchmark.contenders.photos import draw_photos
 from effdet.config import AugmentConfig
 from effdet.data.coco import find_coco, find_coco_files
 from effdet.data.loader import TrainLoader
-from effdet.models.efficientdet import EfficientDet
-from effdet.models.weights.effdet import effdet_name
+from effdet.detector.efficientdet import EfficientDet
 from effdet.structures import Batch
+from effdet.weights.effdet import effdet_name
 
 FILL = (124, 116, 104)  # the mean colour of ImageNet
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effdet.deployment.load import is_exported, load_exported
-from effdet.models.efficientdet import EfficientDet
-from effdet.models.inference import make_batch
-from effdet.models.postprocess import PostprocessSettings
-from effdet.preprocessing import Preprocessing
+from effdet.detector.efficientdet import EfficientDet
+from effdet.detector.prediction import make_batch
+from effdet.images.preprocessing import Preprocessing
+from effdet.ops.postprocess import PostprocessSettings
 
 EAGER = ("eager", "channels_last", "compile")
 FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}  # written by ``Prepare``

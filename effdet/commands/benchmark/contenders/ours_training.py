@@ -17,7 +17,7 @@ from effdet.commands.runs import resolve
 from effdet.commands.train import _build_trainer
 from effdet.config import Config, DataConfig, Optimizer, Precision, RunConfig, TrainConfig
 from effdet.data.coco import find_coco
-from effdet.models.efficientdet import EfficientDet
+from effdet.detector.efficientdet import EfficientDet
 from effdet.structures import Batch, Target
 from effdet.training.distributed import World
 

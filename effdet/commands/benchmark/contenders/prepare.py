@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from effdet.commands.benchmark.contenders.photos import draw_photos
-from effdet.images import letterbox, read_image
-from effdet.models.efficientdet import EfficientDet
-from effdet.models.weights.effdet import effdet_name, to_effdet
+from effdet.detector.efficientdet import EfficientDet
+from effdet.images.reading import letterbox, read_image
+from effdet.weights.effdet import effdet_name, to_effdet
 
 CALIBRATION_IMAGES = 8
 CANDIDATES = 5000  # (anchor, class) pairs of an image above LOWEST_SCORE

@@ -1,0 +1,1 @@
+"""The detector: network, post-processing, prediction from files, saving and loading."""

@@ -1,0 +1,393 @@
+"""``EfficientDet``: the network with everything around it that a pipeline needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effdet.detector.inputs import check_images, check_targets, letterbox_tensors, normalise
+from effdet.detector.prediction import predict_iter, to_detections
+from effdet.images.preprocessing import Letterbox, Preprocessing
+from effdet.models.network import Network, build_class_head
+from effdet.models.published import get_variant
+from effdet.ops.anchors import level_sizes, make_anchors
+from effdet.ops.postprocess import PostprocessSettings, postprocess
+from effdet.structures import Batch, Detections, Predictions, Target, check_same_length
+from effdet.training.losses import DetectionLoss
+from effdet.weights.fit import check_fit
+from effdet.weights.hub import upload_folder
+from effdet.weights.imagenet import find_backbone_weights, load_backbone
+from effdet.weights.loading import Loaded, load
+from effdet.weights.own_format import is_folder, save_folder, save_native
+
+
+class EfficientDet(nn.Module):
+    """An EfficientDet detector that follows the contract of torchvision's detection models.
+
+        model = EfficientDet("d0", num_classes=3)
+        losses = model(images, targets)  # train mode: {"class_loss": (), "box_loss": ()}
+        detections = model(images)       # eval mode: [{"boxes": (D, 4), "labels": (D,), "scores": (D,)}, …]
+        results = model.predict("photo.jpg")
+
+    Args:
+        name: A variant of ``list_variants()``.
+        num_classes: K, without a background class.
+        backbone_weights: None for random weights (never touches the network); "imagenet", a timm tag or a file:
+            see ``find_backbone_weights``. They bring their own mean and standard deviation.
+        image_size: Network input (height, width); any size. Default: the published one.
+        class_names: One name per class. Default: the label as text.
+        category_ids: The data set's own id of each class. Default: the label.
+        stochastic_depth: Drop rate of the last backbone block while training. Default: the variant's.
+        settings: How predictions become detections.
+        preprocessing: How images become the network input.
+
+    Raises:
+        ValueError: If the variant is unknown, or a number or a length does not fit.
+        FileNotFoundError: If backbone weights cannot be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 90,
+        *,
+        backbone_weights: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+        stochastic_depth: float | None = None,
+        settings: PostprocessSettings | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
+        self.name = name
+        self.variant = get_variant(name)
+        height, width = image_size or self.variant.image_size
+        self.image_size = (int(height), int(width))
+        self.stochastic_depth = self.variant.stochastic_depth if stochastic_depth is None else stochastic_depth
+        self.settings = settings or PostprocessSettings()
+        self.preprocessing = preprocessing or Preprocessing()
+        self.criterion = DetectionLoss()
+        self._set_classes(num_classes, class_names, category_ids)
+
+        self.network = Network(self.variant, num_classes, stochastic_depth=self.stochastic_depth)
+        self.register_buffer("mean", torch.tensor(self.variant.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(self.variant.std), persistent=False)
+        self.start = "random weights"
+        if backbone_weights is not None:
+            weights = find_backbone_weights(backbone_weights, self.variant.backbone)
+            load_backbone(self.network.backbone, weights)
+            self.mean.copy_(torch.tensor(weights.mean))
+            self.std.copy_(torch.tensor(weights.std))
+            self.start = f"backbone weights from {weights.source}; neck and heads random"
+        self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+
+    # ------------------------------------------------------------------ torchvision's contract
+
+    def forward(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return losses in training mode, detections in evaluation mode.
+
+        Args:
+            images: List of (3, H, W) float tensors in [0, 1], RGB, of any sizes; or one (B, 3, H, W) tensor.
+            targets: Training only: for each image ``boxes`` (M, 4) xyxy pixels of that image and ``labels`` (M,) int64
+                in 0…K-1. An image without boxes is a negative.
+
+        Returns:
+            Training: ``{"class_loss": (), "box_loss": ()}``, their weights applied.
+            Evaluation: for each image ``boxes`` (D, 4) float32 xyxy pixels of that image, ``labels`` (D,) int64,
+            ``scores`` (D,) float32; best score first.
+
+        Raises:
+            TypeError, ValueError: If images or targets do not fit; the message names the image by its index.
+        """
+        checked = [image.to(self.device) * 255 for image in check_images(images)]
+        if self.training:
+            originals = check_targets(targets, len(checked), self.num_classes)
+            self._check_bn_can_train(len(checked))
+        batch, content_sizes, scales, original_sizes = letterbox_tensors(checked, self.letterbox)
+        predictions = self.network(self.normalise(batch, content_sizes))
+        anchors = self.anchors(self.image_size, self.device)
+        if self.training:
+            scaled = [
+                Target(target.boxes * scale, target.classes).to(self.device)
+                for target, scale in zip(originals, scales, strict=True)
+            ]
+            return self.criterion(predictions, anchors, scaled)
+        results = postprocess(
+            predictions,
+            anchors,
+            scales=scales,
+            original_sizes=original_sizes,
+            settings=self.settings,
+            image_size=self.image_size,
+        )
+        return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
+
+    def _check_bn_can_train(self, num_images: int) -> None:
+        coarsest_stride = 2**self.variant.max_level
+        if num_images == 1 and max(self.image_size) <= coarsest_stride:
+            raise ValueError(
+                "training needs two images or more in a batch where the coarsest level is a single cell, got one image "
+                f"for an input of {self.image_size}; give more images, or an image_size above {coarsest_stride}"
+            )
+
+    # ------------------------------------------------------------------ from files to detections
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Return the detections of a letterboxed batch, in pixels of the original images."""
+        return self.postprocess(self.network(self.network_input(batch)), batch)
+
+    def network_input(self, batch: Batch) -> Tensor:
+        """Return the images of a letterboxed batch as (B, 3, H, W) float32 on the device of the weights, normalised.
+
+        They lie channels last, and so will all that follows, which convolutions on a CPU like better.
+        """
+        images = batch.images.to(self.device)
+        if not images.is_floating_point():  # else the letterbox has normalised them
+            images = self.normalise(images, batch.content_sizes)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def postprocess(self, predictions: Predictions, batch: Batch) -> list[Detections]:
+        """Return the detections that the predictions of a letterboxed batch stand for, on the CPU."""
+        image_size = (batch.images.shape[-2], batch.images.shape[-1])
+        results = postprocess(
+            predictions,
+            self.anchors(image_size, predictions.box_deltas.device),
+            scales=batch.scales,
+            original_sizes=batch.original_sizes,
+            settings=self.settings,
+            image_size=image_size,
+        )
+        return to_detections(results, batch, self)
+
+    def predict(
+        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1, runtime: str = "auto"
+    ) -> list[Detections]:
+        """Detect objects in images of any kind.
+
+        Args:
+            source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
+            score_threshold: Detections below it are left out.
+            batch_size: Images that go through the network together.
+            runtime: "torch"; "openvino" or "onnxruntime", which take seconds to convert the model at the first call and
+                again when its weights have changed; or "auto", which converts for 300 images or frames or more only,
+                and takes what is converted already. See docs/deployment.md.
+
+        Returns:
+            One ``Detections`` per image or frame, in order, boxes in pixels of the original.
+
+        Raises:
+            FileNotFoundError, ValueError: If there is no such source or an image cannot be read.
+            ImportError: If the runtime is not installed.
+        """
+        found = self.predict_iter(source, score_threshold=score_threshold, batch_size=batch_size, runtime=runtime)
+        return [detections for detections, _ in found]
+
+    def predict_iter(
+        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1, runtime: str = "auto"
+    ) -> Iterator[tuple[Detections, np.ndarray]]:
+        """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, one at a time.
+
+        Arguments as for ``predict``. Memory stays flat however many images or frames there are.
+        """
+        from effdet.deployment.live import choose_detector
+
+        was_training = self.training
+        self.eval()
+        try:
+            detector = choose_detector(self, runtime, source, batch_size)
+            yield from predict_iter(detector, source, score_threshold=score_threshold, batch_size=batch_size)
+        finally:
+            self.train(was_training)
+
+    # ------------------------------------------------------------------ parts that training uses
+
+    def normalise(self, images: Tensor, content_sizes: Tensor) -> Tensor:
+        """Return (B, 3, H, W) images, uint8 or float in 0…255, as the network's float32 input."""
+        zero_padding = self.preprocessing.zero_padding
+        return normalise(images, content_sizes if zero_padding else None, self.mean, self.std)
+
+    def anchors(self, image_size: tuple[int, int], device: torch.device | str) -> Tensor:
+        """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
+        key = (image_size, torch.device(device))
+        if key not in self._anchors:
+            sizes = level_sizes(image_size, 3, self.variant.max_level)
+            self._anchors[key] = make_anchors(
+                image_size,
+                sizes,
+                scale=self.variant.anchor_scale,
+                aspect_ratios=self.variant.aspect_ratios,
+                device=device,
+            )
+        return self._anchors[key]
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the weights lie on."""
+        return self.mean.device
+
+    @property
+    def letterbox(self) -> Letterbox:
+        """What brings images into the frame of the network input; it can be sent to loader processes."""
+        return Letterbox(
+            image_size=self.image_size,
+            mean=tuple(self.mean.tolist()),
+            std=tuple(self.std.tolist()),
+            preprocessing=self.preprocessing,
+        )
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The uint8 RGB of the padding before it is normalised: the mean colour unless the preprocessing says else."""
+        return self.letterbox.fill
+
+    # ------------------------------------------------------------------ saving and loading
+
+    def save_pretrained(self, path: str | Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights, class names, category ids, input size and settings to a file or a folder.
+
+        Args:
+            path: A ``.safetensors`` file; or a folder, which gets config.json, model.safetensors and, if it has none,
+                README.md, as timm and the hub have them. Files are replaced atomically.
+            state: Weights to write instead of the model's own, such as their moving average.
+
+        Raises:
+            ValueError: If the name is that of another kind of file.
+        """
+        write = save_folder if is_folder(path) else save_native
+        write(path, self.state_dict() if state is None else state, self._description())
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Upload EfficientDet",
+        token: str | None = None,
+    ) -> str:
+        """Upload the folder of ``save_pretrained`` to a repository of the Hugging Face hub, in one commit.
+
+        Args:
+            repository: ``OWNER/NAME``; made if there is none. A README that it has already is kept.
+            private: Whether a new repository is private. None: as the owner has set.
+            revision: Branch to commit to. None: the main one.
+            message: First line of the commit.
+            token: Of the hub. None: that of ``hf auth login``.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ConnectionError: If the hub cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            save_folder(folder, self.state_dict(), self._description(), source=f"hf-hub:{repository}")
+            return upload_folder(folder, repository, private=private, revision=revision, message=message, token=token)
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "category_ids": list(self.category_ids),
+            "image_size": list(self.image_size),
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "stochastic_depth": self.stochastic_depth,
+            "settings": asdict(self.settings),
+            "preprocessing": asdict(self.preprocessing),
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+        variant: str | None = None,
+    ) -> EfficientDet:
+        """Return the model of any weights, ours or another project's, in evaluation mode.
+
+        Whose they are shows in the names of the tensors. Published detectors get the pre- and post-processing that they
+        were published with (docs/presets.md), and those with 90 classes COCO's names and ids.
+
+        Args:
+            source: What ``save_pretrained`` or training wrote; a file of the projects effdet, zylo117 or google/automl;
+                a state dict by our names; a folder with config.json and model.safetensors; ``hf-hub:OWNER/NAME``; or
+                the name of a published file, such as "d0", which is downloaded once.
+            num_classes: Replace the class head by a new one with this many classes, and keep the rest.
+            class_names: Names for the classes.
+            category_ids: Category ids for the classes.
+            variant: Which model it is, for files whose tensors fit several, such as d6 and d7.
+
+        Raises:
+            FileNotFoundError: If there is no such source, or it cannot be downloaded; the message says what to do.
+            ValueError: If it is damaged, holds no detector, or a tensor is missing, unknown or of another shape.
+        """
+        found = load(source, variant=variant)
+        model = cls.from_loaded(found)
+        if num_classes is not None and num_classes != model.num_classes:
+            model.reset_classes(num_classes, class_names, category_ids)
+            model.start += f", with a new class head for {num_classes} classes"
+        else:
+            model.name_classes(class_names, category_ids)
+        return model.eval()
+
+    @classmethod
+    def from_loaded(cls, found: Loaded) -> EfficientDet:
+        """Return the model of weights that have been read, in evaluation mode.
+
+        Raises:
+            ValueError: If a tensor is missing, unknown or of another shape.
+        """
+        model = cls(found.variant, found.num_classes, **found.options)
+        if found.mean is not None and found.std is not None:
+            model.mean.copy_(torch.tensor(found.mean))
+            model.std.copy_(torch.tensor(found.std))
+        check_fit(model.state_dict(), found.state, f"{found.where} does not fit {model.name}")
+        model.load_state_dict(found.state, strict=False)  # the counters of BN batches may be absent
+        model.start = f"the detector in {found.where}"
+        return model.eval()
+
+    def reset_classes(
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        """Give the model a new class head with random weights and the published prior, for other classes."""
+        self._set_classes(num_classes, class_names, category_ids)
+        self.network.class_head = build_class_head(self.variant, num_classes).to(self.device)
+
+    def name_classes(self, class_names: Sequence[str] | None = None, category_ids: Sequence[int] | None = None) -> None:
+        """Give the classes other names or category ids, in the order of labels; what is None stays as it is."""
+        self._set_classes(self.num_classes, class_names or self.class_names, category_ids or self.category_ids)
+
+    def _set_classes(
+        self, num_classes: int, class_names: Sequence[str] | None, category_ids: Sequence[int] | None
+    ) -> None:
+        self.num_classes = num_classes
+        labels = range(num_classes)
+        self.class_names = tuple(str(label) for label in labels) if class_names is None else tuple(class_names)
+        self.category_ids = tuple(labels) if category_ids is None else tuple(int(i) for i in category_ids)
+        check_same_length(self.class_names, self.category_ids, num_classes)

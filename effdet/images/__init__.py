@@ -1,0 +1,1 @@
+"""Image files of any kind to RGB arrays, and into the frame of the network input."""

@@ -1,0 +1,237 @@
+"""The blocks of a network in training on a CPU: fused passes where they apply, the plain forward elsewhere."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from torch import Tensor, nn
+
+from effdet.kernels.autograd import Parameters, Plan, fused_block, fused_norm, fused_sum
+from effdet.kernels.library import Kernels, load_kernels
+from effdet.models.heads import DenseHead
+from effdet.models.layers import SeparableConv
+from effdet.models.necks import FastFusion, FusionNode
+
+ACTIVATIONS = {nn.Identity: 0, nn.SiLU: 1, nn.ReLU6: 2}
+FUNCTIONS: dict[Any, int] = {F.silu: 1, F.relu6: 2}
+KERNEL_SIZES = ((3, 3), (5, 5))
+
+
+class FusedInvertedResidual(InvertedResidual):
+    """An inverted residual that is one step of autograd where it can be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C'', H', W') for (B, C, H, W)."""
+        kernels = kernels_for(self, x)
+        if kernels is None:
+            return super().forward(x)
+        plan = _plan(kernels, x, self.conv_dw, self.bn2, self.bn3, expand_bn=self.bn1, activation=_code(self.bn1))
+        y = fused_block(x, plan, _parameters(self, self.conv_pwl, self.bn2, self.bn3, self.conv_pw, self.bn1))
+        return self.drop_path(y) + x if self.has_skip else y
+
+
+class FusedDepthwiseSeparable(DepthwiseSeparableConv):
+    """A block without expansion that is one step of autograd where it can be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C'', H', W') for (B, C, H, W)."""
+        kernels = kernels_for(self, x)
+        if kernels is None:
+            return super().forward(x)
+        plan = _plan(kernels, x, self.conv_dw, self.bn1, self.bn2)
+        y = fused_block(x, plan, _parameters(self, self.conv_pw, self.bn1, self.bn2))
+        return self.drop_path(y) + x if self.has_skip else y
+
+
+class FusedStemNorm(BatchNormAct2d):
+    """BN and activation behind the first convolution, in one step of autograd where it can be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for (B, C, H, W)."""
+        kernels = kernels_for(self, x)
+        return super().forward(x) if kernels is None else fused_norm(x, self, kernels, _code(self))
+
+
+class FusedNode(FusionNode):
+    """A node of the neck whose weighted sum and whose rest are two steps of autograd where they can be."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return one map of the shape that all inputs have."""
+        kernels = kernels_for(self, inputs[0])
+        if kernels is None:
+            return super().forward(*inputs)
+        inputs = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
+        fused = fused_sum(self.fuse.weights(), inputs) if isinstance(self.fuse, FastFusion) else self.fuse(*inputs)
+        return _separable(kernels, fused, self.conv, self.bn, activation=FUNCTIONS[self.activation])
+
+
+class FusedHead(DenseHead):
+    """A head whose layers are one step of autograd each where they can be."""
+
+    def _tower(self, x: Tensor, level: int) -> Tensor:
+        kernels = kernels_for(self, x)
+        if kernels is None:
+            return super()._tower(x, level)
+        for conv, bns in zip(self.convs, self.bns, strict=True):
+            x = _separable(kernels, x, conv, bns[level], out_activation=FUNCTIONS[self.activation])  # type: ignore[index]
+        return _separable(kernels, x, self.predict, None)
+
+
+FUSED = {InvertedResidual: FusedInvertedResidual, DepthwiseSeparableConv: FusedDepthwiseSeparable}
+
+
+def fuse_for_training(network: Any) -> None:
+    """Let a network's blocks take fused passes in training, where they fit; names of weights and results stay.
+
+    Args:
+        network: Has ``backbone`` (of timm), ``neck`` and two heads.
+    """
+    backbone = network.backbone
+    for module in backbone.modules():
+        fused = FUSED.get(type(module))
+        if fused is not None and _fits(module):
+            module.__class__ = fused
+    if type(getattr(backbone, "bn1", None)) is BatchNormAct2d and type(backbone.bn1.act) in ACTIVATIONS:
+        backbone.bn1.__class__ = FusedStemNorm
+    for module in network.neck.modules():
+        if type(module) is FusionNode and _separable_fits(module.conv, module.activation):
+            module.__class__ = FusedNode
+    for head in (network.class_head, network.box_head):
+        if type(head) is DenseHead and all(_separable_fits(conv, head.activation) for conv in head.convs):
+            head.__class__ = FusedHead
+
+
+def _separable(
+    kernels: Kernels,
+    x: Tensor,
+    conv: Any,
+    bn: nn.BatchNorm2d | None,
+    *,
+    activation: int = 0,
+    out_activation: int = 0,
+) -> Tensor:
+    """Return bn(conv(activation(x))), with another activation behind it."""
+    plan = Plan(
+        kernels=kernels,
+        kernel_size=3,
+        stride=1,
+        padding=(1, 1, 1, 1),
+        activation=activation,
+        out_bn=bn,
+        out_activation=out_activation,
+    )
+    parameters = Parameters(
+        depthwise=conv.depthwise.weight,
+        project=conv.pointwise.weight,
+        project_bias=conv.pointwise.bias,
+        out_scale=bn.weight if bn else None,
+        out_shift=bn.bias if bn else None,
+    )
+    return fused_block(x, plan, parameters)
+
+
+def _separable_fits(conv: nn.Module, activation: Any) -> bool:
+    return isinstance(conv, SeparableConv) and conv.depthwise.in_channels % 8 == 0 and activation in FUNCTIONS
+
+
+def kernels_for(block: nn.Module, x: Tensor) -> Kernels | None:
+    """Return the kernels if a block's fused pass applies to x: float32 on the CPU, with gradients, nobody watching."""
+    plain = (
+        x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or not torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch.compiler.is_compiling()
+        or any(part._forward_hooks or part._forward_pre_hooks for part in block.modules())
+    )
+    return None if plain else load_kernels()
+
+
+def _fits(block: Any) -> bool:
+    """Return whether a block has the parts that the fused pass knows, and no others."""
+    project = block.conv_pwl if isinstance(block, InvertedResidual) else block.conv_pw
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    se_fits = isinstance(block.se, nn.Identity) or (
+        type(block.se.act1) is nn.SiLU and type(block.se.gate) is nn.Sigmoid and block.se.conv_reduce.bias is not None
+    )
+    return (
+        block.conv_s2d is None
+        and isinstance(block.aa, nn.Identity)
+        and se_fits
+        and block.conv_dw.kernel_size in KERNEL_SIZES
+        and block.conv_dw.groups == block.conv_dw.in_channels == block.conv_dw.out_channels
+        and block.conv_dw.dilation == (1, 1)
+        and block.conv_dw.stride in ((1, 1), (2, 2))
+        and block.conv_dw.bias is None
+        and block.conv_dw.in_channels % 8 == project.out_channels % 8 == 0
+        and project.kernel_size == (1, 1)
+        and all(bn.affine and bn.track_running_stats and bn.momentum is not None for bn in norms)
+        and all(type(bn.act) in ACTIVATIONS for bn in norms)
+    )
+
+
+def _plan(
+    kernels: Kernels,
+    x: Tensor,
+    conv: nn.Conv2d,
+    depthwise_bn: Any,
+    out_bn: Any,
+    *,
+    expand_bn: Any = None,
+    activation: int = 0,
+) -> Plan:
+    return Plan(
+        kernels=kernels,
+        kernel_size=conv.kernel_size[0],
+        stride=conv.stride[0],
+        padding=_padding(conv, (x.shape[-2], x.shape[-1])),
+        expand_bn=expand_bn,
+        activation=activation,
+        depthwise_bn=depthwise_bn,
+        depthwise_activation=_code(depthwise_bn),
+        out_bn=out_bn,
+        out_activation=_code(out_bn),
+    )
+
+
+def _parameters(
+    block: Any, project: nn.Conv2d, depthwise_bn: Any, out_bn: Any, expand: Any = None, expand_bn: Any = None
+) -> Parameters:
+    se = None if isinstance(block.se, nn.Identity) else block.se
+    return Parameters(
+        depthwise=block.conv_dw.weight,
+        project=project.weight,
+        project_bias=project.bias,
+        expand=expand.weight if expand else None,
+        expand_scale=expand_bn.weight if expand_bn else None,
+        expand_shift=expand_bn.bias if expand_bn else None,
+        depthwise_scale=depthwise_bn.weight,
+        depthwise_shift=depthwise_bn.bias,
+        out_scale=out_bn.weight,
+        out_shift=out_bn.bias,
+        reduce=se.conv_reduce.weight if se else None,
+        reduce_bias=se.conv_reduce.bias if se else None,
+        excite=se.conv_expand.weight if se else None,
+        excite_bias=se.conv_expand.bias if se else None,
+    )
+
+
+def _code(bn: Any) -> int:
+    return ACTIVATIONS[type(bn.act)]
+
+
+def _padding(conv: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the columns and rows that a convolution adds: left, right, top, bottom."""
+    if not isinstance(conv, Conv2dSame):
+        vertical, horizontal = (int(side) for side in conv.padding)
+        return horizontal, horizontal, vertical, vertical
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    rows, columns = (max(0, (math.ceil(side / stride) - 1) * stride + kernel - side) for side in size)
+    return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2

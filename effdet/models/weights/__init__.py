@@ -1,1 +1,0 @@
-"""Weights of other projects, brought to the names used here."""

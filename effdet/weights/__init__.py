@@ -1,0 +1,1 @@
+"""Weight files of any project, brought to the names used here."""

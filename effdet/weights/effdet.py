@@ -1,0 +1,302 @@
+"""Checkpoints of PyPI's ``effdet`` (efficientdet-pytorch), and the way back to them.
+
+Its backbone has timm's names, as ours. Elsewhere the two differ in
+
+    nodes of a neck     fpn.cell.R.fnode.N, one list in the order of computation; ours are named by their pass
+    laterals            beside the node that they feed, under the number of the level that they come from
+    BN of the heads     bn_rep.REPEAT.LEVEL.bn, or bn_rep.LEVEL.REPEAT in models made for TorchScript
+    box channels        ty, tx, th, tw for each anchor; ours are dx, dy, dw, dh
+
+The model is found from names and shapes; where several fit, a file name or the checkpoint's ``arch`` decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from effdet.models.architecture import Variant
+from effdet.models.published import get_variant, list_variants
+from effdet.weights.effdet_names import module_names
+from effdet.weights.fit import Checkpoint, check_fit, network_shapes
+
+FAMILY = "effdet"
+_WRAPPERS = r"(?:(?:module|model|_orig_mod)\.)*"  # of DataParallel, the training and prediction benches, torch.compile
+_MARK = re.compile(rf"({_WRAPPERS})fpn\.cell\.0\.fnode\.0\.")
+_BIAS_BEFORE_BN = re.compile(
+    r"neck\..*\.conv(?:\.pointwise)?\.bias|(?:class|box)_head\.convs\.\d+(?:\.pointwise)?\.bias"
+)
+_BOX_OUTPUTS = re.compile(r"box_head\.predict(?:\.pointwise)?\.(?:weight|bias)")
+# Models whose file orders the BN of the heads by repeat; the others order them by level.
+_REPEAT_FIRST = re.compile(r"tf_.*|efficientdet_d\d|resdet50")
+
+
+def recognises(names: Collection[str]) -> bool:
+    """Tell whether these are names of a detector of PyPI's effdet, however it is wrapped."""
+    return any(_MARK.match(name) for name in names) and any("class_net.predict" in name for name in names)
+
+
+def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
+    """Return the detector by our names, shapes and orders.
+
+    Args:
+        tensors: A state dict of the model, or of a bench around it.
+        hint: File name or the checkpoint's ``arch``. It chooses between models that fit equally. Without a hint,
+            ``tf_efficientdet_*`` comes before ``efficientdet_*``, plain before AdvProp (``_ap``), D6 before D7. An
+            ``arch``, a name and nothing else, also outranks a bias before a BN that is there or is not; the bias is
+            then folded into the BN, or set to zero.
+
+    Raises:
+        ValueError: If no model fits; the message lists what is missing, unknown, or of another shape.
+    """
+    state, sources, skipped = _unwrapped(tensors)
+    layout = _Layout.of(state)
+    candidates = _candidates(layout)
+    names = module_names(get_variant(candidates[0]), level_first=layout.level_first)
+    names = {theirs: ours for ours, theirs in names.items()}
+    renamed = {_renamed(name, names): name for name in state}
+    converted = {ours: _swapped(ours, state[theirs]) for ours, theirs in renamed.items()}
+
+    variant, alternatives = _choose(converted, candidates, layout.num_classes, hint)
+    adapted = _with_biases_of(variant, converted, layout.num_classes)
+    what = f"the effdet checkpoint does not fit {variant}"
+    check_fit(network_shapes(variant, layout.num_classes), adapted, what)
+    return Checkpoint(
+        family=FAMILY,
+        variant=variant,
+        num_classes=layout.num_classes,
+        state=adapted,
+        sources={ours: sources[renamed[ours]] for ours in adapted if ours in renamed},
+        skipped=tuple(skipped),
+        alternatives=alternatives,
+    )
+
+
+def effdet_name(variant: str) -> str:
+    """Return the effdet model of the same structure as one of google's or zylo's; its own names stay.
+
+    zylo117's max-pool pads with zeros, which no model of effdet does.
+    """
+    family = get_variant(variant).family
+    if family == "google":
+        return f"tf_efficientdet_{variant}"
+    if family == "zylo":
+        return f"tf_efficientdet_{variant.removeprefix('efficientdet-').replace('d8', 'd7x')}"
+    return variant
+
+
+def to_effdet(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
+    """Return a state dict that ``effdet.create_model(effdet_name(variant))`` loads.
+
+    Args:
+        state: State dict of ``EfficientDet.network``.
+        variant: Its name.
+
+    Raises:
+        ValueError: If the state is not that of the variant.
+    """
+    outputs = [value for name, value in state.items() if re.fullmatch(r"class_head\.predict.*bias", name)]
+    num_classes = len(outputs[0]) // _num_anchors(get_variant(variant)) if outputs else 1
+    check_fit(network_shapes(variant, num_classes), state, f"the state is not that of {variant}")
+    level_first = not _REPEAT_FIRST.fullmatch(effdet_name(variant))
+    names = module_names(get_variant(variant), level_first=level_first)
+    return {_renamed(name, names): _swapped(name, value) for name, value in state.items()}
+
+
+# -------------------------------------------------------------------------------------------------- reading the layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """What tells the models apart at a glance."""
+
+    neck_repeats: int
+    num_nodes: int  # in a layer of the neck
+    head_repeats: int
+    num_levels: int
+    channels: int
+    num_classes: int
+    weighted_fusion: bool
+    separable: bool
+    level_first: bool
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> _Layout:
+        """Read it from a state dict without wrappers.
+
+        Raises:
+            ValueError: If what tells it is not there.
+        """
+        level_first = "box_net.bn_rep.0.0.bn.weight" not in state
+        outer, inner = _count(state, r"box_net\.bn_rep\.(\d+)\."), _count(state, r"box_net\.bn_rep\.0\.(\d+)\.")
+        return cls(
+            neck_repeats=_count(state, r"fpn\.cell\.(\d+)\."),
+            num_nodes=_count(state, r"fpn\.cell\.0\.fnode\.(\d+)\."),
+            head_repeats=inner if level_first else outer,
+            num_levels=outer if level_first else inner,
+            channels=len(_need(state, "fpn.cell.0.fnode.0.after_combine.conv.bn.weight")),
+            num_classes=_num_classes(state),
+            weighted_fusion="fpn.cell.0.fnode.0.combine.edge_weights" in state,
+            separable="box_net.predict.conv_pw.weight" in state,
+            level_first=level_first,
+        )
+
+    def differences(self, variant: Variant) -> int:
+        """Return in how many of these a variant differs."""
+        levels = variant.max_level - 2
+        nodes = {"bifpn": 2 * levels - 2, "pan": 2 * levels, "quad": 5 * levels - 4}[variant.neck]
+        pairs = (
+            (self.neck_repeats, variant.neck_repeats),
+            (self.num_nodes, nodes),
+            (self.head_repeats, variant.head_repeats),
+            (self.num_levels, levels),
+            (self.channels, variant.channels),
+            (self.weighted_fusion, variant.weighted_fusion),
+            (self.separable, variant.separable),
+        )
+        return sum(mine != other for mine, other in pairs)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """Return tensors by names without wrappers, the names in the file for these, and the names of what is left out."""
+    prefix = next((match[1] for name in tensors if (match := _MARK.match(name))), "")
+    sources, skipped = {}, []
+    for name in tensors:
+        if re.fullmatch(rf"{_WRAPPERS}anchors\.boxes", name):
+            skipped.append(name)  # the prediction bench keeps them; they follow from the input size
+        else:
+            sources[name.removeprefix(prefix)] = name
+    return {name: tensors[source] for name, source in sources.items()}, sources, skipped
+
+
+def _num_classes(state: Mapping[str, Tensor]) -> int:
+    kind = "conv_pw" if "class_net.predict.conv_pw.bias" in state else "conv"
+    classes = len(_need(state, f"class_net.predict.{kind}.bias"))
+    anchors = len(_need(state, f"box_net.predict.{kind}.bias")) // 4
+    known = _num_anchors(get_variant(list_variants(FAMILY)[0]))
+    if anchors != known or classes % anchors:
+        raise ValueError(
+            f"an effdet checkpoint must have heads for {known} anchors in each cell, got a box head for {anchors} and "
+            f"a class head with {classes} outputs; models with other ratios or scales are not known"
+        )
+    return classes // anchors
+
+
+def _num_anchors(variant: Variant) -> int:
+    return 3 * len(variant.aspect_ratios)
+
+
+def _need(state: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise ValueError(f"an effdet checkpoint must hold {name}, which is missing; is the file complete?")
+    return state[name]
+
+
+def _count(state: Collection[str], pattern: str) -> int:
+    return 1 + max((int(match[1]) for name in state if (match := re.match(pattern, name))), default=-1)
+
+
+def _renamed(name: str, modules: Mapping[str, str]) -> str:
+    """Return a tensor's name with that of its module replaced; an unknown one stays."""
+    module, _, leaf = name.rpartition(".")
+    return f"{modules.get(module, module)}.{leaf}"
+
+
+def _swapped(name: str, value: Tensor) -> Tensor:
+    """(4·A, …) in the order dx, dy, dw, dh ↔ ty, tx, th, tw for the outputs of the box head; all else as it is."""
+    if not _BOX_OUTPUTS.fullmatch(name):
+        return value
+    return value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
+
+
+# -------------------------------------------------------------------------------------------------- finding the model
+
+
+def _candidates(layout: _Layout) -> list[str]:
+    """Return the models of this layout in the order of preference, or the one nearest to it."""
+    variants = sorted(list_variants(FAMILY), key=lambda name: (not name.startswith("tf_"), name.endswith("_ap")))
+    fitting = [name for name in variants if layout.differences(get_variant(name)) == 0]
+    return fitting or [min(variants, key=lambda name: layout.differences(get_variant(name)))]
+
+
+def _choose(
+    state: Mapping[str, Tensor], candidates: list[str], num_classes: int, hint: str
+) -> tuple[str, tuple[str, ...]]:
+    """Return the model that a state dict by our names belongs to, and others that fit it as well."""
+    has_bias = _has_bias(state)
+    candidates = sorted(candidates, key=lambda name: get_variant(name).conv_bias != has_bias)  # stable
+    fitting = _of_one_structure(state, candidates, num_classes)
+    if not fitting:
+        return _named(hint, candidates) or _nearest(state, candidates, num_classes), ()
+    exact = [name for name in fitting if get_variant(name).conv_bias == has_bias]
+    chosen = hint if hint in fitting else _named(hint, exact or fitting) or fitting[0]
+    return chosen, tuple(name for name in exact if name != chosen)
+
+
+def _of_one_structure(state: Mapping[str, Tensor], candidates: list[str], num_classes: int) -> list[str]:
+    """Return the models whose tensors, but for biases before a BN, are those of the state."""
+    given = {name: value.shape for name, value in state.items() if _counts(name)}
+    for first in candidates:
+        if given == {name: shape for name, shape in network_shapes(first, num_classes).items() if _counts(name)}:
+            return [name for name in candidates if _structure(name) == _structure(first)]
+    return []
+
+
+def _counts(name: str) -> bool:
+    return not _BIAS_BEFORE_BN.fullmatch(name) and not name.endswith("num_batches_tracked")
+
+
+def _structure(name: str) -> Variant:
+    """Return a row without all that shapes do not show; what the layout shows is equal among candidates."""
+    variant, plain = get_variant(name), get_variant(list_variants(FAMILY)[0])
+    return replace(plain, backbone=variant.backbone.removeprefix("tf_"), taps=variant.taps, wide_taps=variant.wide_taps)
+
+
+def _named(hint: str, names: list[str]) -> str | None:
+    """Return the model that the hint names: by its longest full name in it, else by an end such as "d7" or "d0_ap"."""
+    text = hint.lower().replace("-", "_").replace("advprop", "ap")
+    short = {name: name.rpartition("efficientdet_")[2] for name in names}
+    for parts in ({name: name for name in names}, short):
+        found = [name for name, part in parts.items() if re.search(rf"(?<![a-z0-9]){part}(?![a-z0-9])", text)]
+        if found:
+            return max(found, key=len)  # the first of the longest
+    return None
+
+
+def _nearest(state: Mapping[str, Tensor], candidates: list[str], num_classes: int) -> str:
+    return min(candidates, key=lambda name: len(state.keys() ^ network_shapes(name, num_classes).keys()))
+
+
+# -------------------------------------------------------------------------------------------------- biases before a BN
+
+
+def _has_bias(state: Collection[str]) -> bool:
+    return any(_BIAS_BEFORE_BN.fullmatch(name) for name in state)
+
+
+def _with_biases_of(variant: str, state: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
+    """Return the state with the biases before a BN that the variant has: all or none."""
+    has_bias, wants_bias = _has_bias(state), get_variant(variant).conv_bias
+    if has_bias and not wants_bias:
+        return _folded(state)
+    if wants_bias and not has_bias:
+        shapes = network_shapes(variant, num_classes)
+        return state | {name: torch.zeros(shape) for name, shape in shapes.items() if _BIAS_BEFORE_BN.fullmatch(name)}
+    return state
+
+
+def _folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take biases into the mean of the BN that follows: ``(x + b) - mean = x - (mean - b)``."""
+    folded = {name: value for name, value in state.items() if not _BIAS_BEFORE_BN.fullmatch(name)}
+    for name in state.keys() - folded.keys():
+        where = re.sub(r"\.convs\.(\d+)\..*", r".bns.\1.", name)  # of a head: one for each level
+        if where == name:
+            where = re.sub(r"\.conv\..*", ".bn.", name)
+        for mean in folded:
+            if mean.startswith(where) and mean.endswith("running_mean"):
+                folded[mean] = folded[mean] - state[name]
+    return folded

@@ -1,0 +1,81 @@
+"""What a file of weights holds by our names, and whether it fits a network; if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from effdet.models.network import Network
+from effdet.models.published import get_variant
+
+_SHOWN = 6  # names of each kind in an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The detector in a file, whoever wrote it, by the names, shapes and orders of our ``Network``."""
+
+    family: str  # project whose layout the file has
+    variant: str  # name for ``get_variant``
+    num_classes: int
+    state: dict[str, Tensor]
+    sources: dict[str, str]  # our name → name in the file
+    skipped: tuple[str, ...] = ()  # names in the file that a network has no use for
+    alternatives: tuple[str, ...] = ()  # other variants that the same names and shapes fit
+
+
+@lru_cache(maxsize=128)
+def network_shapes(variant: str, num_classes: int) -> Mapping[str, torch.Size]:
+    """Return the shape of every tensor in the state dict of a variant's network, without making the tensors."""
+    with torch.device("meta"):
+        network = Network(get_variant(variant), num_classes, stochastic_depth=0.0)
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def have_same_network(variant: str, other: str) -> bool:
+    """Return whether the networks of two variants have the same tensors, so that weights of one fit the other."""
+    return variant == other or dict(network_shapes(variant, 1)) == dict(network_shapes(other, 1))
+
+
+def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor], what: str) -> None:
+    """Raise unless both have the same names and shapes; counters of BN batches may be absent.
+
+    Args:
+        own: State dict of the module, or the shapes in it.
+        given: State dict to be loaded.
+        what: Says whose they are, as in "weights.pth does not fit the backbone".
+
+    Raises:
+        ValueError: If a tensor is missing, unknown, of another shape, or of integers; the message counts them and names
+            the first.
+    """
+    wanted = {name: value.shape if isinstance(value, Tensor) else value for name, value in own.items()}
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in given if name not in wanted]
+    other_shape = [
+        f"{name} {tuple(given[name].shape)} for {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in given and shape != given[name].shape
+    ]
+    not_floating = [
+        f"{name} {str(given[name].dtype).removeprefix('torch.')}"
+        for name, value in own.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and name in given
+        if not given[name].is_floating_point() and not name.endswith("num_batches_tracked")
+    ]
+    found = (
+        ("missing", missing),
+        ("unknown", unknown),
+        ("of another shape", other_shape),
+        ("of whole numbers, as quantised weights are", not_floating),
+    )
+    if any(names for _, names in found):
+        raise ValueError(f"{what}: {', '.join(_count(kind, names) for kind, names in found if names)}")
+
+
+def _count(kind: str, names: Sequence[str]) -> str:
+    return f"{len(names)} tensors {kind} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"

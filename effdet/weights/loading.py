@@ -1,0 +1,247 @@
+"""From any source of weights to everything that a model is built from."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from effdet.images.preprocessing import Preprocessing
+from effdet.ops.postprocess import PostprocessSettings
+from effdet.weights import effdet, google, state_dicts, zylo
+from effdet.weights.coco import COCO_IDS, COCO_NAMES
+from effdet.weights.fit import Checkpoint, have_same_network
+from effdet.weights.sources import Source, read_source
+
+logger = logging.getLogger(__name__)
+
+
+class Layout(Protocol):
+    """A module that knows the names which one project gives to the tensors of a detector."""
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Return whether the names are this project's."""
+
+    def convert(self, tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
+        """Return the detector by our names; raise ValueError if it is incomplete."""
+
+
+LAYOUTS: dict[str, Layout] = {"ours": state_dicts, "effdet": effdet, "google": google, "zylo": zylo}
+
+_NUM_COCO = len(COCO_NAMES)
+_DESCRIBED = (  # by every file that save_pretrained wrote
+    *("name", "num_classes", "class_names", "category_ids", "image_size"),
+    *("mean", "std", "stochastic_depth", "settings"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What ``EfficientDet`` is built from. None: the variant's own."""
+
+    where: str  # for people: what was loaded
+    variant: str
+    num_classes: int
+    state: dict[str, Tensor]  # by the names of ``EfficientDet.state_dict()``
+    image_size: tuple[int, int] | None = None
+    class_names: Sequence[str] | None = None
+    category_ids: Sequence[int] | None = None
+    mean: Sequence[float] | None = None  # RGB, of pixels in 0…255
+    std: Sequence[float] | None = None
+    stochastic_depth: float | None = None
+    settings: PostprocessSettings = field(default_factory=PostprocessSettings)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    checkpoint: Checkpoint | None = None  # of a file without our description: what became of its tensors
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``EfficientDet`` beside the variant and the number of classes."""
+        names = ("image_size", "class_names", "category_ids", "stochastic_depth", "settings", "preprocessing")
+        return {name: getattr(self, name) for name in names}
+
+
+def load(source: str | Path, *, variant: str | None = None) -> Loaded:
+    """Return the detector in a source, whoever wrote it.
+
+    Args:
+        source: See ``read_source``.
+        variant: Which model it is, where the tensors fit several.
+
+    Raises:
+        FileNotFoundError: If there is no such source, or it cannot be downloaded.
+        ValueError: If it is damaged, holds no detector, or not the whole of one.
+    """
+    found = read_source(source)
+    if found.description is not None:
+        return _described(found, found.description, variant)
+    if variant is None and found.published is not None:
+        variant = found.published.variant
+    checkpoint = _convert(found, variant)
+    name = _choose(checkpoint, found, variant)
+    config = found.config.get("pretrained_cfg")
+    config = config if isinstance(config, dict) else found.config
+    coco = checkpoint.num_classes == _NUM_COCO
+    return Loaded(
+        where=f"{found.where}, layout of {checkpoint.family}" if checkpoint.family != "ours" else found.where,
+        variant=name,
+        num_classes=checkpoint.num_classes,
+        state={f"network.{key}": value for key, value in checkpoint.state.items()},
+        image_size=_image_size(found, config),
+        class_names=found.config.get("label_names") or (COCO_NAMES if coco else None),
+        category_ids=COCO_IDS if coco else _category_ids(checkpoint),
+        mean=_pixels(config.get("mean")) or _buffer(found.tensors, "mean"),
+        std=_pixels(config.get("std")) or _buffer(found.tensors, "std"),
+        settings=PostprocessSettings.preset(_preset(checkpoint.family)),
+        preprocessing=Preprocessing.preset(_preset(checkpoint.family, name)),
+        checkpoint=replace(checkpoint, variant=name),
+    )
+
+
+def _described(found: Source, description: Mapping[str, Any], variant: str | None) -> Loaded:
+    """Return what ``save_pretrained`` wrote."""
+    missing = [name for name in _DESCRIBED if name not in description]
+    unknown = [
+        *(set(description.get("settings", {})) - {field.name for field in fields(PostprocessSettings)}),
+        *(set(description.get("preprocessing", {})) - {field.name for field in fields(Preprocessing)}),
+    ]
+    if missing or unknown:
+        what = f"does not say {', '.join(missing)}" if missing else f"has the unknown settings {', '.join(unknown)}"
+        raise ValueError(f"{found.where}: its description {what}; another version of this package may have written it")
+    name, num_classes = description["name"], description["num_classes"]
+    if variant is not None and variant != name:
+        _check_same_network(variant, name, found.where)
+        name = variant
+    return Loaded(
+        where=found.where,
+        variant=name,
+        num_classes=num_classes,
+        state=found.tensors,
+        image_size=tuple(description["image_size"]),
+        class_names=description["class_names"],
+        category_ids=description["category_ids"],
+        mean=description["mean"],
+        std=description["std"],
+        stochastic_depth=description["stochastic_depth"],
+        settings=PostprocessSettings(**description["settings"]),
+        preprocessing=Preprocessing(**description.get("preprocessing", {})),
+    )
+
+
+# -- recognising -----------------------------------------------------------------------------------------------------
+
+# Names that only a whole detector has, in each layout; what stands before one of them is a wrapper's prefix.
+_DETECTOR = re.compile(r"^(?P<prefix>(?:\w+\.)*?)(?:class_head|class_net|backbone_net)\.")
+_CLASSIFIER = re.compile(r"^(?:\w+\.)??(?:_?conv_stem|conv1|stem|_fc|fc|classifier)\.")
+
+
+def _convert(found: Source, variant: str | None) -> Checkpoint:
+    names = _without_prefix(found)
+    for layout in LAYOUTS.values():
+        if layout.recognises(names):
+            tensors = {name: found.tensors[original] for name, original in names.items()}
+            try:
+                checkpoint = layout.convert(tensors, variant or found.hint)
+            except ValueError as error:
+                raise ValueError(f"{found.where}: {error}") from error
+            used = {ours: names.get(theirs, theirs) for ours, theirs in checkpoint.sources.items()}
+            outside = set(found.tensors) - set(names.values())
+            skipped = (*(names.get(name, name) for name in checkpoint.skipped), *sorted(outside))
+            return replace(checkpoint, sources=used, skipped=skipped)
+    raise ValueError(_unknown(found))
+
+
+def _without_prefix(found: Source) -> dict[str, str]:
+    """Return the names as the project gave them → names in the file, where a wrapper put a prefix before them.
+
+    Wrappers are DataParallel (``module.``), benches and Lightning modules (``model.``), compiled modules
+    (``_orig_mod.``), and ``EfficientDet`` around its network (``network.``). Tensors outside of it, like the anchors of
+    a bench, are not the detector's.
+    """
+    prefixes = dict.fromkeys(match["prefix"] for name in found.tensors if (match := _DETECTOR.match(name)))
+    if not prefixes:
+        return {name: name for name in found.tensors}
+    prefix, *others = prefixes
+    if others:
+        logger.warning("%s holds several detectors: taking %s, not %s", found.where, prefix, ", ".join(others))
+    return {name.removeprefix(prefix): name for name in found.tensors if name.startswith(prefix)}
+
+
+def _unknown(found: Source) -> str:
+    names = list(found.tensors)
+    shown = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+    if any(_CLASSIFIER.search(name) for name in names):
+        return (
+            f"{found.where} holds {len(names)} tensors of an image classifier ({shown}), not of a detector; to start "
+            "from it, give it as EfficientDet(NAME, backbone_weights=FILE), or as model.backbone_weights in a config"
+        )
+    known = ", ".join(LAYOUTS)
+    return f"{found.where} holds {len(names)} tensors ({shown}) whose names belong to no known layout: {known}"
+
+
+# -- choosing --------------------------------------------------------------------------------------------------------
+
+
+def _choose(checkpoint: Checkpoint, found: Source, variant: str | None) -> str:
+    """Return the variant: as asked for, or as the file says itself, or as the layout's module prefers."""
+    if variant is not None and variant != checkpoint.variant:
+        _check_same_network(variant, checkpoint.variant, found.where)
+        return variant
+    chosen = checkpoint.variant
+    if variant is None and checkpoint.alternatives and not _says(found.hint, chosen, checkpoint.alternatives):
+        others = " or ".join(f"'{name}'" for name in checkpoint.alternatives)
+        logger.warning(
+            "%s: tensors and name fit '%s' and %s alike; taking '%s', say variant=… for another",
+            *(found.where, chosen, others, chosen),
+        )
+    return chosen
+
+
+def _says(hint: str, chosen: str, alternatives: Collection[str]) -> bool:
+    """Return whether a source's name tells the chosen variant from the others.
+
+    Google's archives of models that were trained with AdvProp have the names of those that were not; only the folder
+    in which they are published says which is which.
+    """
+    if f"{chosen}_ap" in alternatives and not hint.startswith("tf_"):
+        return False
+    return "advprop" in hint.lower() or state_dicts.mentioned((chosen, *alternatives), hint) == chosen
+
+
+def _check_same_network(variant: str, found: str, where: str) -> None:
+    if not have_same_network(variant, found):
+        raise ValueError(f"{where} holds the tensors of '{found}', which do not fit variant '{variant}'")
+
+
+def _preset(family: str, variant: str = "") -> str:
+    """Return the name of a family's preset; only the pre-processing of AdvProp's models has one of its own."""
+    if family not in ("google", "effdet", "zylo"):
+        return "default"
+    return f"{family}-advprop" if variant.endswith("_ap") else family
+
+
+def _category_ids(checkpoint: Checkpoint) -> Sequence[int] | None:
+    """Return the category ids that the project itself reports, which begin at 1; ours begin with the label."""
+    return None if checkpoint.family == "ours" else range(1, checkpoint.num_classes + 1)
+
+
+def _image_size(found: Source, config: Mapping[str, Any]) -> tuple[int, int] | None:
+    if found.published is not None:
+        return found.published.image_size
+    size = config.get("input_size")
+    return (int(size[1]), int(size[2])) if isinstance(size, list) and len(size) == 3 else None
+
+
+def _pixels(values: Any) -> list[float] | None:
+    """Return mean or standard deviation of pixels in 0…255 from timm's, of pixels in 0…1."""
+    return [255 * float(value) for value in values] if isinstance(values, list) and len(values) == 3 else None
+
+
+def _buffer(tensors: Mapping[str, Tensor], name: str) -> list[float] | None:
+    """Return mean or standard deviation from a training checkpoint of ours, which has them beside the network."""
+    buffer = tensors.get(name)
+    return buffer.tolist() if buffer is not None and buffer.shape == (3,) else None

@@ -1,0 +1,271 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from effdet import Detections, EfficientDet
+from effdet.images.preprocessing import PRESETS, Preprocessing
+from effdet.ops.postprocess import PostprocessSettings
+from effdet.weights.own_format import read_safetensors, save_native
+
+
+def make_model(**changes) -> EfficientDet:
+    torch.manual_seed(0)
+    return EfficientDet("lite0", **({"num_classes": 3, "image_size": (128, 128)} | changes))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose scores vary: random heads of a fresh model all answer the prior."""
+    model = make_model(class_names=["cat", "dog", "cow"], category_ids=[3, 7, 90])
+    model.train()
+    for _ in range(20):
+        model.network(torch.randn(4, 3, 128, 128))  # moves the BN statistics off their start
+    with torch.no_grad():
+        model.network.class_head.predict.pointwise.weight.mul_(20)
+    return model.eval()
+
+
+def test_training_returns_two_losses_that_reach_every_parameter():
+    model = make_model().train()
+    images = [torch.rand(3, 90, 120), torch.rand(3, 64, 50)]
+    targets = [
+        {"boxes": torch.tensor([[10.0, 10, 60, 70]]), "labels": torch.tensor([2])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    losses = model(images, targets)
+    assert list(losses) == ["class_loss", "box_loss"]
+    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_batch_without_any_box_gives_every_parameter_a_gradient():
+    model = make_model().train()
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    losses = model(torch.rand(2, 3, 64, 64), [empty, empty])
+    assert losses["box_loss"].item() == 0.0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_losses_fall_when_one_batch_is_repeated():
+    model = make_model().train()
+    images, target = (
+        torch.rand(2, 3, 128, 128),
+        {"boxes": torch.tensor([[20.0, 30, 90, 100]]), "labels": torch.tensor([1])},
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    values = []
+    for _ in range(15):
+        loss = sum(model(images, [target, target]).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < 0.6 * values[0]
+
+
+def test_targets_are_scaled_to_the_network_input(monkeypatch):
+    model = make_model().train()
+    seen = []
+    monkeypatch.setattr(model, "criterion", lambda p, a, targets: seen.extend(targets) or {})
+    target = {"boxes": torch.tensor([[20.0, 10, 100, 50]]), "labels": torch.tensor([0])}
+    model([torch.rand(3, 64, 256), torch.rand(3, 128, 64)], [target, target])
+    assert seen[0].boxes.tolist() == [[10.0, 5.0, 50.0, 25.0]]  # 256 → 128 pixels wide
+    assert seen[1].boxes.tolist() == [[20.0, 10.0, 100.0, 50.0]]
+
+
+def test_one_image_with_a_single_cell_is_refused_in_training():
+    target = {"boxes": torch.tensor([[20.0, 10, 100, 50]]), "labels": torch.tensor([0])}
+    with pytest.raises(ValueError, match=r"two images or more .* got one image for an input of \(128, 128\)"):
+        make_model().train()([torch.rand(3, 64, 64)], [target])
+
+
+def test_training_without_targets_is_an_error():
+    with pytest.raises(ValueError, match="targets must be given in training mode"):
+        make_model().train()(torch.rand(1, 3, 64, 64))
+
+
+def test_detections_follow_the_contract_of_torchvision(model):
+    with torch.no_grad():
+        found = model([torch.rand(3, 100, 200), torch.rand(3, 80, 40)])
+    for result, (height, width) in zip(found, [(100, 200), (80, 40)], strict=True):
+        assert set(result) == {"boxes", "labels", "scores"}
+        assert (result["boxes"].dtype, result["labels"].dtype, result["scores"].dtype) == (
+            torch.float32,
+            torch.int64,
+            torch.float32,
+        )
+        assert len(result["boxes"]) == len(result["labels"]) == len(result["scores"]) > 0
+        limits = torch.tensor([width, height, width, height])
+        assert ((result["boxes"] >= 0) & (result["boxes"] <= limits)).all()
+        assert torch.equal(result["scores"], result["scores"].sort(descending=True).values)
+
+
+def test_a_list_gives_what_its_images_give_alone(model):
+    images = [torch.rand(3, 100, 200), torch.rand(3, 80, 40)]
+    with torch.no_grad():
+        together = model(images)
+        alone = [model([image])[0] for image in images]
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a["scores"], b["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_tensor_means_what_the_list_of_its_images_means(model):
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(model(images), model(list(images)), strict=True):
+            assert torch.equal(a["boxes"], b["boxes"])
+
+
+def test_predict_takes_files_folders_pictures_arrays_and_tensors(model, tmp_path):
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    for name in ("a.png", "b.png"):
+        picture.save(tmp_path / name)
+    tensor = torch.from_numpy(__import__("numpy").array(picture)).permute(2, 0, 1)
+    model.train()
+    from_file = model.predict(str(tmp_path / "a.png"), score_threshold=0.0)
+    assert model.training  # as it was before
+    model.eval()
+    assert [type(found) for found in from_file] == [Detections]
+    assert from_file[0].source.endswith("a.png")
+    assert from_file[0].image_size == (60, 90)
+    assert from_file[0].category_ids == (3, 7, 90)
+    for source in (tmp_path, [picture, tensor], str(tmp_path / "*.png")):
+        for found in model.predict(source, score_threshold=0.0, batch_size=2):
+            torch.testing.assert_close(found.scores, from_file[0].scores, rtol=1e-4, atol=1e-5)
+
+
+def test_predict_leaves_out_what_scores_below_the_threshold(model, tmp_path):
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    everything = model.predict(picture, score_threshold=0.0)[0]
+    threshold = everything.scores.median().item()
+    assert len(model.predict(picture, score_threshold=threshold)[0]) == (everything.scores >= threshold).sum()
+
+
+def test_predict_names_a_missing_file(model):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
+        model.predict("nowhere.jpg")
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        model.predict("nowhere.jpg", batch_size=0)
+
+
+def test_a_saved_model_comes_back_whole(tmp_path):
+    model = make_model().eval()
+    model.settings = PostprocessSettings(nms="hard", max_detections=7)
+    model.preprocessing = Preprocessing.preset("effdet-advprop")
+    model.save_pretrained(tmp_path / "model.safetensors")
+    loaded = EfficientDet.from_pretrained(tmp_path / "model.safetensors")
+    assert not loaded.training
+    for name in ("name", "num_classes", "class_names", "category_ids", "image_size", "stochastic_depth"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert (loaded.settings, loaded.preprocessing) == (model.settings, model.preprocessing)
+    image = [torch.rand(3, 100, 70)]
+    with torch.no_grad():
+        for key, value in model(image)[0].items():
+            assert torch.equal(loaded(image)[0][key], value)
+
+
+def test_a_file_that_names_no_preprocessing_has_the_default(tmp_path):
+    make_model().save_pretrained(tmp_path / "model.safetensors")
+    state, description = read_safetensors(tmp_path / "model.safetensors")
+    del description["preprocessing"]
+    description["settings"] |= {"clip": True}  # as version 0.1 wrote it
+    save_native(tmp_path / "old.safetensors", state, description)
+    loaded = EfficientDet.from_pretrained(tmp_path / "old.safetensors")
+    assert (loaded.settings, loaded.preprocessing) == (PostprocessSettings(), Preprocessing())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_reaches_the_network_by_file_and_by_tensor(preset):
+    """The network sees the same input either way, up to the whole levels that files keep."""
+    model = make_model().eval()
+    model.preprocessing = Preprocessing.preset(preset)
+    seen = []
+    image = np.random.default_rng(0).integers(0, 256, (90, 61, 3), dtype=np.uint8)
+    with torch.no_grad(), model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        model.predict(image)
+        model([torch.from_numpy(image).permute(2, 0, 1) / 255])
+    by_file, by_tensor = (inputs.float() * model.std.view(3, 1, 1) for inputs in seen)
+    assert (by_file - by_tensor).abs().max() < 1.02
+
+
+def test_a_model_saved_as_a_folder_comes_back_whole(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    for source in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
+        loaded = EfficientDet.from_pretrained(source)
+        for name in ("name", "class_names", "category_ids", "image_size", "settings", "preprocessing"):
+            assert getattr(loaded, name) == getattr(model, name)
+        assert torch.equal(loaded.mean, model.mean)
+
+
+def test_a_folder_is_described_by_its_config_where_the_weights_lost_theirs(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    save_file(model.state_dict(), tmp_path / "model" / "model.safetensors")
+    assert EfficientDet.from_pretrained(tmp_path / "model").class_names == model.class_names
+
+
+def test_classes_are_named_without_touching_what_is_not_given(model):
+    other = make_model(category_ids=[3, 7, 90])
+    other.name_classes(["x", "y", "z"])
+    assert (other.class_names, other.category_ids) == (("x", "y", "z"), (3, 7, 90))
+    other.name_classes(category_ids=[1, 2, 3])
+    assert (other.class_names, other.category_ids) == (("x", "y", "z"), (1, 2, 3))
+    with pytest.raises(ValueError, match="class_names must have one entry per class"):
+        other.name_classes(["x"])
+
+
+def test_channels_last_weights_can_be_saved(tmp_path):
+    model = make_model().to(memory_format=torch.channels_last)
+    model.save_pretrained(tmp_path / "model.safetensors")
+    loaded = EfficientDet.from_pretrained(tmp_path / "model.safetensors")
+    for ours, theirs in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_other_classes_swap_the_class_head_and_keep_the_rest(model, tmp_path):
+    model.save_pretrained(tmp_path / "model.safetensors")
+    other = EfficientDet.from_pretrained(tmp_path / "model.safetensors", num_classes=2, class_names=["a", "b"])
+    assert (other.num_classes, other.class_names, other.category_ids) == (2, ("a", "b"), (0, 1))
+    assert torch.equal(other.network.backbone.conv_stem.weight, model.network.backbone.conv_stem.weight)
+    assert torch.equal(other.network.box_head.predict.pointwise.weight, model.network.box_head.predict.pointwise.weight)
+    assert other.network.class_head.predict.pointwise.bias.tolist() == pytest.approx([-4.59512] * 18, abs=1e-5)
+
+
+def test_a_file_that_does_not_fit_is_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors do not exist"):
+        EfficientDet.from_pretrained("nowhere.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match=r"x\.safetensors holds no weights: its first bytes"):
+        EfficientDet.from_pretrained(tmp_path / "x.safetensors")
+    state = model.state_dict()
+    del state["network.backbone.conv_stem.weight"]
+    model.save_pretrained(tmp_path / "less.safetensors", state=state)
+    with pytest.raises(ValueError, match=r"does not fit lite0.*conv_stem"):
+        EfficientDet.from_pretrained(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),
+        ({"class_names": ["a"]}, "class_names must have one entry per class: num_classes is 3, got 1"),
+        ({"category_ids": [1, 2]}, "category_ids must have one entry per class"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**arguments)
+
+
+def test_random_weights_are_said_to_be_random():
+    assert make_model().start == "random weights"
+
+
+def test_one_class_and_one_tiny_image_work():
+    model = make_model(num_classes=1).eval()
+    with torch.no_grad():
+        [found] = model([torch.rand(3, 1, 1)])
+    assert set(found["labels"].tolist()) <= {0}

@@ -1,0 +1,234 @@
+"""The fused passes against the plain modules, and both against the plain modules in float64."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from torch import nn
+
+from effdet.detector.efficientdet import EfficientDet
+from effdet.kernels import blocks as training_blocks
+from effdet.kernels.blocks import (
+    FusedDepthwiseSeparable,
+    FusedHead,
+    FusedInvertedResidual,
+    FusedNode,
+    fuse_for_training,
+)
+from effdet.kernels.library import load_kernels
+from effdet.models.heads import DenseHead
+from effdet.models.layers import BN_EPS
+from effdet.models.necks import FusionNode
+from effdet.training.freezing import freeze, train_mode
+
+needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="this machine cannot compile the kernels")
+
+
+def lively(module):
+    """Give every BN statistics and weights that leave nothing to chance."""
+    generator = torch.Generator().manual_seed(1)
+    for bn in module.modules():
+        if isinstance(bn, nn.BatchNorm2d):
+            bn.eps = BN_EPS
+            with torch.no_grad():
+                bn.weight.copy_(torch.rand(bn.weight.shape, generator=generator) + 0.5)
+                bn.bias.copy_(torch.randn(bn.bias.shape, generator=generator) * 0.3)
+                bn.running_mean.copy_(torch.randn(bn.bias.shape, generator=generator) * 0.3)
+                bn.running_var.copy_(torch.rand(bn.bias.shape, generator=generator) + 0.5)
+    return module.to(memory_format=torch.channels_last)
+
+
+def passes(module, inputs, *, frozen=False):
+    """Return outputs, gradients and buffers of one forward and backward pass, by name."""
+    module.train(not frozen)
+    dtype = next(module.parameters()).dtype
+    inputs = [x.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_() for x in inputs]
+    y = module(*inputs)
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+    (y * weights.to(dtype)).sum().backward()
+    found = {f"input {i}": x.grad for i, x in enumerate(inputs)} | {"output": y.detach()}
+    found |= {name: parameter.grad for name, parameter in module.named_parameters()}
+    return found | {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+
+
+def assert_as_exact_as_plain(plain, fused, inputs, **options):
+    exact = passes(copy.deepcopy(plain).double(), inputs, **options)
+    expected, found = passes(plain, inputs, **options), passes(fused, inputs, **options)
+    largest = max(value.abs().max().item() for value in exact.values())
+    for name, value in exact.items():
+        scale = value.abs().max().item() + 1e-3 * largest  # gradients before a BN cancel to 0
+        plain_error = (expected[name].double() - value).abs().max().item() / scale
+        error = (found[name].double() - value).abs().max().item() / scale
+        assert error < 1e-5 + 3 * plain_error, f"{name}: {error:.1e}, plain {plain_error:.1e}"
+
+
+def fused_copy(block, kind):
+    result = copy.deepcopy(block)
+    assert training_blocks._fits(result)
+    result.__class__ = kind
+    return result
+
+
+BLOCKS = [
+    {"in_chs": 16, "out_chs": 24, "dw_kernel_size": 3, "stride": 2, "pad_type": "same", "exp_ratio": 6},
+    {"in_chs": 24, "out_chs": 24, "dw_kernel_size": 5, "stride": 1, "pad_type": "same", "exp_ratio": 6},
+    {"in_chs": 24, "out_chs": 40, "dw_kernel_size": 5, "stride": 2, "pad_type": "", "exp_ratio": 1},
+]
+
+
+@needs_kernels
+@pytest.mark.parametrize("options", BLOCKS)
+@pytest.mark.parametrize("squeeze", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("size", [(16, 20), (15, 9)])
+def test_fused_inverted_residual_is_as_exact_as_plain(options, squeeze, frozen, size):
+    from timm.models._efficientnet_blocks import SqueezeExcite
+
+    torch.manual_seed(0)
+    act, se = (nn.SiLU, SqueezeExcite) if squeeze else (nn.ReLU6, None)
+    block = lively(InvertedResidual(**options, act_layer=act, se_layer=se))
+    x = torch.randn(3, options["in_chs"], *size)
+    assert_as_exact_as_plain(block, fused_copy(block, FusedInvertedResidual), [x], frozen=frozen)
+
+
+@needs_kernels
+@pytest.mark.parametrize("frozen", [True, False])
+def test_fused_depthwise_separable_is_as_exact_as_plain(frozen):
+    torch.manual_seed(0)
+    block = lively(DepthwiseSeparableConv(24, 16, pad_type="same", act_layer=nn.SiLU))
+    x = torch.randn(2, 24, 13, 18)
+    assert_as_exact_as_plain(block, fused_copy(block, FusedDepthwiseSeparable), [x], frozen=frozen)
+
+
+@needs_kernels
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("activation", ["silu", "relu6"])
+def test_fused_node_is_as_exact_as_plain(weighted, activation):
+    torch.manual_seed(0)
+    node = lively(FusionNode(16, 3, weighted=weighted, activation=activation))
+    if weighted:
+        node.fuse.edge_weights.data.copy_(torch.tensor([0.7, -0.2, 1.4]))
+    fused = copy.deepcopy(node)
+    fused.__class__ = FusedNode
+    assert_as_exact_as_plain(node, fused, [torch.randn(2, 16, 7, 10) for _ in range(3)])
+
+
+@needs_kernels
+def test_fused_head_is_as_exact_as_plain():
+    torch.manual_seed(0)
+
+    class OneList(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.head = head
+
+        def forward(self, *pyramid):
+            return self.head(pyramid)
+
+    head = lively(DenseHead(24, 2, 2, num_anchors=3, num_outputs=5))
+    fused = copy.deepcopy(head)
+    fused.__class__ = FusedHead
+    pyramid = [torch.randn(2, 24, 8, 10), torch.randn(2, 24, 4, 5)]
+    assert_as_exact_as_plain(OneList(head), OneList(fused), pyramid)
+
+
+# -- the whole network -----------------------------------------------------------------------------------------------
+
+
+def network(name="lite0", size=(64, 96)):
+    torch.manual_seed(0)
+    return EfficientDet(name, 3, image_size=size, stochastic_depth=0.0).network.to(memory_format=torch.channels_last)
+
+
+def losses(model, x):
+    predictions = model(x)
+    return predictions.class_logits.sigmoid().sum() + predictions.box_deltas.square().sum()
+
+
+@pytest.mark.parametrize("name", ["d0", "lite0"])
+def test_everything_that_costs_time_is_fused_and_names_stay(name):
+    model = network(name)
+    names = list(model.state_dict())
+    fuse_for_training(model)
+    kinds = [type(module) for module in model.modules()]
+    assert InvertedResidual not in kinds
+    assert DepthwiseSeparableConv not in kinds
+    assert FusionNode not in kinds
+    assert kinds.count(FusedHead) == 2
+    assert list(model.state_dict()) == names
+
+
+@needs_kernels
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_a_frozen_stem_and_recomputed_activations_change_nothing(checkpointing):
+    plain = network()
+    fused = copy.deepcopy(plain)
+    fuse_for_training(fused)
+    x = torch.randn(2, 3, 64, 96)
+    gradients = []
+    for model in (plain, fused):
+        model.set_gradient_checkpointing(checkpointing)
+        train_mode(model, freeze(model, "stem", bn_statistics=True))
+        losses(model, x).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    largest = max(grad.abs().max().item() for grad in gradients[0].values())
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], grad, rtol=1e-3, atol=1e-4 * largest, msg=name)
+    for (name, buffer), other in zip(plain.named_buffers(), fused.buffers(), strict=True):
+        torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_without_gradients_the_plain_modules_run():
+    plain = network().eval()
+    fused = copy.deepcopy(plain)
+    fuse_for_training(fused)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(plain(x).class_logits, fused(x).class_logits)
+
+
+@pytest.mark.parametrize("why", ["no kernels", "bf16", "float64"])
+def test_the_plain_modules_run_where_kernels_do_not_apply(monkeypatch, why):
+    plain = network().train()
+    fused = copy.deepcopy(plain)
+    fuse_for_training(fused)
+    x = torch.randn(2, 3, 64, 96)
+    if why == "no kernels":
+        monkeypatch.setattr(training_blocks, "load_kernels", lambda: None)
+    if why == "float64":
+        plain, fused, x = plain.double(), fused.double(), x.double()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=why == "bf16"):
+        assert torch.equal(plain(x).class_logits, fused(x).class_logits)
+
+
+def test_blocks_that_somebody_watches_run_plain():
+    model = network().train()
+    fuse_for_training(model)
+    seen = []
+    block = model.backbone.blocks[2][1]
+    block.bn2.register_forward_hook(lambda *_: seen.append(True))
+    model(torch.randn(2, 3, 64, 96))
+    assert seen == [True]
+
+
+def test_a_fused_network_can_be_copied_and_pickled():
+    model = network()
+    fuse_for_training(model)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@needs_kernels
+def test_the_same_step_gives_the_same_bits():
+    model = network()
+    fuse_for_training(model)
+    model.train()
+    x = torch.randn(2, 3, 64, 96)
+    runs = []
+    for _ in range(2):
+        model.zero_grad()
+        losses(model, x).backward()
+        runs.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))

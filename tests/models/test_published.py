@@ -1,0 +1,109 @@
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from effdet.models.network import Network
+from effdet.models.published import FAMILIES, VARIANTS, get_variant, list_variants
+
+# Trainable parameters at 90 classes, and multiply-adds (10⁹) of one image, from the published code.
+PUBLISHED_PARAMETERS = {
+    "d0": 3_880_067, "d1": 6_625_898, "d2": 8_097_039, "d3": 12_032_296, "d4": 20_723_675, "d5": 33_653_315,
+    "d6": 51_871_782, "d7": 51_871_782, "d7x": 77_147_166, "lite0": 3_243_470, "lite1": 4_248_318,
+    "lite2": 5_252_334, "lite3": 8_350_862, "lite3x": 9_280_862, "lite4": 15_130_894,
+}  # fmt: skip
+PUBLISHED_GMACS = {
+    "d0": 2.54, "d1": 6.10, "d2": 11.0, "d3": 24.9, "d4": 55.2, "d5": 135, "d6": 226, "d7": 325, "d7x": 410,
+}  # fmt: skip
+PUBLISHED_ANCHORS = {
+    "d0": 49_104, "d1": 76_725, "d2": 110_484, "d3": 150_381, "d4": 196_416, "d5": 306_900, "d6": 306_900,
+    "d7": 441_936, "d7x": 442_260, "lite0": 19_206, "lite1": 27_621, "lite2": 37_629, "lite3": 49_104,
+    "lite3x": 76_725, "lite4": 76_725,
+}  # fmt: skip
+
+
+# Millions of parameters at 90 classes of the models of PyPI's effdet 0.4.1, and of some the tensors in its state dict.
+PEER_PARAMETERS = {
+    "efficientdet_d0": 3.88, "efficientdet_d1": 6.62, "efficientdet_d2": 8.09, "efficientdet_d3": 12.02,
+    "efficientdet_d4": 20.72, "efficientdet_d5": 33.65, "efficientdetv2_dt": 13.43, "efficientdetv2_ds": 26.58,
+    "resdet50": 27.61, "cspresdet50": 24.31, "cspresdext50": 22.62, "cspresdext50pan": 22.21, "cspdarkdet53": 30.33,
+    "cspdarkdet53m": 35.60, "mixdet_m": 3.43, "mixdet_l": 5.90, "mobiledetv2_110d": 2.97, "mobiledetv2_120d": 4.30,
+    "mobiledetv3_large": 3.38, "efficientdet_q0": 4.13, "efficientdet_q1": 6.98, "efficientdet_q2": 8.82,
+    "efficientdet_w0": 4.29, "efficientdet_es": 5.93, "efficientdet_em": 9.35, "efficientdet_lite0": 3.24,
+    "tf_efficientdet_d0": 3.88, "tf_efficientdet_d1": 6.63, "tf_efficientdet_d2": 8.10, "tf_efficientdet_d3": 12.03,
+    "tf_efficientdet_d4": 20.72, "tf_efficientdet_d5": 33.65, "tf_efficientdet_d6": 51.87, "tf_efficientdet_d7": 51.87,
+    "tf_efficientdet_d7x": 77.15, "tf_efficientdet_lite0": 3.24, "tf_efficientdet_lite1": 4.25,
+    "tf_efficientdet_lite2": 5.25, "tf_efficientdet_lite3": 8.35, "tf_efficientdet_lite3x": 9.28,
+    "tf_efficientdet_lite4": 15.13, "tf_efficientdet_d0_ap": 3.88, "tf_efficientdet_d1_ap": 6.63,
+    "tf_efficientdet_d2_ap": 8.10, "tf_efficientdet_d3_ap": 12.03, "tf_efficientdet_d4_ap": 20.72,
+    "tf_efficientdet_d5_ap": 33.65,
+}  # fmt: skip
+PEER_TENSORS = {
+    "efficientdet_d0": 748, "tf_efficientdet_d0": 784, "tf_efficientdet_d5": 1622, "tf_efficientdet_d7x": 2210,
+    "tf_efficientdet_lite0": 696, "tf_efficientdet_lite4": 1260,
+}  # fmt: skip
+
+
+def network_without_storage(name: str) -> Network:
+    variant = get_variant(name)
+    with torch.device("meta"):
+        return Network(variant, 90, stochastic_depth=variant.stochastic_depth).eval()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_and_anchors_equal_the_published_ones(name):
+    network = network_without_storage(name)
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == PUBLISHED_PARAMETERS[name]
+    with torch.no_grad():
+        predictions = network(torch.empty(1, 3, *get_variant(name).image_size, device="meta"))
+    assert predictions.class_logits.shape == (1, PUBLISHED_ANCHORS[name], 90)
+    assert predictions.box_deltas.shape == (1, PUBLISHED_ANCHORS[name], 4)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_GMACS)
+def test_multiply_adds_lie_within_two_percent_of_the_published_column(name):
+    network = network_without_storage(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, *get_variant(name).image_size, device="meta"))
+    gmacs = counter.get_total_flops() / 2e9  # the counter takes a multiply-add for two
+    assert gmacs == pytest.approx(PUBLISHED_GMACS[name], rel=0.02)
+
+
+@pytest.mark.parametrize("name", PEER_PARAMETERS)
+def test_parameters_equal_those_of_the_effdet_package(name):
+    network = network_without_storage(name)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(PEER_PARAMETERS[name], abs=0.0051)
+    assert len(network.state_dict()) == PEER_TENSORS.get(name, len(network.state_dict()))
+
+
+def test_the_effdet_family_has_the_47_names_of_the_package():
+    assert sorted(list_variants("effdet")) == sorted(PEER_PARAMETERS)
+    assert len(PEER_PARAMETERS) == 47
+
+
+@pytest.mark.parametrize("n", range(9))
+def test_zylos_models_are_googles_but_for_pooling_and_anchors(n):
+    zylo, google = get_variant(f"efficientdet-d{n}"), get_variant("d7x" if n == 8 else f"d{n}")
+    changed = {field for field, value in asdict(zylo).items() if value != asdict(google)[field]}
+    assert changed - {"stochastic_depth"} == {"family", "downsampling", "aspect_ratios"}
+    assert zylo.downsampling == "max_zeros"
+
+
+def test_families_do_not_share_a_name():
+    names = [name for family in FAMILIES for name in list_variants(family)]
+    assert len(names) == len(set(names)) == 15 + 47 + 9
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(ValueError, match="family must be one of google, effdet, zylo, got 'torchvision'"):
+        list_variants("torchvision")
+
+
+def test_list_variants_has_the_fifteen_published_models():
+    assert list_variants() == list(PUBLISHED_PARAMETERS)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown model 'D0'; did you mean 'd0'\? known: d0, d1"):
+        get_variant("D0")

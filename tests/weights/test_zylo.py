@@ -1,0 +1,143 @@
+import pytest
+import torch
+
+from effdet import EfficientDet
+from effdet.models.network import Network
+from effdet.models.published import get_variant, list_variants
+from effdet.weights import zylo
+from effdet.weights.fit import network_shapes
+from effdet.weights.pickles import read_state
+
+# Names that stand in the file of D0, typed from it: ours → theirs.
+TYPED = {
+    "backbone.conv_stem.weight": "backbone_net.model._conv_stem.conv.weight",
+    "backbone.bn1.running_var": "backbone_net.model._bn0.running_var",
+    "backbone.blocks.0.0.conv_dw.weight": "backbone_net.model._blocks.0._depthwise_conv.conv.weight",
+    "backbone.blocks.0.0.bn1.weight": "backbone_net.model._blocks.0._bn1.weight",
+    "backbone.blocks.0.0.conv_pw.weight": "backbone_net.model._blocks.0._project_conv.conv.weight",
+    "backbone.blocks.0.0.bn2.bias": "backbone_net.model._blocks.0._bn2.bias",
+    "backbone.blocks.1.0.conv_pw.weight": "backbone_net.model._blocks.1._expand_conv.conv.weight",
+    "backbone.blocks.1.0.bn1.weight": "backbone_net.model._blocks.1._bn0.weight",
+    "backbone.blocks.1.1.se.conv_reduce.bias": "backbone_net.model._blocks.2._se_reduce.conv.bias",
+    "backbone.blocks.6.0.se.conv_expand.weight": "backbone_net.model._blocks.15._se_expand.conv.weight",
+    "backbone.blocks.6.0.conv_pwl.weight": "backbone_net.model._blocks.15._project_conv.conv.weight",
+    "backbone.blocks.6.0.bn3.num_batches_tracked": "backbone_net.model._blocks.15._bn2.num_batches_tracked",
+    "neck.to_p6.conv.bias": "bifpn.0.p5_to_p6.0.conv.bias",
+    "neck.to_p6.bn.weight": "bifpn.0.p5_to_p6.1.weight",
+    "neck.input_laterals.0.conv.weight": "bifpn.0.p3_down_channel.0.conv.weight",
+    "neck.input_laterals.2.bn.bias": "bifpn.0.p5_down_channel.1.bias",
+    "neck.skip_laterals.0.conv.weight": "bifpn.0.p4_down_channel_2.0.conv.weight",
+    "neck.skip_laterals.1.bn.running_mean": "bifpn.0.p5_down_channel_2.1.running_mean",
+    "neck.layers.0.top_down.0.fuse.edge_weights": "bifpn.0.p6_w1",
+    "neck.layers.1.top_down.3.fuse.edge_weights": "bifpn.1.p3_w1",
+    "neck.layers.2.bottom_up.0.fuse.edge_weights": "bifpn.2.p4_w2",
+    "neck.layers.0.coarsest.fuse.edge_weights": "bifpn.0.p7_w2",
+    "neck.layers.0.top_down.0.conv.depthwise.weight": "bifpn.0.conv6_up.depthwise_conv.conv.weight",
+    "neck.layers.1.top_down.3.conv.pointwise.bias": "bifpn.1.conv3_up.pointwise_conv.conv.bias",
+    "neck.layers.2.bottom_up.2.bn.weight": "bifpn.2.conv6_down.bn.weight",
+    "neck.layers.0.coarsest.conv.pointwise.weight": "bifpn.0.conv7_down.pointwise_conv.conv.weight",
+    "class_head.convs.1.depthwise.weight": "classifier.conv_list.1.depthwise_conv.conv.weight",
+    "class_head.bns.2.4.weight": "classifier.bn_list.4.2.weight",
+    "class_head.predict.pointwise.bias": "classifier.header.pointwise_conv.conv.bias",
+    "box_head.bns.0.3.running_var": "regressor.bn_list.3.0.running_var",
+    "box_head.predict.depthwise.weight": "regressor.header.depthwise_conv.conv.weight",
+}
+
+
+def fake(variant: str = "efficientdet-d0", num_classes: int = 90) -> dict[str, torch.Tensor]:
+    """Return a state dict as that project saves it, without values."""
+    shapes, row = network_shapes(variant, num_classes), get_variant(variant)
+    names = zylo._names_in_file(row, shapes)
+    state = {names[own]: torch.empty(shape, device="meta") for own, shape in shapes.items()}
+    if not row.weighted_fusion:  # made by that project, and not used
+        for layer in range(row.neck_repeats):
+            state |= {f"bifpn.{layer}.p6_w1": torch.ones(2), f"bifpn.{layer}.p5_w2": torch.ones(3)}
+    return state
+
+
+@pytest.fixture(scope="module")
+def original(shared_data):
+    return read_state(shared_data / "zylo_d0" / "efficientdet-d0.pth").tensors
+
+
+def test_outputs_equal_the_originals(shared_data, original):
+    checkpoint = zylo.convert(original)
+    assert (checkpoint.variant, checkpoint.num_classes, checkpoint.skipped) == ("efficientdet-d0", 90, ())
+    network = Network(get_variant(checkpoint.variant), 90, stochastic_depth=0.0).eval()
+    network.load_state_dict(checkpoint.state)
+    expected = torch.load(shared_data / "zylo_d0" / "io.pt", weights_only=True)
+    with torch.inference_mode():
+        given = network(expected["x"])
+    scores, deltas = expected["scores"], expected["regression"][..., [1, 0, 3, 2]]
+    assert (given.class_logits.sigmoid() - scores).abs().max() < 1e-4 * scores.std()
+    assert (given.box_deltas - deltas).abs().max() < 1e-4 * deltas.std()
+
+
+def test_a_file_is_loaded_without_a_flag(shared_data):
+    model = EfficientDet.from_pretrained(shared_data / "zylo_d0" / "efficientdet-d0.pth")
+    assert (model.name, model.num_classes) == ("efficientdet-d0", 90)
+    expected = torch.load(shared_data / "zylo_d0" / "io.pt", weights_only=True)
+    anchors = expected["anchors"].squeeze(0)[:, [1, 0, 3, 2]]
+    assert anchors.shape == (12276, 4)
+    torch.testing.assert_close(model.anchors((256, 256), "cpu"), anchors, atol=1e-3, rtol=0)
+
+
+def test_names_are_those_in_the_file(original):
+    checkpoint = zylo.convert(original)
+    assert {own: checkpoint.sources[own] for own in TYPED} == TYPED
+    assert len(set(checkpoint.sources.values())) == len(original)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+def test_prefixes_of_wrappers_are_taken_off(original, prefix):
+    wrapped = {f"{prefix}{name}": value for name, value in original.items()} | {"anchors": torch.zeros(1)}
+    assert zylo.recognises(wrapped)
+    checkpoint = zylo.convert(wrapped)
+    assert checkpoint.skipped == ("anchors",)
+    assert checkpoint.sources["neck.to_p6.conv.bias"] == f"{prefix}bifpn.0.p5_to_p6.0.conv.bias"
+
+
+@pytest.mark.parametrize("variant", list_variants("zylo"))
+def test_every_model_is_told_from_names_and_shapes(variant):
+    state = fake(variant)
+    checkpoint = zylo.convert(state, hint=f"{variant}.pth")
+    assert (checkpoint.variant, checkpoint.family) == (variant, "zylo")
+    assert len(checkpoint.state) == len(network_shapes(variant, 90))
+    assert all(name.split(".")[-1] in ("p6_w1", "p5_w2") for name in checkpoint.skipped)
+    assert bool(checkpoint.skipped) == (variant in ("efficientdet-d6", "efficientdet-d7", "efficientdet-d8"))
+
+
+def test_d8_has_one_level_more():
+    names = fake("efficientdet-d8")
+    assert {"bifpn.0.conv7_up.bn.weight", "bifpn.7.conv8_down.bn.weight", "regressor.bn_list.5.4.bias"} <= names.keys()
+
+
+@pytest.mark.parametrize(
+    ("hint", "variant"),
+    [("", "efficientdet-d6"), ("efficientdet-d7.pth", "efficientdet-d7"), ("my_d7_run", "efficientdet-d7")],
+)
+def test_d7_is_told_from_d6_by_its_name(hint, variant):
+    checkpoint = zylo.convert(fake("efficientdet-d6"), hint)
+    assert checkpoint.variant == variant
+    assert {variant, *checkpoint.alternatives} == {"efficientdet-d6", "efficientdet-d7"}
+
+
+def test_misfits_are_named_as_in_the_file():
+    given = fake()
+    del given["bifpn.0.p6_w1"]
+    given["bifpn.0.extra"] = torch.zeros(1)
+    given["backbone_net.model._fc.bias"] = torch.zeros(1)  # the classifier's is no misfit
+    with pytest.raises(ValueError, match=r"not efficientdet-d0 with 90 classes: 1 .*p6_w1\), 1 .*bifpn.0.extra\)$"):
+        zylo.convert(given)
+
+
+def test_other_widths_and_other_anchors_are_refused():
+    given = fake()
+    with pytest.raises(ValueError, match=r"must have 9 numbers for each class, got 7; models with other anchors"):
+        zylo.convert({**given, "classifier.header.pointwise_conv.conv.bias": torch.zeros(7)})
+    with pytest.raises(ValueError, match=r"levels\) are \(7, 3, 3, 5\); known are efficientdet-d0 \(64, 3, 3, 5\)"):
+        zylo.convert({**given, "regressor.header.depthwise_conv.conv.weight": torch.zeros(7, 1, 3, 3)})
+
+
+def test_other_projects_are_not_recognised():
+    assert not zylo.recognises(["backbone_net.conv", "regressor.header.x", "fpn.cell.0"])
