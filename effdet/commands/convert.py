@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
-from effdet.commands.inference import make_parent
+from effdet.commands.model_options import make_parent
 
 if TYPE_CHECKING:
     from effdet.detector.efficientdet import EfficientDet

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from effdet.commands import program
-from effdet.commands.inference import add_model_options, load_model, make_parent
+from effdet.commands.model_options import add_model_options, load_model, make_parent
 
 if TYPE_CHECKING:
     from effdet.data.coco import CocoDataset

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
-from effdet.commands.inference import image_size
+from effdet.commands.model_options import image_size
 
 if TYPE_CHECKING:
     import numpy as np

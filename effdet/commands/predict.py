@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
-from effdet.commands.inference import add_model_options, load_model, make_parent
+from effdet.commands.model_options import add_model_options, load_model, make_parent
 from effdet.commands.record import ListedImages, Record
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 
 from effdet.commands import main
 from effdet.commands.evaluate import parser, print_metrics
-from effdet.commands.inference import PRESETS, load_model
+from effdet.commands.model_options import PRESETS, load_model
 from effdet.data.coco import find_coco
 from effdet.detector.efficientdet import EfficientDet
 from effdet.evaluation.coco import evaluate_coco
