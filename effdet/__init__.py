@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from effdet.models.published import list_variants
     from effdet.structures import Batch, Detection, Detections, Predictions, Target
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Batch",

@@ -14,6 +14,8 @@ FLOORS = (
     "structures",
     "config",
     "download",
+    "install",
+    "progress",
     "visualize",
     "ops",
     "images",
@@ -138,3 +140,29 @@ def test_the_search_finds_machine_paths(parts):
     assert MACHINE_PATH.search("'/" + "/".join(parts) + "'")
     assert not MACHINE_PATH.search("https://example.org/" + "/".join(parts))
     assert not MACHINE_PATH.search("~/" + "/".join(parts))
+
+
+# -- PyPI's effdet is another project ----------------------------------------------------------------------------------
+
+OTHER_PROJECT = re.compile(r"\beffdet\[\w|pip install (?:-\S+ )*['\"]?effdet(?![-=\w])")
+
+
+def test_no_file_installs_the_other_project_that_is_called_effdet():
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in project_files()
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if OTHER_PROJECT.search(line) and "OTHER_PROJECT" not in line
+    ]
+    assert not found, "the distribution is efficientdet-toolkit; effdet.install.hint makes the command:\n" + "\n".join(
+        found
+    )
+
+
+def test_the_search_finds_the_other_project():
+    name = "effdet"
+    assert OTHER_PROJECT.search(f"pip install {name}")
+    assert OTHER_PROJECT.search(f"pip install -U '{name}'")
+    assert OTHER_PROJECT.search(f"pip install '{name}[deploy]'")
+    assert not OTHER_PROJECT.search("pip install 'efficientdet-toolkit[deploy]'")
+    assert not OTHER_PROJECT.search(f"pip install --no-deps {name}==0.4.1")

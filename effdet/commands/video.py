@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from effdet.images.reading import ImageError
+from effdet.install import hint
 
 
 def frame_rate(file: Path) -> Fraction:
@@ -75,5 +76,5 @@ def _pyav(file: Path) -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImageError(f"{file}: video needs PyAV; install it with: pip install 'effdet[video]'") from error
+        raise ImageError(f"{file}: video needs PyAV; install it with: {hint('video')}") from error
     return av

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from effdet.deployment.description import KEY
+from effdet.install import hint
 
 Arrays = list[np.ndarray]
 
@@ -118,7 +119,7 @@ def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"this needs {module}; install it with: pip install 'effdet[deploy]'", name=module) from error
+        raise ImportError(f"this needs {module}; install it with: {hint('deploy')}", name=module) from error
 
 
 def is_installed(module: str) -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 
 from effdet.evaluation.results import Results, is_plain_file, join_results
 from effdet.evaluation.rows import GroundTruth
+from effdet.install import hint
 
 if TYPE_CHECKING:  # scoring a results file needs no torch
     from effdet.structures import Detections
@@ -138,7 +139,7 @@ def _choose(backend: str) -> str:
         raise ValueError(f"backend must be auto, pycocotools or hotcoco, got '{backend}'")
     installed = importlib.util.find_spec("hotcoco") is not None
     if backend == "hotcoco" and not installed:
-        raise ImportError("backend hotcoco must be installed: pip install 'effdet[fast-eval]', or use pycocotools")
+        raise ImportError(f"backend hotcoco must be installed: {hint('fast-eval')}, or use pycocotools")
     return ("hotcoco" if installed else "pycocotools") if backend == "auto" else backend
 
 

@@ -25,6 +25,7 @@ from effdet.images.jpeg import (
     largest_reduction,
     orientation_of,
 )
+from effdet.install import hint
 
 Array: TypeAlias = NDArray[Any]
 Size: TypeAlias = tuple[int, int]  # (height, width)
@@ -258,7 +259,7 @@ def _read_video(path: Path) -> Iterator[Array]:
     try:
         import av
     except ImportError as error:
-        raise ImageError(f"{path}: reading video needs PyAV; install it with: pip install 'effdet[video]'") from error
+        raise ImageError(f"{path}: reading video needs PyAV; install it with: {hint('video')}") from error
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:

@@ -1,6 +1,7 @@
 """Tests of effdet/commands/predict.py with record.py and video.py: the command as it is called."""
 
 import json
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from effdet.commands.record import ListedImages, Record
 from effdet.commands.video import VideoWriter, frame_rate
 from effdet.detector.efficientdet import EfficientDet
 from effdet.images.reading import ImageError, read_image
+from effdet.install import hint
 from effdet.structures import Detections
 
 NAMES, IDS = ("Platelets", "RBC", "WBC"), (1, 2, 3)
@@ -271,7 +273,7 @@ def test_frame_rate_names_what_is_no_video(tmp_path):
 
 def test_without_pyav_the_message_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ImageError, match=r"video needs PyAV; install it with: pip install 'effdet\[video\]'"):
+    with pytest.raises(ImageError, match=re.escape(f"video needs PyAV; install it with: {hint('video')}")):
         VideoWriter(tmp_path / "out.mp4", Fraction(5))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import re
 import wave
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from effdet.images.reading import ImageError, iterate_images, letterbox, pad, read_image, to_rgb
+from effdet.install import hint
 
 FILL = (124, 116, 104)
 
@@ -363,5 +365,5 @@ def test_broken_video_and_missing_reader_are_errors(tmp_path: Path, monkeypatch:
         return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(ImageError, match=r"needs PyAV; install it with: pip install 'effdet\[video\]'"):
+    with pytest.raises(ImageError, match=re.escape(f"needs PyAV; install it with: {hint('video')}")):
         names(tmp_path / "a.mp4")
