@@ -7,10 +7,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
-Report = Callable[[str, int, int], None]  # what is being done, how much of it, out of how much
+from effdet.progress import Report, report_nothing
 
 CHUNK = 1 << 20  # bytes
 
@@ -25,7 +24,7 @@ def fetch(
     *,
     size: int | None = None,
     name: str = "",
-    report: Report = lambda what, done, total: None,
+    report: Report = report_nothing,
 ) -> None:
     """Download into ``part``, going on with what an earlier attempt left there, until the file is whole.
 

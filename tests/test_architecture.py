@@ -13,6 +13,7 @@ PACKAGE = ROOT / "effdet"
 FLOORS = (
     "structures",
     "config",
+    "progress",
     "download",
     "install",
     "progress",

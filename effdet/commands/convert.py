@@ -7,14 +7,13 @@ effdet convert runs/blood/best.safetensors blood.pth --to effdet
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
-from effdet.commands.model_options import make_parent
+from effdet.commands.output import prepare_output, write_json
 
 if TYPE_CHECKING:
     from effdet.detector.efficientdet import EfficientDet
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         report["detections"] = _check(written, args).to_dict()
     if args.json:
-        _write_json(report, args.json)
+        write_json(report, args.json)
     return 0
 
 
@@ -173,15 +172,6 @@ def _say_how_to_load(model: EfficientDet, say: Any) -> None:
         say("its max-pool pads with zeros, which no model of that project does: outputs at the borders will differ")
 
 
-def _write_json(report: dict[str, Any], file: str) -> None:
-    text = json.dumps(report, ensure_ascii=False) + "\n"
-    if file == "-":
-        sys.stdout.write(text)
-        return
-    make_parent(file)
-    Path(file).write_text(text, encoding="utf-8")
-
-
 def _check(model: EfficientDet, args: argparse.Namespace) -> Detections:
     """Print the detections of an image, best first, and draw them if asked to."""
     from effdet.images.reading import read_image
@@ -196,7 +186,7 @@ def _check(model: EfficientDet, args: argparse.Namespace) -> Detections:
     for found in detections:
         print(f"{found.class_name:<{width}}  {found.score:.3f}" + "".join(f"{x:10.1f}" for x in found.box), file=out)
     if args.draw:
-        make_parent(args.draw)
+        prepare_output(args.draw)
         save_image(args.draw, detections.draw(image))
         print(f"drawn: {args.draw}", file=sys.stderr)
     return detections

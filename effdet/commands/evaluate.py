@@ -7,7 +7,6 @@ effdet evaluate --predictions results.json --annotations val.json
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from effdet.commands import program
-from effdet.commands.model_options import add_model_options, load_model, make_parent
+from effdet.commands.model_options import add_model_options, load_model
+from effdet.commands.output import STDOUT, prepare_output, write_json
 
 if TYPE_CHECKING:
     from effdet.data.coco import CocoDataset
@@ -55,17 +55,13 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print, and return the exit status."""
     _check(args)
     for path in filter(None, (args.json, args.save_results)):
-        make_parent(path)  # an hour later would be late to find that it cannot be
+        prepare_output(path)
 
     metrics, extra = _evaluate_file(args) if args.predictions else _evaluate_model(args)
 
-    print_metrics(metrics, sys.stderr if args.json == "-" else sys.stdout)
+    print_metrics(metrics, sys.stderr if args.json == STDOUT else sys.stdout)
     if args.json:
-        text = json.dumps({**metrics.to_dict(), **extra}, indent=2, ensure_ascii=False) + "\n"
-        if args.json == "-":
-            sys.stdout.write(text)
-        else:
-            Path(args.json).write_text(text, encoding="utf-8")
+        write_json({**metrics.to_dict(), **extra}, args.json, indent=2)
     return 0
 
 
@@ -106,7 +102,7 @@ def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, An
         file=sys.stderr,
     )
     if args.save_results:
-        args.save_results.write_text(json.dumps(results.to_rows()), encoding="utf-8")
+        write_json(results.to_rows(), args.save_results)
     image_ids = dataset.image_ids.tolist()
     metrics = evaluate_coco(dataset.annotation_file, results, backend=args.backend, image_ids=image_ids)
     return metrics, {
@@ -159,6 +155,7 @@ def detect_all(
     from effdet.evaluation.categories import match_categories, to_categories
     from effdet.evaluation.coco import to_results
     from effdet.evaluation.results import join_results
+    from effdet.progress import track
 
     categories = match_categories(
         model.class_names, model.category_ids, dataset_names=dataset.class_names, dataset_ids=dataset.category_ids
@@ -170,18 +167,10 @@ def detect_all(
         workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
     )
     parts: list[Results] = []
-    for batch in _with_progress(loader) if show_progress else loader:
+    for batch in track(loader, "evaluating") if show_progress else loader:
         found = [to_categories(detections, categories) for detections in model.detect(batch)]
         parts.append(to_results(found, batch.image_ids.tolist()))
     return join_results(parts)
-
-
-def _with_progress(loader: Any) -> Any:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(loader, "evaluating", total=len(loader), console=console) if console.is_terminal else loader
 
 
 _LINES = (

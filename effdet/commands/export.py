@@ -7,7 +7,6 @@ effdet export --weights runs/demo/best.safetensors --format openvino --precision
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
 from effdet.commands.model_options import image_size
+from effdet.commands.output import write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     sizes = sum(part.stat().st_size for part in {file, file.with_suffix(".bin")} if part.is_file())
     print(f"{file}: {args.format} {args.precision}, {sizes / 1e6:.1f} MB; {comparison}", file=report)
     if args.json:
-        _write_json(args.json, {"file": str(file), "bytes": sizes, **asdict(comparison)})
+        write_json({"file": str(file), "bytes": sizes, **asdict(comparison)}, args.json, indent=2)
     return 0
 
 
@@ -223,11 +223,3 @@ def _drawn_images() -> Iterator[tuple[str, np.ndarray]]:
     from effdet.data.shapes import draw_scene
 
     yield "the drawn image", draw_scene(np.random.default_rng(0), (480, 640), (2, 5, 8)).image
-
-
-def _write_json(file: str, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    if file == "-":
-        sys.stdout.write(text)
-    else:
-        Path(file).write_text(text, encoding="utf-8")

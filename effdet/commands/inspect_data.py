@@ -8,15 +8,14 @@ effdet inspect_data download coco2017 --root data/coco
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effdet.commands import program
 from effdet.commands.model_options import image_size
+from effdet.commands.output import STDOUT, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,8 +84,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _download(args: argparse.Namespace) -> int:
     from effdet.data.download import COCO_2017, COCO_URL, download
+    from effdet.progress import ProgressBar
 
-    with Progress() as progress:
+    with ProgressBar(seconds_between_lines=10) as progress:
         new = download(
             COCO_2017[args.split],
             args.root,
@@ -100,10 +100,11 @@ def _download(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from effdet.data.inspection import inspect
+    from effdet.progress import ProgressBar
 
     size = image_size(args.image_size) if args.image_size else None
     files, missing = _find_splits(args.data)
-    with Progress() as progress:
+    with ProgressBar(seconds_between_lines=10) as progress:
         result = inspect(
             files,
             open_images=not args.quick,
@@ -112,7 +113,10 @@ def _check(args: argparse.Namespace) -> int:
             report=progress,
         )
     result.findings += missing
-    print(json.dumps(result.to_dict(), indent=1) if args.json else _as_text(result))
+    if args.json:
+        write_json(result.to_dict(), STDOUT, indent=1)
+    else:
+        print(_as_text(result))
     return 1 if result.has_errors else 0
 
 
@@ -175,40 +179,3 @@ def _as_text(result: Inspection) -> str:
         lines += [f"          {example}" for example in finding.examples]
     counts = Counter(finding.level for finding in result.findings)
     return "\n".join([*lines, f"{counts['error']} errors, {counts['warning']} warnings"])
-
-
-class Progress:
-    """Show how far a long job is, on stderr: a bar on a terminal, a line every ten seconds elsewhere.
-
-    Call it with what is being done, how much of it, out of how much.
-    """
-
-    def __enter__(self) -> Progress:
-        self._what, self._last = "", 0.0
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, console=Console(stderr=True))
-            self._bar.start()
-        return self
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show a state."""
-        now = time.monotonic()
-        new = what != self._what
-        if self._bar is not None:
-            if new:
-                self._task = self._bar.add_task(what, total=total)
-            self._bar.update(self._task, completed=done)
-        elif new or done == total or now - self._last > 10:
-            print(f"{what}: {done:,} of {total:,} ({done / max(total, 1):.0%})", file=sys.stderr)
-            self._last = now
-        self._what = what
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

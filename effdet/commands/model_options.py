@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,9 +95,3 @@ def image_size(sides: list[int]) -> tuple[int, int]:
             f"--image-size must be one or two sides of at least 32 pixels, got {' '.join(map(str, sides))}"
         )
     return sides[0], sides[-1]
-
-
-def make_parent(path: str | Path) -> None:
-    """Make the folder of a file that is to be written; "-" needs none."""
-    if str(path) != "-":
-        Path(path).parent.mkdir(parents=True, exist_ok=True)

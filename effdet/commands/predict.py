@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
-from effdet.commands.model_options import add_model_options, load_model, make_parent
+from effdet.commands.model_options import add_model_options, load_model
+from effdet.commands.output import prepare_output
 from effdet.commands.record import ListedImages, Record
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class _Job:
         report = sys.stderr if args.json == "-" else sys.stdout
         self.record = Record(args.out, files, dict(zip(ids, names, strict=True)), report=report)
         if args.json:
-            make_parent(args.json)
+            prepare_output(args.json)
 
     def predict_images(self, files: list[Path]) -> None:
         """Draw every image that can be read; name the others."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from effdet.commands.output import write_json
+
 if TYPE_CHECKING:
     from effdet.structures import Detections
 
@@ -78,12 +80,9 @@ class Record:
         """Write results.json and images.json, and all detections to the file ``details`` ("-": stdout)."""
         images = {"images": self._images, "categories": self._categories}
         for name, content in (("results.json", self._results), ("images.json", images)):
-            (self._folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        text = json.dumps(self._details, ensure_ascii=False) + "\n"
-        if details == "-":
-            sys.stdout.write(text)
-        elif details:
-            Path(details).write_text(text, encoding="utf-8")
+            write_json(content, self._folder / name)
+        if details:
+            write_json(self._details, details)
 
 
 class ListedImages:

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from effdet.download import CHUNK, Report, fetch, file_size, part_of
+from effdet.download import CHUNK, fetch, file_size, part_of
+from effdet.progress import Report, report_nothing
 
 COCO_URL = "http://images.cocodataset.org"
 
@@ -62,7 +63,7 @@ def download(
     *,
     base_url: str = COCO_URL,
     delete_archives: bool = False,
-    report: Report = lambda what, done, total: None,
+    report: Report = report_nothing,
 ) -> list[str]:
     """Bring archives into a folder and unpack them there; what is already there is left alone.
 
@@ -99,7 +100,7 @@ def download(
     return [archive.name for archive in missing]
 
 
-def unpack(file: str | Path, root: str | Path, *, report: Report = lambda what, done, total: None) -> None:
+def unpack(file: str | Path, root: str | Path, *, report: Report = report_nothing) -> None:
     """Unpack a zip file below ``root``; members that are there with the right size are skipped.
 
     Raises:

@@ -8,7 +8,6 @@ note     good to know
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +26,7 @@ from effdet.data.checks import (
 )
 from effdet.data.raw import ERROR, NOTE, WARNING, Finding, ImageFile, RawSplit, Row, key_of, positive, read_raw
 from effdet.images.reading import ImageError, read_image
-
-Report = Callable[[str, int, int], None]  # what is being done, how much of it, out of how much
+from effdet.progress import Report, report_nothing
 
 _EXIF_ORIENTATION = 0x0112
 _THREADS = 4  # decoding runs outside of the interpreter lock
@@ -58,7 +56,7 @@ def inspect(
     open_images: bool = True,
     image_size: tuple[int, int] | None = None,
     anchor_overlap: AnchorOverlap | None = None,
-    report: Report = lambda what, done, total: None,
+    report: Report = report_nothing,
 ) -> Inspection:
     """Run every check on the splits of a data set.
 

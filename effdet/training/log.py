@@ -9,11 +9,12 @@ import io
 import logging
 import logging.handlers
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from effdet.progress import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class RunLog:
         self.folder, self.total_steps = folder, total_steps
         self._first_step = 0
         self._started = self._last_line = time.monotonic()
-        self._progress: Any = None
+        self._bar = ProgressBar()
         self._events: Any = None
 
     @contextlib.contextmanager
@@ -89,8 +90,8 @@ class RunLog:
             self._events = _open_events(self.folder, first_step)
             if self._events is not None:
                 stack.callback(self._events.close)
-            if sys.stderr.isatty():
-                self._progress = stack.enter_context(_progress_bar(self.total_steps, first_step))
+            self._bar = stack.enter_context(ProgressBar())
+            self._bar("starting", first_step, self.total_steps)
             yield
 
     def step(self, step: int, *, epoch: int, lr: float, loss: float, images_per_second: float) -> None:
@@ -101,8 +102,8 @@ class RunLog:
             self._events.add_scalar("train/loss", loss, step)
             self._events.add_scalar("train/lr", lr, step)
         text = f"epoch {epoch}  loss {loss:.4f}  lr {lr:.2e}  {images_per_second:.1f} images/s"
-        if self._progress is not None:
-            self._progress.update(0, completed=step, description=text)
+        if self._bar.is_shown:
+            self._bar(f"step {step}/{self.total_steps}  {text}", step, self.total_steps)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             logger.info("step %d/%d  %s  %s left", step, self.total_steps, text, self._time_left(step))
@@ -169,15 +170,3 @@ def _log_file(path: Path, early: Sequence[logging.LogRecord]) -> Iterator[None]:
     finally:
         logging.getLogger("effdet").removeHandler(handler)
         handler.close()
-
-
-def _progress_bar(total_steps: int, first_step: int) -> Any:
-    """Return a progress bar with one task on stderr; a context manager."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn(), TextColumn("left"))
-    console = Console(stderr=True)
-    progress = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
-    progress.add_task("starting", total=total_steps, completed=first_step)
-    return progress

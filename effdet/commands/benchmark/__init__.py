@@ -8,7 +8,6 @@ effdet benchmark plot network.json --out network.png
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from effdet.commands import program
+from effdet.commands.output import write_json
 
 WORKS = {
     "network": "the network alone, and its share of the machine's peak",
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
             cases.append(case)
             if args.json:  # after every case: what is measured is not lost
                 content = {"command": ["benchmark", *sys.argv[1:]], "machine": machine, "cases": cases}
-                args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                write_json(content, args.json, indent=1)
     return 1 if any(failed(case) for case in cases) else 0
 
 
