@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,9 +19,7 @@ from effdet.commands.output import STDOUT, prepare_output, write_json
 
 if TYPE_CHECKING:
     from effdet.data.coco import CocoDataset
-    from effdet.detector.prediction import Detector
     from effdet.evaluation.coco import CocoMetrics
-    from effdet.evaluation.results import Results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,12 +86,13 @@ def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any
 
 def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:
     from effdet.evaluation.coco import evaluate_coco
+    from effdet.runs.evaluate import detect_dataset
 
     dataset = find_data(args.data, args.split)
     model = load_model(args)
     dataset, unreadable = leave_out_unreadable(dataset)
     started = time.perf_counter()
-    results = detect_all(model, dataset, batch_size=args.batch_size, workers=args.workers)
+    results = detect_dataset(model, dataset, batch_size=args.batch_size, workers=args.workers, progress=True)
     seconds = time.perf_counter() - started
     print(
         f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.1f} images/s) "
@@ -141,36 +139,6 @@ def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
     for problem in unreadable:
         print(f"left out: {problem}", file=sys.stderr)
     return dataset, unreadable
-
-
-def detect_all(
-    model: Detector, dataset: CocoDataset, *, batch_size: int, workers: int | None, show_progress: bool = True
-) -> Results:
-    """Return the model's detections on a data set, with the data set's category ids; on a terminal with a bar.
-
-    Raises:
-        ValueError: If the model's classes are not those of the data set.
-    """
-    from effdet.data.loader import EvalLoader
-    from effdet.evaluation.categories import match_categories, to_categories
-    from effdet.evaluation.coco import to_results
-    from effdet.evaluation.results import join_results
-    from effdet.progress import track
-
-    categories = match_categories(
-        model.class_names, model.category_ids, dataset_names=dataset.class_names, dataset_ids=dataset.category_ids
-    )
-    loader = EvalLoader(
-        dataset,
-        letterbox=model.letterbox,
-        batch_size=batch_size,
-        workers=min(4, (os.cpu_count() or 1) // 2) if workers is None else workers,
-    )
-    parts: list[Results] = []
-    for batch in track(loader, "evaluating") if show_progress else loader:
-        found = [to_categories(detections, categories) for detections in model.detect(batch)]
-        parts.append(to_results(found, batch.image_ids.tolist()))
-    return join_results(parts)
 
 
 _LINES = (

@@ -149,11 +149,11 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
 
 def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> AccuracyControl:
     """Return how the AP of a graph on the validation split is measured."""
-    from effdet.commands.evaluate import detect_all, find_data, leave_out_unreadable
+    from effdet.commands.evaluate import find_data, leave_out_unreadable
     from effdet.deployment.detector import DeployedDetector
     from effdet.deployment.export import describe
     from effdet.deployment.quantise import AccuracyControl
-    from effdet.evaluation.coco import evaluate_coco
+    from effdet.runs.evaluate import evaluate_dataset
 
     dataset, _ = leave_out_unreadable(find_data(args.calibration, "val"))
     description = describe(model, options)
@@ -161,8 +161,7 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
     def score(runtime: Runtime, indices: Sequence[int]) -> float:
         part = dataset.without(set(range(len(dataset))) - set(indices))
         detector = DeployedDetector(description, runtime)
-        results = detect_all(detector, part, batch_size=options.batch or 1, workers=0, show_progress=False)
-        ap = evaluate_coco(part.annotation_file, results, image_ids=part.image_ids.tolist()).ap
+        ap = evaluate_dataset(detector, part, batch_size=options.batch or 1, workers=0).ap
         if len(part) == len(dataset):
             print(f"AP {ap:.4f} on {len(part)} images", file=sys.stderr)
         return ap

@@ -14,7 +14,6 @@ import argparse
 import functools
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +184,7 @@ def _build_criterion(config: Config) -> Any:
 def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world: World) -> Any:
     from effdet.config import ConfigError
     from effdet.data.loader import TrainLoader
+    from effdet.runs.workers import choose_workers
 
     parts = config.train.accumulate * world.size
     if config.train.batch_size % parts:
@@ -204,7 +204,7 @@ def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world
         batch_size=batch_size,
         augment=config.data.augment,
         seed=config.run.seed,
-        workers=choose_workers(config, world),
+        workers=choose_workers(config.data.workers, world.device, local_size=world.local_size),
         fill=model.fill,
         rank=world.rank,
         world_size=world.size,
@@ -212,49 +212,20 @@ def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world
     )
 
 
-def choose_workers(config: Config, world: World) -> int:
-    """Return the loader processes of a training process: as configured, or by the machine.
-
-    A CPU is busy with the network, so one process is enough to keep it fed; a CUDA device gets up to eight.
-    """
-    if config.data.workers is not None:
-        return config.data.workers
-    return max(1, min(8, (os.cpu_count() or 1) // world.local_size)) if world.device.type == "cuda" else 1
-
-
 def _evaluator(
     config: Config, model: EfficientDet, val: CocoDataset, world: World
 ) -> Callable[[EfficientDet], Mapping[str, float]]:
     """Return the function that scores a model on the validation images, which all processes share."""
-    from effdet.data.loader import EvalLoader
-    from effdet.evaluation.categories import match_categories, to_categories
-    from effdet.evaluation.coco import evaluate_coco, to_results
-    from effdet.evaluation.results import join_results
+    from effdet.runs.evaluate import check_measurable, evaluate_dataset
     from effdet.training.log import SCORE_COLUMNS
 
-    categories = match_categories(
-        model.class_names, model.category_ids, dataset_names=val.class_names, dataset_ids=val.category_ids
-    )
-    loader = EvalLoader(
-        val,
-        letterbox=model.letterbox,
-        batch_size=config.eval.batch_size,
-        workers=choose_workers(config, world),
-        rank=world.rank,
-        world_size=world.size,
-    )
+    check_measurable(model, val)
 
     def evaluate(candidate: EfficientDet) -> Mapping[str, float]:
-        parts = []
-        for batch in loader:
-            found = [to_categories(detections, categories) for detections in candidate.detect(batch)]
-            parts.append(to_results(found, batch.image_ids.tolist()))
-        parts = world.gather(parts)
-        scores: dict[str, float] = {}
-        if world.is_main:
-            metrics = evaluate_coco(val.annotation_file, join_results(parts), image_ids=val.image_ids.tolist())
-            scores = dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
-        return world.broadcast(scores)
+        metrics = evaluate_dataset(
+            candidate, val, batch_size=config.eval.batch_size, workers=config.data.workers, world=world
+        )
+        return dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
 
     return evaluate
 
