@@ -6,8 +6,14 @@ BIN     = $(VENV)/bin
 DEMO    = data/demo
 RUN     = runs/demo
 PEER    = .venv-peer
-# Tests compare with PyPI's effdet 0.4.1 where `make peer-env` has been run, or where this names such an interpreter.
-export EFFDET_PEER_PYTHON ?= $(abspath $(wildcard $(PEER)/bin/python))
+# Tests compare with PyPI's effdet 0.4.1 where `make peer-env` has been run, or where EFFDET_PEER_PYTHON names an
+# interpreter that has it. An empty value is the same as none.
+ifeq ($(strip $(EFFDET_PEER_PYTHON)),)
+  EFFDET_PEER_PYTHON := $(abspath $(wildcard $(PEER)/bin/python))
+endif
+ifneq ($(strip $(EFFDET_PEER_PYTHON)),)
+  export EFFDET_PEER_PYTHON
+endif
 
 .PHONY: demo env peer-env test test-fast parity lint format types clean
 

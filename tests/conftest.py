@@ -24,12 +24,47 @@ torch.set_num_threads(1)  # sums keep their order, and pytest-xdist workers do n
 
 
 @pytest.fixture(scope="session")
+def photo_sets() -> Path:
+    """Folder of two small sets of real photos, bccd and coco_open, each in COCO format; read only."""
+    return ROOT / "tests" / "photos"
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real photos with COCO annotations that lies beside the project; read only."""
+    """Folder with whole checkpoints of other projects, which lies beside the project; read only."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the folder shared/data with real photos does not lie beside the project")
+        pytest.skip("needs the folder ../shared/data with checkpoints of other projects")
     return folder
+
+
+@pytest.fixture(scope="session")
+def peer_python() -> str:
+    """Interpreter of an environment with PyPI's effdet 0.4.1."""
+    return _interpreter("EFFDET_PEER_PYTHON", "PyPI's effdet 0.4.1; `make peer-env` makes one")
+
+
+@pytest.fixture(scope="session")
+def tensorflow_python() -> str:
+    """Interpreter of an environment with TensorFlow."""
+    return _interpreter("EFFDET_TENSORFLOW_PYTHON", "TensorFlow 2.15")
+
+
+def _interpreter(variable: str, what: str) -> str:
+    python = os.environ.get(variable)
+    if not python:  # an empty value is the same as none
+        pytest.skip(f"needs {variable}, an interpreter with {what}")
+    return python
+
+
+NOT_IN_A_CLONE = {"shared_data", "peer_python", "tensorflow_python"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need what a clone does not hold; ``-m outside`` runs these alone."""
+    for item in items:
+        if NOT_IN_A_CLONE & set(getattr(item, "fixturenames", ())):
+            item.add_marker("outside")
 
 
 @pytest.fixture(scope="session")

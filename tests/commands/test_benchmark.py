@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from effdet.commands.benchmark.report import failed, print_case
 from effdet.commands.benchmark.throughput import doublings
 
 CONTENDERS = Path(serve.__file__).parent
-PEER = os.environ.get("EFFDET_PEER_PYTHON")
 TASK = """
 class Count:
     def __init__(self, *, start):
@@ -275,9 +273,8 @@ def test_benchmark_of_the_evaluation_runs_and_numbers_are_identical(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PEER is None, reason="EFFDET_PEER_PYTHON names no interpreter with PyPI's effdet")
-def test_benchmark_beside_the_peer_runs_and_both_compute_the_same(tmp_path):
-    peer = ("--peer-python", str(PEER), "--peer-modes", "default", "--size", "128", "--images", "2")
+def test_benchmark_beside_the_peer_runs_and_both_compute_the_same(peer_python, tmp_path):
+    peer = ("--peer-python", peer_python, "--peer-modes", "default", "--size", "128", "--images", "2")
     (network,) = run_benchmark(tmp_path, "network", "--runtime", "eager", "--no-peak", *peer)["cases"]
     assert network["same"]["effdet, default"]["score"] < 1e-4
     small = ("--photo-size", "96", "128")

@@ -53,12 +53,12 @@ def seer(monkeypatch):
 
 
 @pytest.fixture
-def photos(shared_data, tmp_path):
+def photos(photo_sets, tmp_path):
     """Two folders of real photos; x.jpg is in both."""
-    files = [item["file_name"] for item in json.loads((shared_data / "bccd" / "val.json").read_text())["images"][:3]]
+    files = [item["file_name"] for item in json.loads((photo_sets / "bccd" / "val.json").read_text())["images"][:3]]
     for name, file in zip(("a/x.jpg", "b/x.jpg", "b/[y].jpg"), files, strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(shared_data / "bccd" / "images" / file, tmp_path / name)
+        shutil.copy(photo_sets / "bccd" / "images" / file, tmp_path / name)
     return tmp_path
 
 
@@ -200,8 +200,8 @@ def test_gray_palette_and_alpha_images_are_drawn_in_their_own_format(weights, se
             assert (drawn.format, drawn.size) == (kind, photo.size)
 
 
-def test_annotations_give_their_ids_so_that_the_results_can_be_evaluated(weights, seer, shared_data, tmp_path, capsys):
-    folder = shared_data / "bccd"
+def test_annotations_give_their_ids_so_that_the_results_can_be_evaluated(weights, seer, photo_sets, tmp_path, capsys):
+    folder = photo_sets / "bccd"
     truth = json.loads((folder / "val.json").read_text())
     truth["categories"] = [{**item, "id": item["id"] * 10} for item in truth["categories"]]
     truth["annotations"] = [{**item, "category_id": item["category_id"] * 10} for item in truth["annotations"]]
@@ -219,17 +219,17 @@ def test_annotations_give_their_ids_so_that_the_results_can_be_evaluated(weights
     assert main(["evaluate", *args]) == 0
 
 
-def test_an_image_or_video_without_an_id_is_named(weights, seer, photos, shared_data, capsys):
+def test_an_image_or_video_without_an_id_is_named(weights, seer, photos, photo_sets, capsys):
     video = write_video(photos / "clip.mp4", 2)
-    truth = shared_data / "bccd" / "val.json"
+    truth = photo_sets / "bccd" / "val.json"
     assert predict(weights, photos / "a" / "x.jpg", video, "--annotations", truth, "--out", photos / "out") == 1
     error = capsys.readouterr().err
     assert f"x.jpg: is not among the images of {truth}" in error
     assert "clip.mp4: a video has no image ids; leave it out or leave out --annotations" in error
 
 
-def test_annotations_with_other_classes_are_an_error(weights, photos, shared_data, capsys):
-    truth = shared_data / "microcontroller" / "val.json"
+def test_annotations_with_other_classes_are_an_error(weights, photos, photo_sets, capsys):
+    truth = photo_sets / "coco_open" / "val.json"
     assert predict(weights, photos / "a", "--annotations", truth, "--out", photos / "out") == 1
     assert "the model's classes must include the data set's categories" in capsys.readouterr().err
 

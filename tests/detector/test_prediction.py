@@ -138,7 +138,7 @@ def test_boxes_are_in_pixels_of_the_full_size_where_a_file_is_decoded_reduced(tm
     assert image.shape == (128, 256, 3)  # decoded already
 
 
-def test_a_large_photo_decoded_reduced_gives_the_boxes_of_full_decoding(shared_data, tmp_path):
+def test_a_large_photo_decoded_reduced_gives_the_boxes_of_full_decoding(photo_sets, tmp_path):
     """A detector that sees a red plate on a real photo, which is enlarged to four times its sides."""
 
     class RedPlate(MeanColour):
@@ -150,7 +150,7 @@ def test_a_large_photo_decoded_reduced_gives_the_boxes_of_full_decoding(shared_d
                 found.append(Detections(box[None], torch.tensor([0]), torch.tensor([1.0])))
             return found
 
-    photo = sorted((shared_data / "coco_open" / "images").iterdir())[0]
+    photo = sorted((photo_sets / "bccd" / "images").iterdir())[0]
     plate = (700, 300, 1300, 1100)
     with Image.open(photo) as opened:
         large = opened.convert("L").convert("RGB").resize((4 * opened.width, 4 * opened.height))

@@ -95,9 +95,9 @@ def small_set():
 
 @backends
 @pytest.mark.parametrize("split", ["val", "train"])
-def test_real_detections_score_as_in_pycocotools(shared_data, split, backend):
-    folder = shared_data / "coco_open"
-    truth, results = folder / f"{split}.json", folder / f"ssd_mobilenet_v1_quant.{split}.dets.json"
+def test_real_detections_score_as_in_pycocotools(photo_sets, split, backend):
+    folder = photo_sets / "coco_open"
+    truth, results = folder / f"{split}.json", folder / f"detections_{split}.json"
     numbers, per_class = reference(json.loads(truth.read_text()), json.loads(results.read_text()))
 
     metrics = evaluate_coco(truth, results, backend=backend)
@@ -107,11 +107,11 @@ def test_real_detections_score_as_in_pycocotools(shared_data, split, backend):
 
 
 @backends
-def test_real_detections_score_as_published(shared_data, backend):
-    folder = shared_data / "coco_open"
-    metrics = evaluate_coco(folder / "val.json", folder / "ssd_mobilenet_v1_quant.val.dets.json", backend=backend)
-    by_source = [0.1998, 0.3471, 0.1862, 0.0152, 0.1331, 0.4833, 0.1678, 0.2208, 0.2208, 0.0161, 0.1595, 0.5098]
-    assert [round(value, 4) for value in metrics.numbers()] == by_source
+def test_real_detections_score_as_typed_from_a_run_of_pycocotools(photo_sets, backend):
+    folder = photo_sets / "coco_open"
+    metrics = evaluate_coco(folder / "val.json", folder / "detections_val.json", backend=backend)
+    by_pycocotools = [0.1624, 0.2709, 0.1509, 0.0103, 0.3893, 0.624, 0.1395, 0.1708, 0.1708, 0.0129, 0.3957, 0.6427]
+    assert [round(value, 4) for value in metrics.numbers()] == by_pycocotools
 
 
 @backends
@@ -156,8 +156,8 @@ def test_no_detections_score_zero_where_there_is_ground_truth(backend):
 
 
 @backends
-def test_no_detections_on_real_photos_score_zero_everywhere(shared_data, backend):
-    assert evaluate_coco(shared_data / "coco_open" / "val.json", [], backend=backend).numbers() == (0,) * 12
+def test_no_detections_on_real_photos_score_zero_everywhere(photo_sets, backend):
+    assert evaluate_coco(photo_sets / "coco_open" / "val.json", [], backend=backend).numbers() == (0,) * 12
 
 
 @backends

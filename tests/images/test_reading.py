@@ -34,8 +34,8 @@ def jpeg_bytes(image: np.ndarray, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_jpeg_pixels_equal_pillows(shared_data: Path) -> None:
-    path = sorted((shared_data / "bccd" / "images").iterdir())[0]
+def test_jpeg_pixels_equal_pillows(photo_sets: Path) -> None:
+    path = sorted((photo_sets / "bccd" / "images").iterdir())[0]
     with Image.open(path) as opened:
         expected = np.asarray(opened.convert("RGB"))
     assert np.abs(read_image(path).astype(int) - expected).max() <= 1

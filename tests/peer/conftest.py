@@ -1,13 +1,12 @@
 """Run scripts of this folder under interpreters that hold what we compare with.
 
 The PyPI package ``effdet`` 0.4.1 has our import name and TensorFlow wants its own NumPy, so each lives in an
-environment of its own: EFFDET_PEER_PYTHON and EFFDET_TENSORFLOW_PYTHON name their interpreters. Without these the tests
-skip.
+environment of its own: EFFDET_PEER_PYTHON and EFFDET_TENSORFLOW_PYTHON name their interpreters. Without them the tests
+are skipped.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,22 +22,18 @@ Run = Callable[[str, Arrays], dict[str, np.ndarray]]
 
 
 @pytest.fixture
-def run_peer(tmp_path: Path) -> Run:
-    """Send arrays through a script of this folder under the interpreter that has PyPI effdet."""
-    return _runner("EFFDET_PEER_PYTHON", "PyPI effdet 0.4.1", tmp_path)
+def run_peer(peer_python: str, tmp_path: Path) -> Run:
+    """Send arrays through a script of this folder under the interpreter that has PyPI's effdet."""
+    return _runner(peer_python, tmp_path)
 
 
 @pytest.fixture
-def run_tensorflow(tmp_path: Path) -> Run:
+def run_tensorflow(tensorflow_python: str, tmp_path: Path) -> Run:
     """Send arrays through a script of this folder under the interpreter that has TensorFlow."""
-    return _runner("EFFDET_TENSORFLOW_PYTHON", "TensorFlow 2.15", tmp_path)
+    return _runner(tensorflow_python, tmp_path)
 
 
-def _runner(variable: str, what: str, folder: Path) -> Run:
-    python = os.environ.get(variable)
-    if not python:
-        pytest.skip(f"{variable} is not set: give it the interpreter of an environment with {what}")
-
+def _runner(python: str, folder: Path) -> Run:
     def run(script: str, arrays: Arrays) -> dict[str, np.ndarray]:
         np.savez(folder / "in.npz", **arrays)
         command = [python, "-I", str(HERE / script), "in.npz", "out.npz"]  # -I: no package of ours by any path

@@ -1,7 +1,6 @@
 """Our networks against PyPI effdet's; `make parity` compares all 47."""
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
@@ -30,11 +29,8 @@ def parity():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
-def test_logits_deltas_and_anchors_are_those_of_effdet(parity, names, tmp_path):
-    python = os.environ.get("EFFDET_PEER_PYTHON")
-    if not python:
-        pytest.skip("EFFDET_PEER_PYTHON is not set: run `make peer-env`, or name an interpreter with effdet 0.4.1")
-    for row in parity.compare(names, python, tmp_path):
+def test_logits_deltas_and_anchors_are_those_of_effdet(parity, peer_python, names, tmp_path):
+    for row in parity.compare(names, peer_python, tmp_path):
         assert row.class_difference <= parity.LIMIT, row
         assert row.box_difference <= parity.LIMIT, row
 

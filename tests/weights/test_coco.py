@@ -15,8 +15,8 @@ def test_eighty_of_the_ninety_classes_have_names():
     ]
 
 
-def test_names_and_ids_are_those_of_coco(shared_data):
-    categories = json.loads((shared_data / "coco_open" / "val.json").read_text())["categories"]
+def test_names_and_ids_are_those_of_coco(photo_sets):
+    categories = json.loads((photo_sets / "coco_open" / "val.json").read_text())["categories"]
     ids, names = zip(*((item["id"], item["name"]) for item in categories), strict=True)
     found = match_categories(COCO_NAMES, COCO_IDS, dataset_names=names, dataset_ids=ids)
     assert [number for number in found if number is not None] == sorted(ids)
