@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
-from effdet.commands.first_weights import build_model
-from effdet.commands.runs import NEWEST, find_run, new_run_folder, resolve
+from effdet.runs.resolve import NEWEST, find_run, new_run_folder, resolve
+from effdet.runs.start_weights import build_model
 
 if TYPE_CHECKING:
     from effdet.config import Config
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(config: Config, world: World, resumed: Path | None) -> None:
     """Do a run, from data to pictures; ``resumed`` is the folder of an earlier part of it."""
+    from effdet.runs.log import keep_lines
     from effdet.training.checkpoint import load_checkpoint
-    from effdet.training.log import keep_lines
 
     with keep_lines() as early:
         _prepare_torch(config, world)
@@ -217,7 +217,7 @@ def _evaluator(
 ) -> Callable[[EfficientDet], Mapping[str, float]]:
     """Return the function that scores a model on the validation images, which all processes share."""
     from effdet.runs.evaluate import check_measurable, evaluate_dataset
-    from effdet.training.log import SCORE_COLUMNS
+    from effdet.runs.log import SCORE_COLUMNS
 
     check_measurable(model, val)
 
@@ -244,9 +244,9 @@ def _build_trainer(
 
     from effdet.config import Precision
     from effdet.kernels.blocks import fuse_for_training
+    from effdet.runs.log import RunLog
     from effdet.training.ema import EMA
     from effdet.training.freezing import freeze
-    from effdet.training.log import RunLog
     from effdet.training.loop import Trainer
     from effdet.training.schedule import build_optimizer
 

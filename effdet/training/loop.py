@@ -25,7 +25,6 @@ from effdet.training.distributed import World
 from effdet.training.ema import EMA
 from effdet.training.freezing import train_mode
 from effdet.training.interrupt import Interrupted, StopRequest
-from effdet.training.log import RunLog
 from effdet.training.losses import DetectionLoss
 from effdet.training.schedule import bn_momentum, set_learning_rate
 from effdet.training.targets import Assignment, assign
@@ -43,6 +42,24 @@ class Loader(Protocol):
 
     def epoch(self, epoch: int, start_step: int = 0, *, plain: bool = False) -> Iterator[Batch]:
         """Yield the micro-batches of an epoch from ``start_step`` on; ``plain``: without mosaic and mixup."""
+        ...
+
+
+class Log(Protocol):
+    """What the loop tells while it trains."""
+
+    total_steps: int
+
+    def step(self, step: int, *, epoch: int, lr: float, loss: float, images_per_second: float) -> None:
+        """Show that ``step`` optimizer steps are done; ``epoch`` counts from 1."""
+        ...
+
+    def epoch(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Take the rows of all epochs so far; the last is new."""
+        ...
+
+    def write_table(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Take the rows of all epochs so far; none is new."""
         ...
 
 
@@ -108,7 +125,7 @@ class Trainer:
         loader: Loader,
         evaluate: Callable[[Any], Mapping[str, float]],
         save_best: Callable[[Any], None],
-        log: RunLog,
+        log: Log,
         folder: Path,
         world: World,
         frozen: Sequence[nn.Module] = (),

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from effdet.config import Precision
+from effdet.runs.log import RunLog
 from effdet.structures import Batch, Predictions, Target
 from effdet.training.checkpoint import load_checkpoint, tensors_of
 from effdet.training.distributed import World, join_world
 from effdet.training.ema import EMA
 from effdet.training.freezing import freeze
 from effdet.training.interrupt import Interrupted
-from effdet.training.log import RunLog
 from effdet.training.loop import Settings, Trainer, seed_everything
 from effdet.training.losses import DetectionLoss
 from effdet.training.schedule import build_optimizer, learning_rate

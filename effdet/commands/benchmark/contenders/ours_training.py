@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from effdet.commands.benchmark.contenders.ours_data import endless
-from effdet.commands.runs import resolve
 from effdet.commands.train import _build_trainer
 from effdet.config import Config, DataConfig, Optimizer, Precision, RunConfig, TrainConfig
 from effdet.data.coco import find_coco
 from effdet.detector.efficientdet import EfficientDet
+from effdet.runs.resolve import resolve
 from effdet.structures import Batch, Target
 from effdet.training.distributed import World
 

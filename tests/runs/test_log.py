@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from effdet.training import log
-from effdet.training.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, create_run_folder, keep_lines
+from effdet.runs import log
+from effdet.runs.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, create_run_folder, keep_lines
 
 
 def row(epoch, **scores):

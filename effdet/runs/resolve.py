@@ -143,7 +143,7 @@ def _run_folder(path: Path) -> Path:
 def new_run_folder(config: Config) -> Path:
     """Make the folder of a run and write its config there."""
     from effdet.config import config_to_yaml
-    from effdet.training.log import create_run_folder
+    from effdet.runs.log import create_run_folder
 
     assert config.run.name is not None
     folder = create_run_folder(Path(config.run.dir), config.run.name)

@@ -3,8 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from effdet.commands.runs import fit_input, grow_long_side, new_run_folder, newest_run, resolve
 from effdet.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, load_config
+from effdet.runs.resolve import fit_input, grow_long_side, new_run_folder, newest_run, resolve
 
 
 def test_the_newest_run_of_a_name_is_the_one_written_last(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from effdet import EfficientDet
-from effdet.commands.first_weights import build_model
 from effdet.config import Config, ConfigError, DataConfig, ModelConfig
+from effdet.runs.start_weights import build_model
 from effdet.weights import sources
 from effdet.weights.effdet import to_effdet
 
