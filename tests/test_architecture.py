@@ -35,7 +35,6 @@ FLOORS = (
 # Doors in the wall: (importing file, imported module).
 EXCEPTIONS = {
     ("structures.py", "visualize"),  # Detections.draw, when it is called
-    ("detector/efficientdet.py", "deployment.live"),  # predict(runtime=...), when it is called
 }
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

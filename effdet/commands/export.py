@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from effdet.commands import program
 from effdet.commands.model_options import image_size
 from effdet.commands.output import write_json
+from effdet.deployment.formats import FORMATS, Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from effdet.deployment.runtimes import Runtime
     from effdet.detector.efficientdet import EfficientDet
 
-FORMATS = ("onnx", "openvino", "torch-export")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 NUM_CHECKED = 8  # photos that a check looks at
 NUM_CALIBRATION = 300  # most images that calibration looks at
 
@@ -46,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
     result.add_argument("--dynamic-size", action="store_true", help="let height and width be anything")
     result.add_argument("--batch", default="1", metavar="N", help="images of every run, or 'dynamic' (default: 1)")
-    result.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    result.add_argument("--precision", choices=get_args(Precision), default="fp32", help="default: fp32")
     result.add_argument("--calibration", metavar="DATA", help=_CALIBRATION)
     result.add_argument("--max-drop", type=float, metavar="AP", help=_MAX_DROP)
     result.add_argument("--int8-outputs", action="store_true", help="int8: quantise the last convolutions too")
@@ -70,7 +69,7 @@ _TOLERANCE = "largest difference of a score, smallest IoU of a box (default: by 
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare, and return the exit status."""
-    from effdet.deployment.export import SUFFIX, as_exported, export
+    from effdet.deployment.export import as_exported, export
     from effdet.deployment.load import load_exported
     from effdet.detector.efficientdet import EfficientDet
 
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     model = EfficientDet.from_pretrained(args.weights).eval()
     if options.image_size is not None:
         model.image_size = options.image_size
-    file = args.out or _default_file(args.weights, args.precision, SUFFIX[args.format])
+    file = args.out or _default_file(args.weights, args.precision, FORMATS[args.format].suffix)
 
     quantisation = _quantisation(args, model, options) if args.precision == "int8" else None
     description = export(model, file, options, quantisation=quantisation)

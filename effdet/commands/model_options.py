@@ -6,13 +6,14 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from effdet.deployment.formats import RUNTIMES, is_exported
+
 if TYPE_CHECKING:
     import torch
 
     from effdet.detector.prediction import Detector
 
 PRESETS = ("default", "fast", "google", "effdet", "zylo")
-RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
 SETTINGS = ("nms", "iou_threshold", "sigma", "score_threshold", "max_candidates", "max_detections")
 
 
@@ -20,7 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model runs and what it reports."""
     group = parser.add_argument_group("model", "What is not given here is as the weights were saved.")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    group.add_argument("--runtime", default="auto", choices=RUNTIMES, help="who runs the model (default: auto)")
+    group.add_argument("--runtime", default="auto", choices=("auto", *RUNTIMES), help=_RUNTIME)
     group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
     group.add_argument("--preset", choices=PRESETS, help="whose resizing and post-processing: see docs/presets.md")
     group.add_argument("--nms", choices=("hard", "soft"), help="drop overlapping boxes, or decay their scores")
@@ -30,6 +31,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-detections", type=int, metavar="N", help="most detections of an image")
 
 
+_RUNTIME = (
+    "what computes the network; weights are converted for onnxruntime and openvino, which takes seconds (default: "
+    "auto, which is torch for weights, and the first that is installed for an exported file)"
+)
+
+
 def load_model(args: argparse.Namespace) -> Detector:
     """Return the detector of ``args.weights``, weights or an export, with the options that were given.
 
@@ -37,10 +44,29 @@ def load_model(args: argparse.Namespace) -> Detector:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no model, or an option has a value that cannot be.
     """
+    from effdet.deployment.load import deploy, load_exported
+    from effdet.detector.efficientdet import EfficientDet
+
+    if is_exported(args.weights):
+        if args.device not in ("auto", "cpu"):
+            raise ValueError(f"--device of an exported file must be cpu, got {args.device}")
+        exported = load_exported(args.weights, runtime=args.runtime)
+        _apply_options(exported, args)
+        return exported
+    device = choose_device(args.device)
+    model = EfficientDet.from_pretrained(args.weights)
+    _apply_options(model, args)
+    if args.runtime in ("auto", "torch"):
+        return model.to(device)
+    if args.device not in ("auto", "cpu"):
+        raise ValueError(f"--device must be cpu for --runtime {args.runtime}, got {args.device}")
+    return deploy(model, args.runtime)
+
+
+def _apply_options(model: Detector, args: argparse.Namespace) -> None:
     from effdet.images.preprocessing import Preprocessing
     from effdet.ops.postprocess import PostprocessSettings
 
-    model = _detector(args)
     if args.preset is not None:
         model.settings = PostprocessSettings.preset(args.preset)
         model.preprocessing = Preprocessing.preset(args.preset)
@@ -48,22 +74,6 @@ def load_model(args: argparse.Namespace) -> Detector:
     model.settings = replace(model.settings, **given)
     if args.image_size is not None:
         model.image_size = image_size(args.image_size)
-    return model
-
-
-def _detector(args: argparse.Namespace) -> Detector:
-    from effdet.deployment.load import is_exported, load
-
-    if is_exported(args.weights):
-        if args.device not in ("auto", "cpu"):
-            raise ValueError(f"--device of an exported file must be cpu, got {args.device}")
-        return load(args.weights, runtime=args.runtime)
-    device = choose_device(args.device)
-    if args.runtime in ("onnxruntime", "openvino"):
-        raise ValueError(f"weights are run by torch, got --runtime {args.runtime}; export them with tools/export.py")
-    from effdet.detector.efficientdet import EfficientDet
-
-    return EfficientDet.from_pretrained(args.weights).to(device).eval()
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
+from effdet.deployment.formats import Precision
 from effdet.images.preprocessing import Preprocessing
 from effdet.ops.postprocess import PostprocessSettings
 
 KEY = "effdet"  # under which ONNX, OpenVINO and torch.export files hold the description
 FORMAT = "effdet-deployed-1"
-
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
-from effdet.deployment.description import KEY, Description, Precision
+from effdet.deployment.description import KEY, Description
 from effdet.deployment.end_to_end import append_postprocessing, postprocess_settings
+from effdet.deployment.formats import FORMATS, FormatName, Precision
 from effdet.deployment.onnx_graph import RawNetwork, trace_onnx
 from effdet.deployment.quantise import Quantisation, quantise
 from effdet.deployment.runtimes import require
 from effdet.deployment.weight_storage import store_in_half
 from effdet.detector.efficientdet import EfficientDet
-
-Format: TypeAlias = Literal["onnx", "openvino", "torch-export"]
-
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
-PRECISIONS = {
-    "onnx": ("fp32", "fp16"),
-    "openvino": ("fp32", "fp16", "bf16", "int8"),
-    "torch-export": ("fp32", "fp16", "bf16"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +31,7 @@ class ExportOptions:
         ValueError: If a format cannot be had so.
     """
 
-    format: Format = "onnx"
+    format: FormatName = "onnx"
     image_size: tuple[int, int] | None = None  # network input; None: that of the model
     batch: int | None = 1  # images of every run; None: any number
     dynamic_size: bool = False  # let height and width be anything; ``image_size`` is then the usual one
@@ -49,17 +40,20 @@ class ExportOptions:
     max_candidates: int | None = None  # of NMS inside the file; None: as few as TensorRT takes
 
     def __post_init__(self) -> None:
-        if self.format not in SUFFIX:
-            raise ValueError(f"format must be one of {', '.join(SUFFIX)}, got '{self.format}'")
-        if self.precision not in PRECISIONS[self.format]:
-            valid = ", ".join(PRECISIONS[self.format])
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got '{self.format}'")
+        format = FORMATS[self.format]
+        if self.precision not in format.precisions:
+            valid = ", ".join(format.precisions)
             raise ValueError(f"precision of {self.format} must be one of {valid}, got '{self.precision}'")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch must be 1 or more, or None for any, got {self.batch}")
-        if self.postprocess and self.format == "torch-export":
-            raise ValueError("post-processing goes into onnx and openvino files, not into torch-export")
-        if self.dynamic_size and (self.postprocess or self.format == "torch-export"):
-            raise ValueError("a dynamic size goes with onnx and openvino files of raw outputs; give a fixed size")
+        if self.postprocess and not format.postprocess:
+            raise ValueError(f"post-processing cannot be part of {self.format} files; leave it out or take onnx")
+        if self.dynamic_size and not format.dynamic_size:
+            raise ValueError(f"the size of {self.format} files must be fixed; give an image_size or take onnx")
+        if self.dynamic_size and self.postprocess:
+            raise ValueError("a file with post-processing must have a fixed size; leave one of the two out")
         if self.max_candidates is not None and not self.postprocess:
             raise ValueError("max_candidates goes with postprocess")
 
@@ -80,18 +74,14 @@ def export(
         ImportError: If a package of the extra ``deploy`` is missing.
     """
     file = Path(file)
-    if file.suffix != SUFFIX[options.format]:
-        raise ValueError(f"{options.format} files end in {SUFFIX[options.format]}, got {file}")
+    format = FORMATS[options.format]
+    if file.suffix != format.suffix:
+        raise ValueError(f"{options.format} files end in {format.suffix}, got {file}")
     if (options.precision == "int8") != (quantisation is not None):
         raise ValueError("calibration images go with the precision int8, which needs them")
     description = describe(model, options)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write: dict[str, Callable[..., None]] = {
-        "onnx": _write_onnx,
-        "openvino": _write_openvino,
-        "torch-export": _write_torch_export,
-    }
-    write[options.format](model, file, description, quantisation)
+    format.write(model, file, description, quantisation)
     return description
 
 
@@ -139,16 +129,18 @@ def onnx_graph(model: EfficientDet, description: Description) -> Any:
     return graph
 
 
-def _write_onnx(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:
+def write_onnx(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:
+    """Write an ONNX file."""
     graph = onnx_graph(model, description)
     if description.precision == "fp16":
         store_in_half(graph)
     require("onnx").save(graph, str(file))
 
 
-def _write_openvino(
+def write_openvino(
     model: EfficientDet, file: Path, description: Description, quantisation: Quantisation | None
 ) -> None:
+    """Write an OpenVINO file, ``.xml`` with its ``.bin``."""
     openvino = require("openvino")
     graph = openvino.Core().read_model(onnx_graph(model, description).SerializeToString())
     if quantisation is not None:
@@ -157,7 +149,8 @@ def _write_openvino(
     openvino.save_model(graph, str(file), compress_to_fp16=description.precision == "fp16")
 
 
-def _write_torch_export(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:
+def write_torch_export(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:
+    """Write a ``.pt2`` file of ``torch.export``."""
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     images = torch.zeros(description.batch or 2, 3, *description.image_size)
     shapes = {0: torch.export.Dim("batch", min=1, max=4096)} if description.batch is None else None

@@ -1,93 +1,135 @@
-"""Load a model of any kind of file: weights, or an export."""
+"""Load a detector from weights or from an exported file, and choose the runtime that computes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effdet.deployment.description import Description
 from effdet.deployment.detector import DeployedDetector
-from effdet.deployment.runtimes import OnnxRuntime, OpenVino, Runtime, TorchExport, is_installed
+from effdet.deployment.formats import FORMATS, RUNTIMES, format_of, is_exported
+from effdet.deployment.runtimes import OpenVino, Runtime, is_installed, require
 
 if TYPE_CHECKING:
     from effdet.detector.efficientdet import EfficientDet
 
-SUFFIXES = (".onnx", ".xml", ".pt2")  # of exported files
-RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")
+AUTO = "auto"
 
 
-def is_exported(file: str | Path) -> bool:
-    """Return whether the name is that of an exported file rather than of weights."""
-    return Path(file).suffix.lower() in SUFFIXES
+def load(
+    weights: str | Path, *, runtime: str = AUTO, num_threads: int | None = None
+) -> EfficientDet | DeployedDetector:
+    """Return a detector from weights or from an exported file; all detectors have the same ``predict``.
 
-
-def load(file: str | Path, *, runtime: str = "auto", num_threads: int | None = None) -> EfficientDet | DeployedDetector:
-    """Return the detector of a file, whichever kind it is; all have the same ``predict``.
-
-        detector = effdet.load("blood.onnx")
-        detections = detector.predict("photo.jpg")
+        model = effdet.load("blood.safetensors")                         # the PyTorch model
+        detector = effdet.load("blood.safetensors", runtime="openvino")  # converted in memory, which takes seconds
+        detector = effdet.load("blood.onnx")                             # an exported file
 
     Args:
-        file: An export (``.onnx``, ``.xml`` with its ``.bin``, ``.pt2``), or weights as
+        weights: An exported file (``.onnx``, ``.xml`` with its ``.bin``, ``.pt2``), or weights as
             ``EfficientDet.from_pretrained`` takes them.
-        runtime: Who runs an ONNX file: "onnxruntime" or "openvino"; "auto" is the first of these that is installed.
-            Other exports have one runtime, weights have "torch".
-        num_threads: Threads of one run of an ONNX or OpenVINO file; None: one per core.
+        runtime: What computes the network: "torch", "onnxruntime" or "openvino". "auto" is PyTorch for weights, and
+            for an exported file the first installed runtime that can run it. An ``.onnx`` file runs in onnxruntime or
+            openvino, an ``.xml`` file in openvino, a ``.pt2`` file in torch.
+        num_threads: Threads of one run in onnxruntime or openvino; None: one per core.
+
+    Returns:
+        The PyTorch model for weights in "torch", else a ``DeployedDetector``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImportError: If its runtime is not installed; the message says how to install it.
-        ValueError: If the file holds no model, is not one of ours, or its runtime is another.
+        ImportError: If the runtime is not installed; the message says how to install it.
+        ValueError: If the file holds no model of this package, or the runtime cannot run it.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got '{runtime}'")
-    if not is_exported(file):
-        from effdet.detector.efficientdet import EfficientDet
+    _check_names(runtime, num_threads)
+    if is_exported(weights):
+        return load_exported(Path(weights), runtime=runtime, num_threads=num_threads)
+    from effdet.detector.efficientdet import EfficientDet
 
-        _check_runtime(file, runtime, "torch")
-        return EfficientDet.from_pretrained(file)
+    if runtime in (AUTO, "torch"):
+        _check_threads("torch", num_threads)
+        return EfficientDet.from_pretrained(weights)
+    require(runtime)
+    return deploy(EfficientDet.from_pretrained(weights), runtime, num_threads=num_threads)
+
+
+def deploy(model: EfficientDet, runtime: str, *, num_threads: int | None = None) -> DeployedDetector:
+    """Return a detector that computes the network of a model in another runtime, on the CPU.
+
+    The network is copied and converted, which takes seconds: weights that change later do not reach the result. The
+    input size is that of the model; images go through the network one at a time, whatever the ``batch_size`` of
+    ``predict``.
+
+    Args:
+        model: The detector, on any device; it is not changed.
+        runtime: "onnxruntime" or "openvino".
+        num_threads: Threads of one run; None: one per core.
+
+    Raises:
+        ImportError: If the runtime or the exporter is not installed; the message says how to install it.
+        ValueError: If there is no such runtime.
+    """
+    from effdet.deployment.export import ExportOptions, describe, onnx_graph
+
+    valid = FORMATS["onnx"].runtimes
+    if runtime not in valid:
+        raise ValueError(f"a model is converted for one of {', '.join(valid)}, got runtime '{runtime}'")
+    require(runtime)
+    description = describe(model, ExportOptions())
+    graph = onnx_graph(model, description).SerializeToString()
+    return DeployedDetector(description, RUNTIMES[runtime].open(graph, num_threads=num_threads))
+
+
+def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | None = None) -> DeployedDetector:
+    """Return the detector of an exported file; see ``load``."""
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"model {file} does not exist")
-    return load_exported(file, runtime=runtime, num_threads=num_threads)
+    _check_names(runtime, num_threads)
+    runtime = _runtime_of(file, runtime)
+    _check_threads(runtime, num_threads)
+    options = {"num_threads": num_threads} if RUNTIMES[runtime].takes_threads else {}
 
-
-def load_exported(file: Path, *, runtime: str = "auto", num_threads: int | None = None) -> DeployedDetector:
-    """Return the detector of an exported file; see ``load``."""
-    compiled = _compile(file, runtime, num_threads)
+    compiled = _open(file, runtime, options)
     description = Description.from_json(compiled.description, str(file))
     if description.precision == "bf16" and isinstance(compiled, OpenVino):
-        compiled = OpenVino(file, num_threads=num_threads, bf16=True)
+        compiled = _open(file, runtime, {**options, "bf16": True})
     return DeployedDetector(description, compiled)
 
 
-def _compile(file: Path, runtime: str, num_threads: int | None) -> Runtime:
-    kind = file.suffix.lower()
-    if kind == ".pt2":
-        _check_runtime(file, runtime, "torch")
-        return _readable(file, lambda: TorchExport(file))
-    if kind == ".xml":
-        _check_runtime(file, runtime, "openvino")
-        return _readable(file, lambda: OpenVino(file, num_threads=num_threads))
-    if runtime == "auto":
-        runtime = "openvino" if is_installed("openvino") and not is_installed("onnxruntime") else "onnxruntime"
-    if runtime == "torch":
-        raise ValueError(f"an ONNX file is run by onnxruntime or openvino, got runtime 'torch' for {file}")
-    if runtime == "openvino":
-        return _readable(file, lambda: OpenVino(file, num_threads=num_threads))
-    return _readable(file, lambda: OnnxRuntime(file, num_threads=num_threads))
+def _check_names(runtime: str, num_threads: int | None) -> None:
+    valid = (AUTO, *RUNTIMES)
+    if runtime not in valid:
+        raise ValueError(f"runtime must be one of {', '.join(valid)}, got '{runtime}'")
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"num_threads must be 1 or more, or None for one per core, got {num_threads}")
 
 
-def _check_runtime(file: str | Path, asked: str, own: str) -> None:
-    if asked not in ("auto", own):
-        raise ValueError(f"{file} is run by {own}, got runtime '{asked}'; leave it out, or export to another format")
+def _check_threads(runtime: str, num_threads: int | None) -> None:
+    if num_threads is not None and not RUNTIMES[runtime].takes_threads:
+        raise ValueError(f"num_threads goes with onnxruntime and openvino, got {num_threads} for runtime '{runtime}'")
 
 
-def _readable(file: Path, read: Callable[[], Runtime]) -> Runtime:
-    """Return what a runtime reads from a file; runtimes have errors of their own for files that are none."""
+def _runtime_of(file: Path, runtime: str) -> str:
+    """Return the runtime for a file: the one that was asked for, or the first that is installed.
+
+    Raises:
+        ValueError: If the runtime that was asked for cannot run this format.
+    """
+    valid = format_of(file).runtimes
+    if runtime == AUTO:
+        return next((name for name in valid if is_installed(RUNTIMES[name].module)), valid[0])
+    if runtime not in valid:
+        raise ValueError(f"{file} is run by {' or '.join(valid)}, got runtime '{runtime}'; export it to another format")
+    return runtime
+
+
+def _open(file: Path, runtime: str, options: dict[str, Any]) -> Runtime:
+    """Return the runtime of a file; its own error about an unreadable file becomes one sentence."""
+    read: Callable[..., Runtime] = RUNTIMES[runtime].open
     try:
-        return read()
+        return read(file, **options)
     except (ImportError, OSError):
         raise
     except Exception as error:

@@ -177,43 +177,34 @@ class EfficientDet(nn.Module):
         )
         return to_detections(results, batch, self)
 
-    def predict(
-        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1, runtime: str = "auto"
-    ) -> list[Detections]:
+    def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
         """Detect objects in images of any kind.
 
         Args:
             source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
             score_threshold: Detections below it are left out.
             batch_size: Images that go through the network together.
-            runtime: "torch"; "openvino" or "onnxruntime", which take seconds to convert the model at the first call and
-                again when its weights have changed; or "auto", which converts for 300 images or frames or more only,
-                and takes what is converted already. See docs/deployment.md.
 
         Returns:
             One ``Detections`` per image or frame, in order, boxes in pixels of the original.
 
         Raises:
             FileNotFoundError, ValueError: If there is no such source or an image cannot be read.
-            ImportError: If the runtime is not installed.
         """
-        found = self.predict_iter(source, score_threshold=score_threshold, batch_size=batch_size, runtime=runtime)
+        found = self.predict_iter(source, score_threshold=score_threshold, batch_size=batch_size)
         return [detections for detections, _ in found]
 
     def predict_iter(
-        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1, runtime: str = "auto"
+        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1
     ) -> Iterator[tuple[Detections, np.ndarray]]:
         """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, one at a time.
 
         Arguments as for ``predict``. Memory stays flat however many images or frames there are.
         """
-        from effdet.deployment.live import choose_detector
-
         was_training = self.training
         self.eval()
         try:
-            detector = choose_detector(self, runtime, source, batch_size)
-            yield from predict_iter(detector, source, score_threshold=score_threshold, batch_size=batch_size)
+            yield from predict_iter(self, source, score_threshold=score_threshold, batch_size=batch_size)
         finally:
             self.train(was_training)
 

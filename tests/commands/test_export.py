@@ -73,7 +73,21 @@ def test_the_file_is_named_after_the_weights(weights):
     assert str(_default_file("hf-hub:me/blood", "fp32", ".onnx")) == "blood.onnx"  # in the working folder
 
 
-def test_weights_do_not_run_in_other_runtimes(weights, capsys, tmp_path):
-    options = ["predict", "--weights", str(weights), "x.jpg", "--out", str(tmp_path), "--runtime", "openvino"]
-    assert main(options) == 1
-    assert "export them with tools/export.py" in capsys.readouterr().err
+@pytest.mark.slow
+def test_weights_predict_in_another_runtime(weights, tmp_path, demo_root):
+    photo = str(demo_root / "images" / "val_00000.jpg")
+    scores = {}
+    for runtime in ("torch", "onnxruntime"):
+        out = tmp_path / runtime
+        options = ["--runtime", runtime, "--image-size", "96", "128", "--score-threshold", "0"]
+        assert main(["predict", "--weights", str(weights), photo, "--out", str(out), *options]) == 0
+        scores[runtime] = [row["score"] for row in json.loads((out / "results.json").read_text())]
+    assert len(scores["torch"]) > 50
+    assert scores["onnxruntime"] == pytest.approx(scores["torch"], abs=1e-5)
+
+
+def test_weights_run_in_another_runtime_on_the_cpu_only(weights, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("effdet.commands.model_options.choose_device", torch.device)  # as if there were one
+    options = ["--runtime", "openvino", "--device", "cuda"]
+    assert main(["predict", "--weights", str(weights), "x.jpg", "--out", str(tmp_path), *options]) == 1
+    assert "--device must be cpu for --runtime openvino, got cuda" in capsys.readouterr().err

@@ -188,7 +188,7 @@ def test_a_file_says_what_it_cannot_do(model, tmp_path):
     with pytest.raises(ValueError, match="nms, max_candidates cannot be changed"):
         detector.settings = PostprocessSettings()
     detector.settings = replace(detector.settings, max_detections=1, score_threshold=0.2)
-    with pytest.raises(ValueError, match="is run by onnxruntime or openvino, got runtime 'torch'"):
+    with pytest.raises(ValueError, match="is run by onnxruntime or openvino, got runtime 'torch'; export it"):
         load(tmp_path / "m.onnx", runtime="torch")
     with pytest.raises(ValueError, match="runtime must be one of"):
         load(tmp_path / "m.onnx", runtime="tensorrt")
@@ -276,8 +276,9 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
         ({"format": "tflite"}, "format must be one of onnx, openvino, torch-export, got 'tflite'"),
         ({"precision": "bf16"}, "precision of onnx must be one of fp32, fp16, got 'bf16'"),
         ({"batch": 0}, "batch must be 1 or more"),
-        ({"format": "torch-export", "postprocess": True}, "not into torch-export"),
-        ({"dynamic_size": True, "postprocess": True}, "a dynamic size goes with"),
+        ({"format": "torch-export", "postprocess": True}, "post-processing cannot be part of torch-export files"),
+        ({"dynamic_size": True, "postprocess": True}, "must have a fixed size"),
+        ({"format": "torch-export", "dynamic_size": True}, "the size of torch-export files must be fixed"),
         ({"max_candidates": 5}, "max_candidates goes with postprocess"),
     ],
 )

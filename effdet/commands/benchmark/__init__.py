@@ -16,6 +16,7 @@ from typing import Any
 
 from effdet.commands import program
 from effdet.commands.output import write_json
+from effdet.deployment.formats import is_exported
 
 WORKS = {
     "network": "the network alone, and its share of the machine's peak",
@@ -191,4 +192,4 @@ def _make_absolute(args: argparse.Namespace) -> None:
 
 
 def _is_path(runtime: str) -> bool:
-    return Path(runtime.partition(":")[0]).suffix in (".onnx", ".xml", ".pt2")
+    return is_exported(runtime.partition(":")[0])

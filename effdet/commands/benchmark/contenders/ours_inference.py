@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from effdet.deployment.load import is_exported, load_exported
+from effdet.deployment.formats import is_exported
+from effdet.deployment.load import load_exported
 from effdet.detector.efficientdet import EfficientDet
 from effdet.detector.prediction import make_batch
 from effdet.images.preprocessing import Preprocessing
@@ -29,7 +30,7 @@ def open_detector(folder: Path, runtime: str, threads: int) -> Detector:
     """Return the model in a runtime: one of EAGER or FILES, or the name of an exported file."""
     if runtime not in EAGER:
         file = Path(runtime) if is_exported(runtime) else folder / FILES[runtime]
-        return load_exported(file, num_threads=threads)
+        return load_exported(file, num_threads=None if file.suffix == ".pt2" else threads)
     model = EfficientDet.from_pretrained(folder / "weights.safetensors")
     if runtime == "channels_last":
         model.network.to(memory_format=torch.channels_last)

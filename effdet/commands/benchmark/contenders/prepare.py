@@ -155,12 +155,13 @@ def count_macs(model: EfficientDet) -> int:
 
 
 def _export(model: EfficientDet, folder: Path, kind: str, batch: int) -> None:
-    from effdet.deployment.export import SUFFIX, ExportOptions, export
+    from effdet.deployment.export import ExportOptions, export
+    from effdet.deployment.formats import FORMATS
 
-    if kind not in SUFFIX:
-        raise ValueError(f"a runtime must export to one of {', '.join(SUFFIX)}, got {kind}")
-    options = ExportOptions(format=kind, batch=batch)  # type: ignore[arg-type]
-    export(model, folder / f"model{SUFFIX[kind]}", options)
+    if kind not in FORMATS:
+        raise ValueError(f"a runtime must export to one of {', '.join(FORMATS)}, got {kind}")
+    options = ExportOptions(format=kind, batch=batch)
+    export(model, folder / f"model{FORMATS[kind].suffix}", options)
 
 
 TASKS = {"prepare": Prepare}

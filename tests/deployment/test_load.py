@@ -1,0 +1,78 @@
+"""``effdet.load``: weights and exported files in every runtime, behind the same ``predict``."""
+
+import pytest
+import torch
+
+import effdet
+from effdet import EfficientDet
+from effdet.deployment.detector import DeployedDetector
+from effdet.deployment.load import deploy
+from effdet.images.preprocessing import Preprocessing
+from effdet.ops.postprocess import PostprocessSettings
+
+IMAGES = list(torch.rand(3, 3, 70, 90, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    model = EfficientDet("lite0", 2, image_size=(64, 96), class_names=["a", "b"], category_ids=[3, 17])
+    model.settings = PostprocessSettings(max_detections=30)
+    model.preprocessing = Preprocessing.preset("effdet")
+    model.save_pretrained(file)
+    return file
+
+
+@pytest.mark.parametrize("runtime", ["auto", "torch"])
+def test_weights_are_a_pytorch_model(weights, runtime):
+    model = effdet.load(weights, runtime=runtime)
+    assert isinstance(model, EfficientDet)
+    assert not model.training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_weights_predict_the_same_in_another_runtime(weights, runtime):
+    pytest.importorskip(runtime)
+    pytest.importorskip("onnxscript")
+    expected = effdet.load(weights).predict(IMAGES, score_threshold=0.0)
+    detector = effdet.load(weights, runtime=runtime, num_threads=1)
+    assert isinstance(detector, DeployedDetector)
+    assert detector.runtime.name == runtime
+    assert (detector.image_size, detector.category_ids) == ((64, 96), (3, 17))
+    for batch_size in (1, 2):
+        found = detector.predict(IMAGES, score_threshold=0.0, batch_size=batch_size)
+        for one, other in zip(found, expected, strict=True):
+            assert len(one) == len(other) > 20
+            assert one.class_names == ("a", "b")
+            torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
+
+
+def test_a_model_is_converted_for_known_runtimes_only(weights):
+    with pytest.raises(ValueError, match="a model is converted for one of onnxruntime, openvino, got runtime 'torch'"):
+        deploy(effdet.load(weights), "torch")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runtime": "tensorrt"}, "runtime must be one of auto, torch, onnxruntime, openvino, got 'tensorrt'"),
+        ({"num_threads": 2}, "num_threads goes with onnxruntime and openvino, got 2 for runtime 'torch'"),
+        ({"runtime": "openvino", "num_threads": 0}, "num_threads must be 1 or more, .* got 0"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused(weights, options, message):
+    with pytest.raises(ValueError, match=message):
+        effdet.load(weights, **options)
+
+
+def test_a_missing_runtime_is_named_before_the_weights_are_read(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(ImportError, match="this needs openvino; install it with"):
+        effdet.load("nowhere.safetensors", runtime="openvino")
+
+
+def test_missing_weights_are_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors do not exist"):
+        effdet.load("nowhere.safetensors")
