@@ -11,6 +11,7 @@ PACKAGE = ROOT / "effdet"
 
 # From the ground up: a room may import those before it.
 FLOORS = (
+    "atomic_write",
     "structures",
     "config",
     "progress",

@@ -8,12 +8,12 @@ import importlib.util
 import io
 import logging
 import logging.handlers
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effdet.atomic_write import replace_file
 from effdet.progress import ProgressBar
 
 logger = logging.getLogger(__name__)
@@ -135,9 +135,8 @@ class RunLog:
         table = csv.DictWriter(text, [*LOSS_COLUMNS, *SCORE_COLUMNS], restval="")
         table.writeheader()
         table.writerows({name: _short(value) for name, value in row.items()} for row in rows)
-        temporary = self.folder / "metrics.csv.tmp"
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(temporary, self.folder / "metrics.csv")
+        with replace_file(self.folder / "metrics.csv") as file:
+            file.write(text.getvalue().encode())
 
     def _time_left(self, step: int) -> str:
         seconds = (time.monotonic() - self._started) / max(1, step - self._first_step) * (self.total_steps - step)

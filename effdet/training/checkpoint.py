@@ -1,41 +1,42 @@
-"""Checkpoints that survive a kill at any moment and hold only plain types."""
+"""Checkpoints of plain types that survive a kill at any moment and are checked when they are read."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from effdet.atomic_write import replace_file
+
 FORMAT = 1
+
+_UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError, AssertionError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values to a file, whole or not at all.
 
-    The data goes to a file beside it and is on the disk before that takes the name, so the name always belongs to a
-    complete checkpoint, the old one or the new one.
+    Raises:
+        WriteError: If the file cannot be written, for instance because the disk is full; an older file stays whole.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replace_file(path) as file:
         torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # the rename itself reaches the disk with the folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint into host memory without running any code from it.
+
+    The file is a zip archive with a CRC-32 of each of its parts. PyTorch does not compare these, so that is done here:
+    a changed bit in a weight is found.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -44,15 +45,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{path} must be a checkpoint of a run, but cannot be read: it is damaged or another file"
+            f"{path} must be a checkpoint of a run, but cannot be read: it is damaged or another file; "
+            f"{advise_new_run(path)}"
         ) from error
+    if damaged:
+        raise ValueError(f"{path} is damaged: the checksum of its part {damaged} is wrong; {advise_new_run(path)}")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{path} must be a training checkpoint of format {FORMAT}, got {found}")
     return state
+
+
+def advise_new_run(path: Path) -> str:
+    """Return what to do if a run cannot go on from a checkpoint."""
+    best = path.with_name("best.safetensors")
+    return f"start a new run{f' from its best model: model.weights={best}' if best.is_file() else ''}"
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -61,15 +73,25 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named}
 
 
-@torch.no_grad()
 def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy the result of ``tensors_of`` into a module of the same build.
 
     Raises:
         ValueError: If a tensor is missing, unknown or of another shape.
     """
-    own = tensors_of(module)
-    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    check_tensors(module, tensors)
+    with torch.no_grad():
+        for name, tensor in tensors_of(module).items():
+            tensor.copy_(tensors[name])
+
+
+def check_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors that ``load_tensors`` could not copy.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(module).items()}
     wrong = sorted(set(shapes.items()) ^ {(name, tuple(tensor.shape)) for name, tensor in tensors.items()})
     if wrong:
         names = sorted({name for name, _ in wrong})
@@ -77,5 +99,3 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
             f"the checkpoint must fit the model, but {len(names)} tensors differ in name or shape, the first is "
             f"{names[0]}; keep the model and its number of classes"
         )
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])

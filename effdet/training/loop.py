@@ -20,12 +20,13 @@ from torch.optim import Optimizer
 
 from effdet.config import Precision
 from effdet.structures import Batch, Predictions
-from effdet.training.checkpoint import load_tensors, save_checkpoint, tensors_of
+from effdet.training.checkpoint import check_tensors, load_tensors, save_checkpoint, tensors_of
 from effdet.training.distributed import World
 from effdet.training.ema import EMA
 from effdet.training.freezing import train_mode
 from effdet.training.interrupt import Interrupted, StopRequest
 from effdet.training.losses import DetectionLoss
+from effdet.training.resume import check_same_data, check_state, check_steps, load_optimizer
 from effdet.training.schedule import bn_momentum, set_learning_rate
 from effdet.training.targets import Assignment, assign
 
@@ -79,6 +80,7 @@ class Settings:
     checkpoint_minutes: float = 5.0
     seed: int = 0
     num_images: int = 0  # of the training data, which a resumed run must find unchanged
+    fingerprints: Mapping[str, Any] = field(default_factory=dict)  # of the train and the val split, likewise
 
 
 @dataclass
@@ -348,22 +350,30 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a ``state_dict``.
 
+        Everything is checked before anything is changed.
+
         Raises:
-            ValueError: If that run had other images or another number of steps per epoch, or the model other tensors.
+            ValueError: If the checkpoint is damaged, or that run had other data, another optimizer or another model.
         """
-        if state["data"] != self._data():
-            raise ValueError(
-                f"a resumed run must keep its data and batches, {state['data']}, got {self._data()}; "
-                "keep the images, train.batch_size, train.accumulate and the number of processes"
-            )
+        path = self.folder / "last.ckpt"
+        check_state(state, path)
+        check_same_data(state["data"], self._data(), path)
+        check_steps(state["progress"], steps_per_epoch=self.steps_per_epoch, path=path)
+        check_tensors(self.model, state["model"])
+        check_tensors(self.ema.model, state["ema"]["model"])
+        progress = Progress(**copy.deepcopy(state["progress"]))
+        load_optimizer(self.optimizer, state["optimizer"], step=progress.step, scaler=state["scaler"], path=path)
         load_tensors(self.model, state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**copy.deepcopy(state["progress"]))
+        self.progress = progress
 
-    def _data(self) -> dict[str, int]:
-        return {"images": self.settings.num_images, "steps_per_epoch": self.steps_per_epoch}
+    def _data(self) -> dict[str, Any]:
+        return {
+            "images": self.settings.num_images,
+            "steps_per_epoch": self.steps_per_epoch,
+            "fingerprints": dict(self.settings.fingerprints),
+        }
 
 
 def seed_everything(seed: int, step: int, rank: int = 0) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from effdet.atomic_write import replace_file
 
 FORMAT = "effdet-1"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"  # of a folder, as timm and the hub name them
@@ -143,14 +143,5 @@ for found in model.predict("photo.jpg")[0]:
 def _write(path: Path, data: bytes) -> None:
     """Replace a file in one step; after a failure the old one is still there, and nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replace_file(path) as file:
+        file.write(data)

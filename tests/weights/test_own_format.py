@@ -23,7 +23,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("effdet.weights.own_format.os.replace", fail)
+    monkeypatch.setattr("effdet.atomic_write.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_native(path, {"a": torch.ones(1)}, {})
     assert path.read_bytes() == before
