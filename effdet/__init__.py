@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from effdet.config import Config, ConfigError, load_config
     from effdet.deployment.load import load
     from effdet.detector.efficientdet import EfficientDet
+    from effdet.models.architecture import Architecture
     from effdet.models.published import list_variants
     from effdet.structures import Batch, Detection, Detections, Predictions, Target
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "Architecture",
     "Batch",
     "Config",
     "ConfigError",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Architecture": "effdet.models.architecture",
     "Batch": "effdet.structures",
     "Config": "effdet.config",
     "ConfigError": "effdet.config",

@@ -168,7 +168,7 @@ def _say_how_to_load(model: EfficientDet, say: Any) -> None:
     from effdet.weights.effdet import effdet_name
 
     say(f"in that project it is effdet.create_model('{effdet_name(model.name)}', num_classes={model.num_classes})")
-    if model.variant.downsampling == "max_zeros":
+    if model.architecture.downsampling == "max_zeros":
         say("its max-pool pads with zeros, which no model of that project does: outputs at the borders will differ")
 
 

@@ -192,7 +192,7 @@ def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world
             f"train.batch_size must be divisible by train.accumulate × processes = {parts}, "
             f"got {config.train.batch_size}; the nearest is {max(1, round(config.train.batch_size / parts)) * parts}"
         )
-    batch_size, coarsest_stride = config.train.batch_size // parts, 2**model.variant.max_level
+    batch_size, coarsest_stride = config.train.batch_size // parts, model.architecture.coarsest_stride
     if batch_size == 1 and max(model.image_size) <= coarsest_stride:
         raise ConfigError(
             "a forward pass needs two images, or one that is larger than the coarsest stride "

@@ -14,7 +14,7 @@ from effdet.deployment.runtimes import Runtime
 from effdet.detector.inputs import normalise
 from effdet.detector.prediction import predict_iter, to_detections
 from effdet.images.preprocessing import Letterbox
-from effdet.ops.anchors import level_sizes, make_anchors
+from effdet.models.anchors import anchors_of
 from effdet.ops.boxes import clip_boxes
 from effdet.ops.postprocess import postprocess
 from effdet.structures import Batch, Detections, Predictions
@@ -166,11 +166,5 @@ class DeployedDetector:
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
         """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
         if image_size not in self._anchors:
-            described = self.description
-            self._anchors[image_size] = make_anchors(
-                image_size,
-                level_sizes(image_size, 3, described.max_level),
-                scale=described.anchor_scale,
-                aspect_ratios=described.aspect_ratios,
-            )
+            self._anchors[image_size] = anchors_of(self.description.architecture, image_size)
         return self._anchors[image_size]

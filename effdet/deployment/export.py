@@ -91,7 +91,7 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
     if options.postprocess:
         settings = postprocess_settings(settings, options.max_candidates)
     return Description(
-        name=model.name,
+        architecture=model.architecture,
         class_names=model.class_names,
         category_ids=model.category_ids,
         image_size=options.image_size or model.image_size,
@@ -99,9 +99,6 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         std=tuple(model.std.tolist()),
         preprocessing=model.preprocessing,
         settings=settings,
-        max_level=model.variant.max_level,
-        anchor_scale=model.variant.anchor_scale,
-        aspect_ratios=model.variant.aspect_ratios,
         batch=options.batch,
         dynamic_size=options.dynamic_size,
         outputs="detections" if options.postprocess else "raw",

@@ -57,7 +57,7 @@ def trace_onnx(
         dynamic_size: Let height and width be anything.
     """
     require("onnxscript")
-    step = 2**model.variant.max_level if dynamic_size else 1
+    step = model.architecture.coarsest_stride if dynamic_size else 1
     height, width = (-(-side // step) * step for side in image_size)
     with _quiet():
         program = torch.onnx.export(

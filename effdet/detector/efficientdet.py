@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from effdet.detector.inputs import check_images, check_targets, letterbox_tensors, normalise
 from effdet.detector.prediction import predict_iter, to_detections
 from effdet.images.preprocessing import Letterbox, Preprocessing
+from effdet.models.anchors import anchors_of
+from effdet.models.architecture import Architecture
 from effdet.models.network import Network, build_class_head
-from effdet.models.published import get_variant
-from effdet.ops.anchors import level_sizes, make_anchors
 from effdet.ops.postprocess import PostprocessSettings, postprocess
 from effdet.structures import Batch, Detections, Predictions, Target, check_same_length
 from effdet.training.losses import DetectionLoss
@@ -37,19 +37,19 @@ class EfficientDet(nn.Module):
         results = model.predict("photo.jpg")
 
     Args:
-        name: A variant of ``list_variants()``.
+        architecture: What the network is; or the name of a published one, see ``list_variants``.
         num_classes: K, without a background class.
         backbone_weights: None for random weights (never touches the network); "imagenet", a timm tag or a file:
             see ``find_backbone_weights``. They bring their own mean and standard deviation.
         image_size: Network input (height, width); any size. Default: the published one.
         class_names: One name per class. Default: the label as text.
         category_ids: The data set's own id of each class. Default: the label.
-        stochastic_depth: Drop rate of the last backbone block while training. Default: the variant's.
+        stochastic_depth: Drop rate of the last backbone block while training. Default: the architecture's.
         settings: How predictions become detections.
         preprocessing: How images become the network input.
 
     Raises:
-        ValueError: If the variant is unknown, or a number or a length does not fit.
+        ValueError: If no architecture has that name, or a number or a length does not fit.
         FileNotFoundError: If backbone weights cannot be had.
     """
 
@@ -58,7 +58,7 @@ class EfficientDet(nn.Module):
 
     def __init__(
         self,
-        name: str,
+        architecture: str | Architecture,
         num_classes: int = 90,
         *,
         backbone_weights: str | None = None,
@@ -72,22 +72,22 @@ class EfficientDet(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
-        self.name = name
-        self.variant = get_variant(name)
-        height, width = image_size or self.variant.image_size
+        self.architecture = _architecture(architecture)
+        self.name = self.architecture.name
+        height, width = image_size or self.architecture.image_size
         self.image_size = (int(height), int(width))
-        self.stochastic_depth = self.variant.stochastic_depth if stochastic_depth is None else stochastic_depth
+        self.stochastic_depth = self.architecture.stochastic_depth if stochastic_depth is None else stochastic_depth
         self.settings = settings or PostprocessSettings()
         self.preprocessing = preprocessing or Preprocessing()
         self.criterion = DetectionLoss()
         self._set_classes(num_classes, class_names, category_ids)
 
-        self.network = Network(self.variant, num_classes, stochastic_depth=self.stochastic_depth)
-        self.register_buffer("mean", torch.tensor(self.variant.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(self.variant.std), persistent=False)
+        self.network = Network(self.architecture, num_classes, stochastic_depth=self.stochastic_depth)
+        self.register_buffer("mean", torch.tensor(self.architecture.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(self.architecture.std), persistent=False)
         self.start = "random weights"
         if backbone_weights is not None:
-            weights = find_backbone_weights(backbone_weights, self.variant.backbone)
+            weights = find_backbone_weights(backbone_weights, self.architecture.backbone)
             load_backbone(self.network.backbone, weights)
             self.mean.copy_(torch.tensor(weights.mean))
             self.std.copy_(torch.tensor(weights.std))
@@ -140,7 +140,7 @@ class EfficientDet(nn.Module):
         return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
 
     def _check_bn_can_train(self, num_images: int) -> None:
-        coarsest_stride = 2**self.variant.max_level
+        coarsest_stride = self.architecture.coarsest_stride
         if num_images == 1 and max(self.image_size) <= coarsest_stride:
             raise ValueError(
                 "training needs two images or more in a batch where the coarsest level is a single cell, got one image "
@@ -219,14 +219,7 @@ class EfficientDet(nn.Module):
         """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
         key = (image_size, torch.device(device))
         if key not in self._anchors:
-            sizes = level_sizes(image_size, 3, self.variant.max_level)
-            self._anchors[key] = make_anchors(
-                image_size,
-                sizes,
-                scale=self.variant.anchor_scale,
-                aspect_ratios=self.variant.aspect_ratios,
-                device=device,
-            )
+            self._anchors[key] = anchors_of(self.architecture, image_size, device)
         return self._anchors[key]
 
     @property
@@ -296,6 +289,7 @@ class EfficientDet(nn.Module):
     def _description(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "architecture": self.architecture.to_dict(),
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
             "category_ids": list(self.category_ids),
@@ -351,7 +345,7 @@ class EfficientDet(nn.Module):
         Raises:
             ValueError: If a tensor is missing, unknown or of another shape.
         """
-        model = cls(found.variant, found.num_classes, **found.options)
+        model = cls(found.architecture, found.num_classes, **found.options)
         if found.mean is not None and found.std is not None:
             model.mean.copy_(torch.tensor(found.mean))
             model.std.copy_(torch.tensor(found.std))
@@ -368,7 +362,7 @@ class EfficientDet(nn.Module):
     ) -> None:
         """Give the model a new class head with random weights and the published prior, for other classes."""
         self._set_classes(num_classes, class_names, category_ids)
-        self.network.class_head = build_class_head(self.variant, num_classes).to(self.device)
+        self.network.class_head = build_class_head(self.architecture, num_classes).to(self.device)
 
     def name_classes(self, class_names: Sequence[str] | None = None, category_ids: Sequence[int] | None = None) -> None:
         """Give the classes other names or category ids, in the order of labels; what is None stays as it is."""
@@ -382,3 +376,11 @@ class EfficientDet(nn.Module):
         self.class_names = tuple(str(label) for label in labels) if class_names is None else tuple(class_names)
         self.category_ids = tuple(labels) if category_ids is None else tuple(int(i) for i in category_ids)
         check_same_length(self.class_names, self.category_ids, num_classes)
+
+
+def _architecture(given: Any) -> Architecture:
+    if isinstance(given, str):
+        return Architecture.named(given)
+    if not isinstance(given, Architecture):
+        raise TypeError(f"architecture must be an Architecture or the name of one, got {type(given).__name__}")
+    return given

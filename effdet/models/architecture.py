@@ -1,46 +1,283 @@
-"""What tells one EfficientDet from another: the fields of a row in the tables of models."""
+"""``Architecture``: everything that tells one EfficientDet from another, as one value."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import sqrt
-from typing import Literal
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeAlias, get_args
 
-AspectRatios = tuple[tuple[float, float], ...]
+AspectRatios: TypeAlias = tuple[tuple[float, float], ...]
+Neck = Literal["bifpn", "quad", "pan"]
+Fusion = Literal["fast", "softmax", "sum", "unbounded"]
+Activation = Literal["silu", "relu", "relu6", "leaky_relu", "hardswish", "mish"]
+Downsampling = Literal["max_same", "max_symmetric", "max_zeros", "bilinear"]
+Upsampling = Literal["nearest", "bilinear"]
 
 # Anchors 1:1, 2:1 and 1:2 of one area, as (width, height) factors; and the same rounded to one digit, area 0.98.
-EXACT_RATIOS: AspectRatios = ((1.0, 1.0), (sqrt(2.0), 1 / sqrt(2.0)), (sqrt(0.5), 1 / sqrt(0.5)))
+EXACT_RATIOS: AspectRatios = tuple((math.sqrt(ratio), 1 / math.sqrt(ratio)) for ratio in (1.0, 2.0, 0.5))
 ROUNDED_RATIOS: AspectRatios = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+
+COARSEST_FEATURE = 5  # C5, at stride 32, is the coarsest map of the backbone; coarser levels are pooled from it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """Everything that tells one published model from another. The defaults are those of google's D0–D5."""
+class Architecture:
+    """What a network is: its backbone, neck, heads, anchors and input. The defaults are those of google's D1–D5.
 
-    backbone: str  # timm architecture
-    image_size: tuple[int, int]  # published input (height, width); any other size works too
-    channels: int  # width of neck and heads
+        Architecture.named("d0")                                    # a published one
+        dataclasses.replace(Architecture.named("lite0"), channels=48)  # any other
+
+    Two architectures with equal fields are equal. Lists become tuples, and whole numbers become floats where a float is
+    meant, so values that were read from YAML or JSON fit.
+
+    Raises:
+        TypeError: If a value has a wrong type.
+        ValueError: If a value is out of its range, or two values do not go together.
+    """
+
+    backbone: str  # timm name of a model with features at strides 8, 16 and 32
+    image_size: tuple[int, int]  # network input (height, width) in pixels; any other size works too
+    in_channels: int = 3  # channels of an image
+    channels: int  # width of the neck and of the heads
+    neck: Neck = "bifpn"
+    fusion: Fusion = "fast"  # how a node of the neck adds its inputs; see models/necks/fusion.py
     neck_repeats: int  # layers of the neck
     head_repeats: int  # convolutions in each head before the prediction
-    family: Literal["google", "effdet", "zylo"] = "google"  # project that defined it
-
-    taps: tuple[int, ...] = (2, 3, 4)  # timm's feature levels that are C3, C4, C5
-    wide_taps: bool = False  # take them before the last block's projection, where they are wider
-    backbone_bn_eps: float = 1e-3
-    stochastic_depth: float = 0.2  # drop rate of the last backbone block
-
-    neck: Literal["bifpn", "quad", "pan"] = "bifpn"
-    max_level: int = 7  # coarsest level of the pyramid; the finest is P3
-    weighted_fusion: bool = True  # fast normalised fusion; False: plain sum
-    downsampling: Literal["max_same", "max_symmetric", "max_zeros", "bilinear"] = "max_same"
-    upsampling: Literal["nearest", "bilinear"] = "nearest"
+    activation: Activation = "silu"
+    head_activation: Activation | None = None  # None: that of the neck
     separable: bool = True  # depthwise and pointwise convolutions in neck and heads; False: full ones
-    conv_bias: bool = True  # of the convolutions that a BN follows, which makes them redundant
-    activation: str = "silu"
-    head_activation: str | None = None  # None: as in the neck
 
+    min_level: int = 3  # finest level of the pyramid, 2 to 5; the cells of level l have stride 2^l
+    max_level: int = 7  # coarsest level, 6 or more
     anchor_scale: float = 4.0  # side of the smallest square anchor, in strides
-    aspect_ratios: AspectRatios = EXACT_RATIOS  # (width, height) factors of the anchors
+    scales_per_octave: int = 3  # anchor sizes between a level and the next coarser one
+    aspect_ratios: AspectRatios = EXACT_RATIOS  # (width, height) factors; a number r stands for (√r, 1/√r)
 
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, of pixels in 0…255
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # one number per channel (RGB), of pixels in 0…255
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+    backbone_bn_eps: float = 1e-3
+    stochastic_depth: float = 0.2  # drop rate of the last backbone block while training
+    expanded_features: bool = False  # take features before the projection that ends a block, where they are wider
+    downsampling: Downsampling = "max_same"  # from a level to the next coarser one
+    upsampling: Upsampling = "nearest"  # from a level to the next finer one
+    conv_bias: bool = True  # whether convolutions that a BN follows have a bias, which the BN makes redundant
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        if self.min_level > COARSEST_FEATURE or self.max_level <= COARSEST_FEATURE:
+            raise ValueError(
+                f"min_level must lie in 2…{COARSEST_FEATURE} and max_level must be {COARSEST_FEATURE + 1} or more, got "
+                f"{self.min_level} and {self.max_level}"
+            )
+        for name in ("mean", "std"):
+            numbers = getattr(self, name)
+            if len(numbers) != self.in_channels:
+                raise ValueError(
+                    f"{name} must have one number for each of in_channels={self.in_channels} channels, got "
+                    f"{list(numbers)}; give mean and std together with in_channels"
+                )
+
+    @classmethod
+    def named(cls, name: str) -> Architecture:
+        """Return a published architecture; ``list_variants`` has the names.
+
+        Raises:
+            ValueError: If there is none of this name; the message has the nearest.
+        """
+        from effdet.models.published import PUBLISHED, describe_families
+
+        if name not in PUBLISHED:
+            hint = _nearest(name.lower(), PUBLISHED, cutoff=0.3)
+            raise ValueError(f"unknown model '{name}'; {hint}known: {describe_families()}")
+        return PUBLISHED[name]
+
+    @property
+    def name(self) -> str:
+        """The name of the published architecture that equals this one, or "custom"."""
+        from effdet.models.published import PUBLISHED
+
+        return next((name for name, published in PUBLISHED.items() if published == self), "custom")
+
+    @property
+    def num_levels(self) -> int:
+        """L, levels of the pyramid."""
+        return self.max_level - self.min_level + 1
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """A, anchors at each cell of each level."""
+        return self.scales_per_octave * len(self.aspect_ratios)
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels between neighbouring cells of the coarsest level."""
+        return 2**self.max_level
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain values, such as YAML and JSON have; ``from_dict`` takes them back."""
+        return {name: _as_lists(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
+        """Return the architecture with these fields; those with a default may be absent.
+
+        Raises:
+            TypeError: If a value has a wrong type, or ``values`` is no mapping.
+            ValueError: If a key is unknown or missing, or a value is out of its range.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"an architecture must be a section of keys and values, got {type(values).__name__}")
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"unknown key '{key}'; {_nearest(str(key), known)}known: {', '.join(known)}")
+        missing = [name for name in _REQUIRED if name not in values]
+        if missing:
+            must = f"an architecture must have the keys {', '.join(_REQUIRED)}"
+            raise ValueError(f"{must}; missing: {', '.join(missing)}")
+        return cls(**values)
+
+
+_REQUIRED = ("backbone", "image_size", "channels", "neck_repeats", "head_repeats")
+
+
+def _nearest(name: str, known: Any, cutoff: float = 0.5) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean '{near[0]}'? " if near else ""
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+# -- checks: each takes the name of a field and its value, and returns the value in the field's own type ---------------
+
+_Check: TypeAlias = Callable[[str, Any], Any]
+
+
+def _wrong_type(name: str, must: str, got: Any) -> TypeError:
+    return TypeError(f"{name} must be {must}, got {got!r}")
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(name, "text", value)
+    if not value:
+        raise ValueError(f"{name} must be the name of a model of timm, got ''")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong_type(name, "true or false", value)
+    return value
+
+
+def _whole(least: int) -> _Check:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong_type(name, "a whole number", value)
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
+        return value
+
+    return check
+
+
+def _any_number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong_type(name, "a number", value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def _positive(name: str, value: Any) -> float:
+    number = _any_number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return number
+
+
+def _rate(name: str, value: Any) -> float:
+    number = _any_number(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}")
+    return number
+
+
+def _list_of(check_item: _Check, what: str) -> _Check:
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong_type(name, what, value)
+        if not value:
+            raise ValueError(f"{name} must be {what}, got an empty list")
+        return tuple(check_item(f"{name}[{index}]", item) for index, item in enumerate(value))
+
+    return check
+
+
+def _image_size(name: str, value: Any) -> tuple[int, ...]:
+    sides = _list_of(_whole(1), "two whole numbers [height, width]")(name, value)
+    if len(sides) != 2:
+        raise ValueError(f"{name} must be two whole numbers [height, width], got {list(sides)}")
+    return sides
+
+
+def _aspect_ratio(name: str, value: Any) -> tuple[float, float]:
+    if isinstance(value, (int, float)):
+        ratio = _positive(name, value)
+        return math.sqrt(ratio), 1 / math.sqrt(ratio)
+    factors = _list_of(_positive, "a number, or two factors [width, height]")(name, value)
+    if len(factors) != 2:
+        raise ValueError(f"{name} must be a number, or two factors [width, height], got {list(factors)}")
+    return factors[0], factors[1]
+
+
+def _one_of(kind: Any) -> _Check:
+    known = get_args(kind)
+
+    def check(name: str, value: Any) -> str:
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{hint}")
+        return str(value)
+
+    return check
+
+
+def _or_none(check_value: _Check) -> _Check:
+    return lambda name, value: None if value is None else check_value(name, value)
+
+
+_CHECKS: dict[str, _Check] = {
+    "backbone": _text,
+    "image_size": _image_size,
+    "in_channels": _whole(1),
+    "channels": _whole(1),
+    "neck": _one_of(Neck),
+    "fusion": _one_of(Fusion),
+    "neck_repeats": _whole(1),
+    "head_repeats": _whole(1),
+    "activation": _one_of(Activation),
+    "head_activation": _or_none(_one_of(Activation)),
+    "separable": _flag,
+    "min_level": _whole(2),
+    "max_level": _whole(2),
+    "anchor_scale": _positive,
+    "scales_per_octave": _whole(1),
+    "aspect_ratios": _list_of(_aspect_ratio, "a list of numbers or of factors [width, height]"),
+    "mean": _list_of(_any_number, "a list of numbers, one per channel"),
+    "std": _list_of(_positive, "a list of numbers, one per channel"),
+    "backbone_bn_eps": _positive,
+    "stochastic_depth": _rate,
+    "expanded_features": _flag,
+    "downsampling": _one_of(Downsampling),
+    "upsampling": _one_of(Upsampling),
+    "conv_bias": _flag,
+}

@@ -6,33 +6,98 @@ sequence of children.
 
 from __future__ import annotations
 
+import difflib
+from functools import lru_cache
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
-from effdet.models.architecture import Variant
+from effdet.models.architecture import COARSEST_FEATURE, Architecture
 
-STEM_STRIDE = 4  # what lies before the first level that the detector could use
+STEM_STRIDE = 4  # what ``stem_modules`` covers
 
 
-def build_backbone(variant: Variant, stochastic_depth: float) -> Any:
-    """Return timm's feature extractor with random weights and outputs C3, C4, C5 at strides 8, 16, 32.
+def build_backbone(architecture: Architecture, stochastic_depth: float) -> Any:
+    """Return timm's feature extractor with random weights; its parameters have timm's names.
 
-    Its parameters have timm's names.
+    Its outputs are the feature maps from the pyramid's finest level to C5: C3, C4, C5 at strides 8, 16, 32 where
+    ``min_level`` is 3.
+
+    Raises:
+        ValueError: If timm has no such model, or it does not give these features.
     """
-    location: dict[str, Any] = {"feature_location": "expansion"} if variant.wide_taps else {}
-    backbone: Any = timm.create_model(
-        variant.backbone, features_only=True, out_indices=variant.taps, drop_path_rate=stochastic_depth, **location
-    )
+    indices = feature_indices(architecture.backbone, architecture.min_level)
+    options: dict[str, Any] = {"out_indices": indices, "in_chans": architecture.in_channels}
+    if architecture.expanded_features:
+        _check_has_blocks(architecture.backbone)
+        options["feature_location"] = "expansion"
+    if stochastic_depth > 0:
+        options["drop_path_rate"] = stochastic_depth
+    backbone = _create(architecture.backbone, **options)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = variant.backbone_bn_eps
-    if variant.wide_taps:  # the last projection lies behind the last tap: nobody hears it, so nothing can teach it
+            module.eps = architecture.backbone_bn_eps
+    if architecture.expanded_features:  # C5 is taken before the last projection, so no gradient would reach it
         last = backbone.blocks[-1][-1]
         for module in (last.conv_pwl, last.bn3):
             module.requires_grad_(False)
     return backbone
+
+
+def feature_indices(backbone: str, min_level: int = 3) -> tuple[int, ...]:
+    """Return which of timm's feature levels have the strides 2^min_level … 32, fine to coarse.
+
+    Raises:
+        ValueError: If timm has no such model, or it does not give these features.
+    """
+    strides = [2**level for level in range(min_level, COARSEST_FEATURE + 1)]
+    probe = _probe(backbone)
+    index_of = {level["reduction"]: level["index"] for level in probe.feature_info.info}  # the last of each stride
+    missing = [stride for stride in strides if stride not in index_of]
+    if missing:
+        raise ValueError(
+            f"backbone must have features at the strides {', '.join(map(str, strides))}, but '{backbone}' has them at "
+            f"{', '.join(map(str, index_of))}; choose another model of timm, such as 'efficientnet_b0' or 'resnet50'"
+        )
+    if str(getattr(probe, "output_fmt", "NCHW")).rpartition(".")[2] != "NCHW":
+        raise ValueError(
+            f"backbone must give features as (B, C, H, W), but '{backbone}' gives them channels last; choose another "
+            "model of timm, such as 'efficientnet_b0' or 'convnext_tiny'"
+        )
+    return tuple(index_of[stride] for stride in strides)
+
+
+@lru_cache(maxsize=64)
+def _probe(backbone: str) -> Any:
+    """Return the feature extractor without memory for its tensors, to look at."""
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else "; timm.list_models() has them"
+        raise ValueError(f"backbone must be the name of a model of timm, got '{backbone}'{hint}")
+    try:
+        with torch.device("meta"):
+            return timm.create_model(backbone, features_only=True)
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"backbone '{backbone}' gives no feature maps in timm: {error}; choose another") from error
+
+
+def _create(name: str, **options: Any) -> Any:
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise ValueError(
+            f"stochastic_depth must be 0 for the backbone '{name}', whose blocks cannot be dropped, got "
+            f"{options['drop_path_rate']}"
+        ) from error
+
+
+def _check_has_blocks(name: str) -> None:
+    if not hasattr(_probe(name), "blocks"):
+        raise ValueError(f"expanded_features must be false for the backbone '{name}', which has no expanded blocks")
 
 
 def stem_modules(backbone: Any) -> list[nn.Module]:
@@ -49,7 +114,7 @@ def stem_modules(backbone: Any) -> list[nn.Module]:
 def recomputed_modules(backbone: Any) -> list[nn.Module]:
     """Return the modules whose activations timm computes again in the backward pass under gradient checkpointing.
 
-    None where it takes features from inside a block (``wide_taps``).
+    None where it takes features from inside a block (``expanded_features``).
     """
     if hasattr(backbone, "blocks"):
         return [] if backbone.feature_hooks is not None else [backbone.blocks]

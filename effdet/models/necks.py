@@ -38,12 +38,36 @@ class FastFusion(nn.Module):
         return w / (self.eps + w.sum())
 
 
+class SoftmaxFusion(FastFusion):
+    """Softmax-based fusion (§3.3): ``Σᵢ wᵢ·xᵢ`` with ``wᵢ = exp(vᵢ) / Σⱼ exp(vⱼ)``."""
+
+    def weights(self) -> Tensor:
+        """Return the share of each input."""
+        return self.edge_weights.softmax(0)
+
+
+class UnboundedFusion(FastFusion):
+    """Unbounded fusion (§3.3): ``Σᵢ wᵢ·xᵢ`` with weights of any size and sign."""
+
+    def weights(self) -> Tensor:
+        """Return the factor of each input."""
+        return self.edge_weights
+
+
 class SumFusion(nn.Module):
     """Plain sum, as D6, D7, D7x and the Lite models use it."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the sum of maps of one shape."""
         return sum(inputs[1:], start=inputs[0])
+
+
+FUSIONS: dict[str, Callable[[int], nn.Module]] = {  # number of inputs → what adds them
+    "fast": FastFusion,
+    "softmax": SoftmaxFusion,
+    "sum": lambda num_inputs: SumFusion(),
+    "unbounded": UnboundedFusion,
+}
 
 
 class FusionNode(nn.Module):
@@ -54,13 +78,13 @@ class FusionNode(nn.Module):
         channels: int,
         num_inputs: int,
         *,
-        weighted: bool,
+        fusion: str,
         activation: str,
         separable: bool = True,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.fuse = FastFusion(num_inputs) if weighted else SumFusion()
+        self.fuse = FUSIONS[fusion](num_inputs)
         self.activation = ACTIVATIONS[activation]
         self.conv = conv3x3(channels, channels, separable=separable, bias=bias)
         self.bn = batch_norm(channels)
@@ -213,7 +237,7 @@ class FeaturePyramid(nn.Module):
         num_layers: Layers of the neck.
         kind: "bifpn", "quad" or "pan".
         max_level: Coarsest level, 6 or more.
-        weighted: Fast normalised fusion; otherwise a plain sum.
+        fusion: "fast", "softmax", "sum" or "unbounded".
         activation: A name in ``ACTIVATIONS``.
         separable: Depthwise and pointwise convolutions in the nodes; otherwise full ones.
         bias: Whether convolutions have one; a BN follows each.
@@ -228,7 +252,7 @@ class FeaturePyramid(nn.Module):
         *,
         kind: str = "bifpn",
         max_level: int = 7,
-        weighted: bool = True,
+        fusion: str = "fast",
         activation: str = "silu",
         separable: bool = True,
         bias: bool = True,
@@ -246,7 +270,7 @@ class FeaturePyramid(nn.Module):
 
         def make_node(num_inputs: int) -> FusionNode:
             return FusionNode(
-                channels, num_inputs, weighted=weighted, activation=activation, separable=separable, bias=bias
+                channels, num_inputs, fusion=fusion, activation=activation, separable=separable, bias=bias
             )
 
         num_levels = len(in_channels) + self.num_halved

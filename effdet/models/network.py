@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from effdet.models.architecture import Variant
+from effdet.models.architecture import Architecture
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_MOMENTUM, DOWNSAMPLING, UPSAMPLING, Resampling
 from effdet.models.necks import FeaturePyramid
 from effdet.structures import Predictions
 
-SCALES_PER_OCTAVE = 3
 CLASS_PRIOR = 0.01
 
 
@@ -24,22 +23,22 @@ class Network(nn.Module):
     Any input size works, square or not: each level has ⌈H/2^l⌉ × ⌈W/2^l⌉ cells.
 
     Args:
-        variant: Row of the table of published models.
+        architecture: What the network is.
         num_classes: K.
         stochastic_depth: Drop rate of the last backbone block; block i of n drops with rate · i / n.
     """
 
-    def __init__(self, variant: Variant, num_classes: int, *, stochastic_depth: float) -> None:
+    def __init__(self, architecture: Architecture, num_classes: int, *, stochastic_depth: float) -> None:
         super().__init__()
         self.gradient_checkpointing = False
-        self.backbone = build_backbone(variant, stochastic_depth)
-        self.neck = _build_neck(variant, self.backbone.feature_info.channels())
-        self.class_head = build_class_head(variant, num_classes)
-        self.box_head = _build_head(variant, num_outputs=4, prior=None)
+        self.backbone = build_backbone(architecture, stochastic_depth)
+        self.neck = _build_neck(architecture, self.backbone.feature_info.channels())
+        self.class_head = build_class_head(architecture, num_classes)
+        self.box_head = _build_head(architecture, num_outputs=4, prior=None)
         self.set_bn_momentum(BN_MOMENTUM)
 
     def forward(self, images: Tensor) -> Predictions:
-        """Return predictions for (B, 3, H, W) float images with mean and standard deviation already taken out."""
+        """Return predictions for (B, C, H, W) float images with mean and standard deviation already taken out."""
         features = self.backbone(images)  # C3, C4, C5 at strides 8, 16, 32
         pyramid = self.neck(features)  # P3…P7, each (B, C, H_l, W_l)
         return Predictions(
@@ -73,37 +72,37 @@ class Network(nn.Module):
         return stem_modules(self.backbone)
 
 
-def build_class_head(variant: Variant, num_classes: int) -> DenseHead:
+def build_class_head(architecture: Architecture, num_classes: int) -> DenseHead:
     """Return a class head with random weights and the bias of the published prior, 0.01."""
-    return _build_head(variant, num_outputs=num_classes, prior=CLASS_PRIOR)
+    return _build_head(architecture, num_outputs=num_classes, prior=CLASS_PRIOR)
 
 
-def _build_head(variant: Variant, *, num_outputs: int, prior: float | None) -> DenseHead:
+def _build_head(architecture: Architecture, *, num_outputs: int, prior: float | None) -> DenseHead:
     return DenseHead(
-        variant.channels,
-        variant.head_repeats,
-        num_levels=variant.max_level - 2,
-        num_anchors=SCALES_PER_OCTAVE * len(variant.aspect_ratios),
+        architecture.channels,
+        architecture.head_repeats,
+        num_levels=architecture.num_levels,
+        num_anchors=architecture.anchors_per_cell,
         num_outputs=num_outputs,
-        activation=variant.head_activation or variant.activation,
-        separable=variant.separable,
-        bias=variant.conv_bias,
+        activation=architecture.head_activation or architecture.activation,
+        separable=architecture.separable,
+        bias=architecture.conv_bias,
         prior=prior,
     )
 
 
-def _build_neck(variant: Variant, in_channels: Sequence[int]) -> FeaturePyramid:
+def _build_neck(architecture: Architecture, in_channels: Sequence[int]) -> FeaturePyramid:
     return FeaturePyramid(
         in_channels,
-        variant.channels,
-        variant.neck_repeats,
-        kind=variant.neck,
-        max_level=variant.max_level,
-        weighted=variant.weighted_fusion,
-        activation=variant.activation,
-        separable=variant.separable,
-        bias=variant.conv_bias,
-        resampling=Resampling(DOWNSAMPLING[variant.downsampling], UPSAMPLING[variant.upsampling]),
+        architecture.channels,
+        architecture.neck_repeats,
+        kind=architecture.neck,
+        max_level=architecture.max_level,
+        fusion=architecture.fusion,
+        activation=architecture.activation,
+        separable=architecture.separable,
+        bias=architecture.conv_bias,
+        resampling=Resampling(DOWNSAMPLING[architecture.downsampling], UPSAMPLING[architecture.upsampling]),
     )
 
 

@@ -57,12 +57,12 @@ def resolve(config: Config, train: CocoDataset) -> Config:
 
 
 def _input_size(config: Config, train: CocoDataset) -> tuple[int, int]:
-    from effdet.models.published import get_variant
+    from effdet.models.architecture import Architecture
 
     long_side, limit = config.data.long_side, config.data.max_long_side
     if long_side is not None:
         return fit_input(grow_long_side(long_side, limit, train) if limit else long_side, train.sizes)
-    return config.data.image_size or get_variant(config.model.name).image_size
+    return config.data.image_size or Architecture.named(config.model.name).image_size
 
 
 def grow_long_side(long_side: int, limit: int, train: CocoDataset) -> int:

@@ -29,7 +29,7 @@ def build_model(config: Config, data: CocoDataset, *, resumed: bool) -> Efficien
         raise ConfigError("model.weights is a whole detector: leave out model.backbone_weights, or model.weights")
     first = _first_detector(wanted, data.num_classes) if wanted.weights and not resumed else None
     model = EfficientDet(
-        wanted.name if first is None else first.name,
+        wanted.name if first is None else first.architecture,
         data.num_classes,
         backbone_weights=None if resumed else wanted.backbone_weights,
         image_size=config.data.image_size,
@@ -54,20 +54,23 @@ def build_model(config: Config, data: CocoDataset, *, resumed: bool) -> Efficien
 def _first_detector(wanted: ModelConfig, num_classes: int) -> EfficientDet:
     """Return the detector of ``model.weights``, with a new class head if the data has another number of classes.
 
-    The weights say which variant it is. Another project's model of the same structure may stand under our name, as
+    The weights say which architecture it is. Another project's model of the same structure may stand under our name, as
     tf_efficientdet_d0 under d0; what else tells them apart, such as the shapes of anchors, is then that of the weights.
     """
     from effdet.config import ConfigError
     from effdet.detector.efficientdet import EfficientDet
+    from effdet.models.architecture import Architecture
     from effdet.weights.fit import have_same_network
     from effdet.weights.loading import load
 
     assert wanted.weights is not None
     found = load(wanted.weights)
+    architecture = Architecture.named(wanted.name)
     if found.checkpoint is not None and wanted.name in found.checkpoint.alternatives:
-        found = replace(found, variant=wanted.name)
-    if not have_same_network(wanted.name, found.variant):
-        raise ConfigError(f"model.name is {wanted.name}, but model.weights holds {found.variant}; make them agree")
+        found = replace(found, architecture=architecture)
+    if not have_same_network(architecture, found.architecture):
+        held = found.architecture.name
+        raise ConfigError(f"model.name is {wanted.name}, but model.weights holds {held}; make them agree")
     first = EfficientDet.from_loaded(found)
     if first.num_classes != num_classes:
         first.reset_classes(num_classes)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from effdet.models.architecture import Variant
-from effdet.models.published import get_variant, list_variants
+from effdet.models.architecture import Architecture
+from effdet.models.published import ADVPROP_MODELS, GOOGLE_MODELS, ZYLO_MODELS, list_variants
 from effdet.weights.effdet_names import module_names
 from effdet.weights.fit import Checkpoint, check_fit, network_shapes
 
@@ -56,7 +56,7 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
     state, sources, skipped = _unwrapped(tensors)
     layout = _Layout.of(state)
     candidates = _candidates(layout)
-    names = module_names(get_variant(candidates[0]), level_first=layout.level_first)
+    names = module_names(Architecture.named(candidates[0]), level_first=layout.level_first)
     names = {theirs: ours for ours, theirs in names.items()}
     renamed = {_renamed(name, names): name for name in state}
     converted = {ours: _swapped(ours, state[theirs]) for ours, theirs in renamed.items()}
@@ -64,7 +64,7 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
     variant, alternatives = _choose(converted, candidates, layout.num_classes, hint)
     adapted = _with_biases_of(variant, converted, layout.num_classes)
     what = f"the effdet checkpoint does not fit {variant}"
-    check_fit(network_shapes(variant, layout.num_classes), adapted, what)
+    check_fit(network_shapes(Architecture.named(variant), layout.num_classes), adapted, what)
     return Checkpoint(
         family=FAMILY,
         variant=variant,
@@ -81,10 +81,9 @@ def effdet_name(variant: str) -> str:
 
     zylo117's max-pool pads with zeros, which no model of effdet does.
     """
-    family = get_variant(variant).family
-    if family == "google":
+    if variant in GOOGLE_MODELS or variant in ADVPROP_MODELS:
         return f"tf_efficientdet_{variant}"
-    if family == "zylo":
+    if variant in ZYLO_MODELS:
         return f"tf_efficientdet_{variant.removeprefix('efficientdet-').replace('d8', 'd7x')}"
     return variant
 
@@ -100,10 +99,10 @@ def to_effdet(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
         ValueError: If the state is not that of the variant.
     """
     outputs = [value for name, value in state.items() if re.fullmatch(r"class_head\.predict.*bias", name)]
-    num_classes = len(outputs[0]) // _num_anchors(get_variant(variant)) if outputs else 1
-    check_fit(network_shapes(variant, num_classes), state, f"the state is not that of {variant}")
+    num_classes = len(outputs[0]) // Architecture.named(variant).anchors_per_cell if outputs else 1
+    check_fit(network_shapes(Architecture.named(variant), num_classes), state, f"the state is not that of {variant}")
     level_first = not _REPEAT_FIRST.fullmatch(effdet_name(variant))
-    names = module_names(get_variant(variant), level_first=level_first)
+    names = module_names(Architecture.named(variant), level_first=level_first)
     return {_renamed(name, names): _swapped(name, value) for name, value in state.items()}
 
 
@@ -145,18 +144,18 @@ class _Layout:
             level_first=level_first,
         )
 
-    def differences(self, variant: Variant) -> int:
-        """Return in how many of these a variant differs."""
-        levels = variant.max_level - 2
-        nodes = {"bifpn": 2 * levels - 2, "pan": 2 * levels, "quad": 5 * levels - 4}[variant.neck]
+    def differences(self, architecture: Architecture) -> int:
+        """Return in how many of these an architecture differs."""
+        levels = architecture.num_levels
+        nodes = {"bifpn": 2 * levels - 2, "pan": 2 * levels, "quad": 5 * levels - 4}[architecture.neck]
         pairs = (
-            (self.neck_repeats, variant.neck_repeats),
+            (self.neck_repeats, architecture.neck_repeats),
             (self.num_nodes, nodes),
-            (self.head_repeats, variant.head_repeats),
+            (self.head_repeats, architecture.head_repeats),
             (self.num_levels, levels),
-            (self.channels, variant.channels),
-            (self.weighted_fusion, variant.weighted_fusion),
-            (self.separable, variant.separable),
+            (self.channels, architecture.channels),
+            (self.weighted_fusion, architecture.fusion == "fast"),
+            (self.separable, architecture.separable),
         )
         return sum(mine != other for mine, other in pairs)
 
@@ -177,17 +176,13 @@ def _num_classes(state: Mapping[str, Tensor]) -> int:
     kind = "conv_pw" if "class_net.predict.conv_pw.bias" in state else "conv"
     classes = len(_need(state, f"class_net.predict.{kind}.bias"))
     anchors = len(_need(state, f"box_net.predict.{kind}.bias")) // 4
-    known = _num_anchors(get_variant(list_variants(FAMILY)[0]))
+    known = Architecture.named(list_variants(FAMILY)[0]).anchors_per_cell
     if anchors != known or classes % anchors:
         raise ValueError(
             f"an effdet checkpoint must have heads for {known} anchors in each cell, got a box head for {anchors} and "
             f"a class head with {classes} outputs; models with other ratios or scales are not known"
         )
     return classes // anchors
-
-
-def _num_anchors(variant: Variant) -> int:
-    return 3 * len(variant.aspect_ratios)
 
 
 def _need(state: Mapping[str, Tensor], name: str) -> Tensor:
@@ -219,8 +214,8 @@ def _swapped(name: str, value: Tensor) -> Tensor:
 def _candidates(layout: _Layout) -> list[str]:
     """Return the models of this layout in the order of preference, or the one nearest to it."""
     variants = sorted(list_variants(FAMILY), key=lambda name: (not name.startswith("tf_"), name.endswith("_ap")))
-    fitting = [name for name in variants if layout.differences(get_variant(name)) == 0]
-    return fitting or [min(variants, key=lambda name: layout.differences(get_variant(name)))]
+    fitting = [name for name in variants if layout.differences(Architecture.named(name)) == 0]
+    return fitting or [min(variants, key=lambda name: layout.differences(Architecture.named(name)))]
 
 
 def _choose(
@@ -228,11 +223,11 @@ def _choose(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the model that a state dict by our names belongs to, and others that fit it as well."""
     has_bias = _has_bias(state)
-    candidates = sorted(candidates, key=lambda name: get_variant(name).conv_bias != has_bias)  # stable
+    candidates = sorted(candidates, key=lambda name: Architecture.named(name).conv_bias != has_bias)  # stable
     fitting = _of_one_structure(state, candidates, num_classes)
     if not fitting:
         return _named(hint, candidates) or _nearest(state, candidates, num_classes), ()
-    exact = [name for name in fitting if get_variant(name).conv_bias == has_bias]
+    exact = [name for name in fitting if Architecture.named(name).conv_bias == has_bias]
     chosen = hint if hint in fitting else _named(hint, exact or fitting) or fitting[0]
     return chosen, tuple(name for name in exact if name != chosen)
 
@@ -241,7 +236,11 @@ def _of_one_structure(state: Mapping[str, Tensor], candidates: list[str], num_cl
     """Return the models whose tensors, but for biases before a BN, are those of the state."""
     given = {name: value.shape for name, value in state.items() if _counts(name)}
     for first in candidates:
-        if given == {name: shape for name, shape in network_shapes(first, num_classes).items() if _counts(name)}:
+        if given == {
+            name: shape
+            for name, shape in network_shapes(Architecture.named(first), num_classes).items()
+            if _counts(name)
+        }:
             return [name for name in candidates if _structure(name) == _structure(first)]
     return []
 
@@ -250,10 +249,11 @@ def _counts(name: str) -> bool:
     return not _BIAS_BEFORE_BN.fullmatch(name) and not name.endswith("num_batches_tracked")
 
 
-def _structure(name: str) -> Variant:
+def _structure(name: str) -> Architecture:
     """Return a row without all that shapes do not show; what the layout shows is equal among candidates."""
-    variant, plain = get_variant(name), get_variant(list_variants(FAMILY)[0])
-    return replace(plain, backbone=variant.backbone.removeprefix("tf_"), taps=variant.taps, wide_taps=variant.wide_taps)
+    variant, plain = Architecture.named(name), Architecture.named(list_variants(FAMILY)[0])
+    backbone = variant.backbone.removeprefix("tf_")
+    return replace(plain, backbone=backbone, expanded_features=variant.expanded_features)
 
 
 def _named(hint: str, names: list[str]) -> str | None:
@@ -268,7 +268,9 @@ def _named(hint: str, names: list[str]) -> str | None:
 
 
 def _nearest(state: Mapping[str, Tensor], candidates: list[str], num_classes: int) -> str:
-    return min(candidates, key=lambda name: len(state.keys() ^ network_shapes(name, num_classes).keys()))
+    return min(
+        candidates, key=lambda name: len(state.keys() ^ network_shapes(Architecture.named(name), num_classes).keys())
+    )
 
 
 # -------------------------------------------------------------------------------------------------- biases before a BN
@@ -280,11 +282,11 @@ def _has_bias(state: Collection[str]) -> bool:
 
 def _with_biases_of(variant: str, state: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
     """Return the state with the biases before a BN that the variant has: all or none."""
-    has_bias, wants_bias = _has_bias(state), get_variant(variant).conv_bias
+    has_bias, wants_bias = _has_bias(state), Architecture.named(variant).conv_bias
     if has_bias and not wants_bias:
         return _folded(state)
     if wants_bias and not has_bias:
-        shapes = network_shapes(variant, num_classes)
+        shapes = network_shapes(Architecture.named(variant), num_classes)
         return state | {name: torch.zeros(shape) for name, shape in shapes.items() if _BIAS_BEFORE_BN.fullmatch(name)}
     return state
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from effdet.models.architecture import Variant
+from effdet.models.architecture import Architecture
 
 NUM_TAPS = 3  # C3, C4, C5
 
 
-def module_names(variant: Variant, *, level_first: bool) -> dict[str, str]:
+def module_names(architecture: Architecture, *, level_first: bool) -> dict[str, str]:
     """Return our name → effdet's for every module of neck and heads that holds tensors, of either kind of convolution.
 
     Modules of the backbone have the same names in both.
 
     Args:
-        variant: What the network is like.
+        architecture: What the network is like.
         level_first: BN of the heads are ordered by level, then by repeat.
     """
-    return dict([*_neck(variant), *_head("class", variant, level_first), *_head("box", variant, level_first)])
+    return dict(
+        [*_neck(architecture), *_head("class", architecture, level_first), *_head("box", architecture, level_first)]
+    )
 
 
 def node_names(neck: str, num_levels: int) -> list[str]:
@@ -52,15 +54,15 @@ def fed_nodes(neck: str, num_levels: int) -> dict[str, str]:
     return fed | {"mirror_skip_laterals.0": "mirror.finest"}
 
 
-def _neck(variant: Variant) -> Iterator[tuple[str, str]]:
-    num_levels = variant.max_level - 2
-    nodes = node_names(variant.neck, num_levels)
+def _neck(architecture: Architecture) -> Iterator[tuple[str, str]]:
+    num_levels = architecture.num_levels
+    nodes = node_names(architecture.neck, num_levels)
     yield from _lateral("neck.to_p6", f"fpn.resample.{NUM_TAPS}")
-    for lateral, node in fed_nodes(variant.neck, num_levels).items():
+    for lateral, node in fed_nodes(architecture.neck, num_levels).items():
         level = int(lateral[-1]) + lateral.startswith("skip_laterals")
         theirs = f"fpn.cell.0.fnode.{nodes.index(node)}.combine.resample.{level}"
         yield from _lateral(f"neck.{lateral}", theirs)
-    for layer in range(variant.neck_repeats):
+    for layer in range(architecture.neck_repeats):
         for number, node in enumerate(nodes):
             ours, theirs = f"neck.layers.{layer}.{node}", f"fpn.cell.{layer}.fnode.{number}"
             yield f"{ours}.fuse", f"{theirs}.combine"
@@ -79,11 +81,11 @@ def _conv(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
     yield ours, f"{theirs}.conv"  # a full one
 
 
-def _head(kind: str, variant: Variant, level_first: bool) -> Iterator[tuple[str, str]]:
+def _head(kind: str, architecture: Architecture, level_first: bool) -> Iterator[tuple[str, str]]:
     ours, theirs = f"{kind}_head", f"{kind}_net"
-    for repeat in range(variant.head_repeats):
+    for repeat in range(architecture.head_repeats):
         yield from _conv(f"{ours}.convs.{repeat}", f"{theirs}.conv_rep.{repeat}")
-        for level in range(variant.max_level - 2):
+        for level in range(architecture.num_levels):
             place = f"{level}.{repeat}" if level_first else f"{repeat}.{level}.bn"
             yield f"{ours}.bns.{repeat}.{level}", f"{theirs}.bn_rep.{place}"
     yield from _conv(f"{ours}.predict", f"{theirs}.predict")

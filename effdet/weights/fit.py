@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from effdet.models.architecture import Architecture
 from effdet.models.network import Network
-from effdet.models.published import get_variant
 
 _SHOWN = 6  # names of each kind in an error
 
@@ -20,25 +20,25 @@ class Checkpoint:
     """The detector in a file, whoever wrote it, by the names, shapes and orders of our ``Network``."""
 
     family: str  # project whose layout the file has
-    variant: str  # name for ``get_variant``
+    variant: str  # name of a published architecture
     num_classes: int
     state: dict[str, Tensor]
     sources: dict[str, str]  # our name → name in the file
     skipped: tuple[str, ...] = ()  # names in the file that a network has no use for
-    alternatives: tuple[str, ...] = ()  # other variants that the same names and shapes fit
+    alternatives: tuple[str, ...] = ()  # other published architectures with the same names and shapes
 
 
 @lru_cache(maxsize=128)
-def network_shapes(variant: str, num_classes: int) -> Mapping[str, torch.Size]:
-    """Return the shape of every tensor in the state dict of a variant's network, without making the tensors."""
+def network_shapes(architecture: Architecture, num_classes: int) -> Mapping[str, torch.Size]:
+    """Return the shape of every tensor in the state dict of a network, without making the tensors."""
     with torch.device("meta"):
-        network = Network(get_variant(variant), num_classes, stochastic_depth=0.0)
+        network = Network(architecture, num_classes, stochastic_depth=0.0)
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def have_same_network(variant: str, other: str) -> bool:
-    """Return whether the networks of two variants have the same tensors, so that weights of one fit the other."""
-    return variant == other or dict(network_shapes(variant, 1)) == dict(network_shapes(other, 1))
+def have_same_network(one: Architecture, other: Architecture) -> bool:
+    """Return whether two networks have the same tensors, so that weights of one fit the other."""
+    return one == other or dict(network_shapes(one, 1)) == dict(network_shapes(other, 1))
 
 
 def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor], what: str) -> None:

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from effdet.models.published import VARIANTS, Variant, get_variant
+from effdet.models.architecture import Architecture
+from effdet.models.published import ADVPROP_MODELS, GOOGLE_MODELS
 from effdet.weights.fit import Checkpoint, check_fit, network_shapes
 from effdet.weights.state_dicts import mentioned
 
-ANCHORS_PER_CELL = 9
-_WITH_ADVPROP = ("d0", "d1", "d2", "d3", "d4", "d5")
+ANCHORS_PER_CELL = Architecture.named("d0").anchors_per_cell  # of each of its models
 _FINEST = 3  # level of the first map of the pyramid
 _SCOPES = ("backbone/", "fpn_cells/", "resample_p", "class_net/", "box_net/")  # where the detector's variables live
 _CLASSIFIER = "backbone/head/"  # of an ImageNet model
@@ -46,16 +46,16 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
     """
     names = _names_in_file(tensors)
     layout = _read_layout(names, tensors)
-    fitting = [name for name, row in VARIANTS.items() if _expected(row) == layout]
+    fitting = [name for name, row in GOOGLE_MODELS.items() if _expected(row) == layout]
     if not fitting:
-        known = "; ".join(f"{name}: {_expected(row)}" for name, row in VARIANTS.items())
+        known = "; ".join(f"{name}: {_expected(row)}" for name, row in GOOGLE_MODELS.items())
         raise ValueError(f"the checkpoint is no published model of google: it has {layout}; known are {known}")
-    alike = [*fitting, *(f"{name}_ap" for name in fitting if name in _WITH_ADVPROP)]
+    alike = [*fitting, *(f"{name}_ap" for name in fitting if f"{name}_ap" in ADVPROP_MODELS)]
     variant = _choose(alike, hint)
 
     num_classes = _num_classes(names, tensors)
-    shapes = network_shapes(variant, num_classes)
-    wanted = _wanted(shapes, levels=get_variant(variant).max_level - 2)
+    shapes = network_shapes(Architecture.named(variant), num_classes)
+    wanted = _wanted(shapes, levels=Architecture.named(variant).num_levels)
     state = {
         own: _convert(own, [tensors[names[part]] for part in parts])
         for own, parts in wanted.items()
@@ -130,9 +130,9 @@ class _Layout(NamedTuple):
         )
 
 
-def _expected(row: Variant) -> _Layout:
+def _expected(row: Architecture) -> _Layout:
     backbone = row.backbone.removeprefix("tf_efficientnet_")
-    return _Layout(backbone, row.channels, row.neck_repeats, row.head_repeats, row.max_level, row.weighted_fusion)
+    return _Layout(backbone, row.channels, row.neck_repeats, row.head_repeats, row.max_level, row.fusion == "fast")
 
 
 def _read_layout(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> _Layout:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from effdet.images.preprocessing import Preprocessing
+from effdet.models.architecture import Architecture
 from effdet.ops.postprocess import PostprocessSettings
 from effdet.weights import effdet, google, state_dicts, zylo
 from effdet.weights.coco import COCO_IDS, COCO_NAMES
@@ -42,10 +43,10 @@ _DESCRIBED = (  # by every file that save_pretrained wrote
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What ``EfficientDet`` is built from. None: the variant's own."""
+    """What ``EfficientDet`` is built from. None: as the architecture has it."""
 
     where: str  # for people: what was loaded
-    variant: str
+    architecture: Architecture
     num_classes: int
     state: dict[str, Tensor]  # by the names of ``EfficientDet.state_dict()``
     image_size: tuple[int, int] | None = None
@@ -60,7 +61,7 @@ class Loaded:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of ``EfficientDet`` beside the variant and the number of classes."""
+        """Arguments of ``EfficientDet`` beside the architecture and the number of classes."""
         names = ("image_size", "class_names", "category_ids", "stochastic_depth", "settings", "preprocessing")
         return {name: getattr(self, name) for name in names}
 
@@ -88,7 +89,7 @@ def load(source: str | Path, *, variant: str | None = None) -> Loaded:
     coco = checkpoint.num_classes == _NUM_COCO
     return Loaded(
         where=f"{found.where}, layout of {checkpoint.family}" if checkpoint.family != "ours" else found.where,
-        variant=name,
+        architecture=Architecture.named(name),
         num_classes=checkpoint.num_classes,
         state={f"network.{key}": value for key, value in checkpoint.state.items()},
         image_size=_image_size(found, config),
@@ -112,14 +113,14 @@ def _described(found: Source, description: Mapping[str, Any], variant: str | Non
     if missing or unknown:
         what = f"does not say {', '.join(missing)}" if missing else f"has the unknown settings {', '.join(unknown)}"
         raise ValueError(f"{found.where}: its description {what}; another version of this package may have written it")
-    name, num_classes = description["name"], description["num_classes"]
-    if variant is not None and variant != name:
-        _check_same_network(variant, name, found.where)
-        name = variant
+    architecture = _architecture_of(description, found.where)
+    if variant is not None and variant != architecture.name:
+        _check_same_network(variant, architecture, found.where)
+        architecture = Architecture.named(variant)
     return Loaded(
         where=found.where,
-        variant=name,
-        num_classes=num_classes,
+        architecture=architecture,
+        num_classes=description["num_classes"],
         state=found.tensors,
         image_size=tuple(description["image_size"]),
         class_names=description["class_names"],
@@ -130,6 +131,16 @@ def _described(found: Source, description: Mapping[str, Any], variant: str | Non
         settings=PostprocessSettings(**description["settings"]),
         preprocessing=Preprocessing(**description.get("preprocessing", {})),
     )
+
+
+def _architecture_of(description: Mapping[str, Any], where: str) -> Architecture:
+    """Return the architecture in a description; the first files had only the name of a published one."""
+    try:
+        if "architecture" in description:
+            return Architecture.from_dict(description["architecture"])
+        return Architecture.named(description["name"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: its architecture cannot be read: {error}") from error
 
 
 # -- recognising -----------------------------------------------------------------------------------------------------
@@ -189,7 +200,7 @@ def _unknown(found: Source) -> str:
 def _choose(checkpoint: Checkpoint, found: Source, variant: str | None) -> str:
     """Return the variant: as asked for, or as the file says itself, or as the layout's module prefers."""
     if variant is not None and variant != checkpoint.variant:
-        _check_same_network(variant, checkpoint.variant, found.where)
+        _check_same_network(variant, Architecture.named(checkpoint.variant), found.where)
         return variant
     chosen = checkpoint.variant
     if variant is None and checkpoint.alternatives and not _says(found.hint, chosen, checkpoint.alternatives):
@@ -212,9 +223,9 @@ def _says(hint: str, chosen: str, alternatives: Collection[str]) -> bool:
     return "advprop" in hint.lower() or state_dicts.mentioned((chosen, *alternatives), hint) == chosen
 
 
-def _check_same_network(variant: str, found: str, where: str) -> None:
-    if not have_same_network(variant, found):
-        raise ValueError(f"{where} holds the tensors of '{found}', which do not fit variant '{variant}'")
+def _check_same_network(variant: str, found: Architecture, where: str) -> None:
+    if not have_same_network(Architecture.named(variant), found):
+        raise ValueError(f"{where} holds the tensors of '{found.name}', which do not fit variant '{variant}'")
 
 
 def _preset(family: str, variant: str = "") -> str:

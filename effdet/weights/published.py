@@ -29,7 +29,7 @@ class PublishedFile:
     """A file of COCO weights on the server of the project that made it."""
 
     name: str  # what from_pretrained takes, as the project itself calls the model
-    variant: str  # for get_variant
+    variant: str  # name of the architecture
     family: str  # effdet, google or zylo
     url: str
     ap: float  # COCO AP on val2017 in percent, as claimed by the publisher

@@ -7,10 +7,9 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from effdet.models.published import FAMILIES, Variant
+from effdet.models.architecture import Architecture
+from effdet.models.published import FAMILIES
 from effdet.weights.fit import Checkpoint, check_fit, network_shapes
-
-ANCHORS_PER_CELL = 9
 
 
 def recognises(names: Collection[str]) -> bool:
@@ -42,7 +41,9 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
         nearest = mentioned(similar, hint) or min(
             similar, key=lambda name: _num_differences(name, num_classes, tensors)
         )
-        check_fit(network_shapes(nearest, num_classes), tensors, f"the state dict does not fit {nearest}")
+        check_fit(
+            network_shapes(Architecture.named(nearest), num_classes), tensors, f"the state dict does not fit {nearest}"
+        )
     chosen = mentioned(fitting, hint) or fitting[0]
     return Checkpoint(
         family="ours",
@@ -61,13 +62,21 @@ def mentioned(names: Collection[str], hint: str) -> str:
 
 
 def _num_classes(tensors: Mapping[str, Tensor]) -> int:
-    for name in ("class_head.predict.pointwise.bias", "class_head.predict.bias"):
+    scores, deltas = _num_outputs(tensors, "class_head"), _num_outputs(tensors, "box_head")
+    anchors = deltas // 4  # per cell
+    if not anchors or not scores or scores % anchors:
+        raise ValueError(
+            f"class_head.predict must have one output for each class and each of the {anchors} anchors that "
+            f"box_head.predict has in a cell, got {scores}"
+        )
+    return scores // anchors
+
+
+def _num_outputs(tensors: Mapping[str, Tensor], head: str) -> int:
+    for name in (f"{head}.predict.pointwise.bias", f"{head}.predict.bias"):
         if name in tensors:
-            outputs = len(tensors[name])
-            if outputs == 0 or outputs % ANCHORS_PER_CELL:
-                raise ValueError(f"{name} must have {ANCHORS_PER_CELL} numbers for each class, got {outputs}")
-            return outputs // ANCHORS_PER_CELL
-    raise ValueError("the state dict has no class_head.predict, which tells the number of classes; it is incomplete")
+            return len(tensors[name])
+    raise ValueError(f"the state dict has no {head}.predict, which tells the number of classes; it is incomplete")
 
 
 def _layout(tensors: Collection[str]) -> tuple[int, int, int]:
@@ -84,9 +93,9 @@ def _width(tensors: Mapping[str, Tensor]) -> int:
     return 0 if bn is None else len(bn)
 
 
-def _is_similar(row: Variant, tensors: Mapping[str, Tensor]) -> bool:
+def _is_similar(row: Architecture, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the counts agree; building a network for every row of the tables would take many seconds."""
-    counts = (row.neck_repeats, row.head_repeats, row.max_level - 2)
+    counts = (row.neck_repeats, row.head_repeats, row.num_levels)
     return row.channels == _width(tensors) and counts == _layout(tensors)
 
 
@@ -97,6 +106,6 @@ def _described(tensors: Mapping[str, Tensor]) -> str:
 
 def _num_differences(variant: str, num_classes: int, tensors: Mapping[str, Tensor]) -> int:
     """Return how many tensors are missing, unknown or of another shape; counters of BN batches do not count."""
-    wanted = set(network_shapes(variant, num_classes).items())
+    wanted = set(network_shapes(Architecture.named(variant), num_classes).items())
     given = {(name, tensor.shape) for name, tensor in tensors.items()}
     return sum(not name.endswith("num_batches_tracked") for name, _ in wanted ^ given)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from effdet.models.architecture import Variant
-from effdet.models.published import get_variant, list_variants
+from effdet.models.architecture import Architecture
+from effdet.models.published import list_variants
 from effdet.weights.fit import Checkpoint, check_fit, network_shapes
 from effdet.weights.lukemelas import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
 from effdet.weights.state_dicts import mentioned
 
 FAMILY = "zylo"
-ANCHORS_PER_CELL = 9
+ANCHORS_PER_CELL = Architecture.named("efficientdet-d0").anchors_per_cell  # of each of its models
 _MARK = re.compile(r"(?P<wrappers>(?:\w+\.)*?)backbone_net\.model\._conv_stem\.")
 _UNUSED_FUSION = re.compile(r"bifpn\.\d+\.p\d_w[12]$")
 _CLASSIFIER = ("backbone_net.model._conv_head.", "backbone_net.model._bn1.", "backbone_net.model._fc.")
@@ -47,8 +47,8 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
     variant = mentioned(alike, hint) or mentioned([name.removeprefix("efficientdet-") for name in alike], hint)
     variant = f"efficientdet-{variant.removeprefix('efficientdet-')}" if variant else alike[0]
 
-    row, num_classes = get_variant(variant), _num_classes(names, tensors)
-    shapes = network_shapes(variant, num_classes)
+    row, num_classes = Architecture.named(variant), _num_classes(names, tensors)
+    shapes = network_shapes(row, num_classes)
     theirs = _names_in_file(row, shapes)
     state = {own: _convert(own, tensors[names[name]]) for own, name in theirs.items() if name in names}
     used = set(theirs.values())
@@ -69,8 +69,8 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
     )
 
 
-def _is_unused(name: str, row: Variant) -> bool:
-    return name.startswith(_CLASSIFIER) or (not row.weighted_fusion and _UNUSED_FUSION.match(name) is not None)
+def _is_unused(name: str, row: Architecture) -> bool:
+    return name.startswith(_CLASSIFIER) or (row.fusion == "sum" and _UNUSED_FUSION.match(name) is not None)
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -97,7 +97,7 @@ def _models_alike(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> li
     repeats = _count(r"regressor\.conv_list\.(\d+)\.", names)
     levels = _count(r"regressor\.bn_list\.(\d+)\.", names)
     found = (channels, cells, repeats, levels)
-    rows = {name: get_variant(name) for name in list_variants(FAMILY)}
+    rows = {name: Architecture.named(name) for name in list_variants(FAMILY)}
     alike = [name for name, row in rows.items() if found == _counts(row)]
     if not alike:
         known = "; ".join(f"{name} {_counts(row)}" for name, row in rows.items())
@@ -108,8 +108,8 @@ def _models_alike(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> li
     return alike
 
 
-def _counts(row: Variant) -> tuple[int, int, int, int]:
-    return row.channels, row.neck_repeats, row.head_repeats, row.max_level - 2
+def _counts(row: Architecture) -> tuple[int, int, int, int]:
+    return row.channels, row.neck_repeats, row.head_repeats, row.num_levels
 
 
 def _count(pattern: str, names: Collection[str]) -> int:
@@ -131,14 +131,14 @@ _SEPARABLE = {"depthwise": "depthwise_conv.conv", "pointwise": "pointwise_conv.c
 _LATERAL = {"conv": "0.conv", "bn": "1"}
 
 
-def _names_in_file(row: Variant, shapes: Mapping[str, torch.Size]) -> dict[str, str]:
+def _names_in_file(row: Architecture, shapes: Mapping[str, torch.Size]) -> dict[str, str]:
     """Return the name in the file for each of ours."""
     blocks = list(dict.fromkeys(m[0] for name in shapes if (m := re.match(r"backbone\.blocks\.\d+\.\d+", name))))
     unexpanded = {block for block in blocks if f"{block}.conv_pwl.weight" not in shapes}
     return {own: _name_in_file(own, row, blocks, unexpanded) for own in shapes}
 
 
-def _name_in_file(own: str, row: Variant, blocks: list[str], unexpanded: Collection[str]) -> str:
+def _name_in_file(own: str, row: Architecture, blocks: list[str], unexpanded: Collection[str]) -> str:
     if own.endswith("fuse.edge_weights"):
         return _fusion(own, row)
     module, _, kind = own.rpartition(".")
@@ -164,7 +164,7 @@ def _backbone_module(module: str, blocks: list[str], unexpanded: Collection[str]
     return f"backbone_net.model.{name}" if is_norm else f"backbone_net.model.{name}.conv"
 
 
-def _level(way: str, number: int, row: Variant) -> int:
+def _level(way: str, number: int, row: Architecture) -> int:
     """Return the level that a node makes: 6 for P6."""
     return {"top_down": row.max_level - 1 - number, "bottom_up": 4 + number, "coarsest": row.max_level}[way]
 
@@ -172,14 +172,14 @@ def _level(way: str, number: int, row: Variant) -> int:
 _NODE = re.compile(r"layers\.(\d+)\.(top_down|bottom_up|coarsest)(?:\.(\d+))?\.(.+)")
 
 
-def _fusion(own: str, row: Variant) -> str:
+def _fusion(own: str, row: Architecture) -> str:
     match = _NODE.match(own.removeprefix("neck."))
     assert match is not None, own
     level = _level(match[2], int(match[3] or 0), row)
     return f"bifpn.{match[1]}.p{level}_w{1 if match[2] == 'top_down' else 2}"
 
 
-def _neck_module(rest: str, row: Variant) -> str:
+def _neck_module(rest: str, row: Architecture) -> str:
     lateral = re.match(r"(to_p6|(input|skip)_laterals\.(\d+))\.(conv|bn)$", rest)
     if lateral:
         names = {

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from effdet.models.architecture import Architecture
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
-from effdet.models.published import get_variant
 
 
 def build(name, stochastic_depth=0.0):
-    return build_backbone(get_variant(name), stochastic_depth)
+    return build_backbone(Architecture.named(name), stochastic_depth)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_sum_fusion_has_no_weights_and_adds():
 
 
 def test_node_fuses_then_activates_then_convolves_then_normalises():
-    node = randomise(FusionNode(4, 2, weighted=True, activation="silu"))
+    node = randomise(FusionNode(4, 2, fusion="fast", activation="silu"))
     a, b = torch.randn(2, 1, 4, 6, 6)
     w = node.fuse.edge_weights.relu()
     fused = (w[0] * a + w[1] * b) / (w.sum() + 1e-4)
@@ -58,7 +58,7 @@ def test_node_fuses_then_activates_then_convolves_then_normalises():
 
 
 def make_node(num_inputs):
-    return FusionNode(4, num_inputs, weighted=True, activation="silu")
+    return FusionNode(4, num_inputs, fusion="fast", activation="silu")
 
 
 # Published node lists for P3–P7: each node's level and its inputs; 0–4 are the inputs P3–P7, 5 the first node, ….

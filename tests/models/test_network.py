@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from effdet.models.architecture import Architecture
 from effdet.models.network import Network
-from effdet.models.published import get_variant
 from effdet.ops.anchors import level_sizes, make_anchors
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return Network(get_variant("lite0"), 3, stochastic_depth=0.0)
+    return Network(Architecture.named("lite0"), 3, stochastic_depth=0.0)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (75, 113), (33, 64), (1, 1)])
@@ -56,7 +56,7 @@ def test_every_batch_norm_has_the_published_constants(network):
 )
 def test_gradient_checkpointing_changes_neither_gradients_nor_bn_statistics(name):
     torch.manual_seed(0)
-    network = Network(get_variant(name), 3, stochastic_depth=0.0).train()
+    network = Network(Architecture.named(name), 3, stochastic_depth=0.0).train()
     images = torch.randn(2, 3, 64, 64)
     results = []
     for enable in (False, True):

@@ -1,6 +1,6 @@
 import pytest
 
-from effdet.models.published import VARIANTS
+from effdet.models.published import GOOGLE_MODELS
 from effdet.models.scaling import bifpn_width, compound_scale
 
 
@@ -12,7 +12,7 @@ def test_widths_are_those_of_the_formula_by_hand():
 
 @pytest.mark.parametrize("phi", [0, 1, 3])
 def test_formula_and_published_table_agree_where_the_paper_rounds_to_eight(phi):
-    scale, published = compound_scale(phi), VARIANTS[f"d{phi}"]
+    scale, published = compound_scale(phi), GOOGLE_MODELS[f"d{phi}"]
     assert (scale.channels, scale.neck_repeats, scale.head_repeats) == (
         published.channels,
         published.neck_repeats,
@@ -25,7 +25,7 @@ def test_formula_and_published_table_agree_where_the_paper_rounds_to_eight(phi):
     ("phi", "name"), [(0, "d0"), (1, "d1"), (2, "d2"), (3, "d3"), (4, "d4"), (5, "d5"), (6, "d6"), (7, "d7")]
 )
 def test_head_depth_holds_for_every_published_model(phi, name):
-    assert compound_scale(phi).head_repeats == VARIANTS[name].head_repeats
+    assert compound_scale(phi).head_repeats == GOOGLE_MODELS[name].head_repeats
 
 
 def test_the_table_departs_from_the_formula_where_the_docstring_says():

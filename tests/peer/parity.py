@@ -84,7 +84,7 @@ def _compare_one(name: str, path: Path, sizes: Sequence[tuple[int, int]]) -> Row
     for run in made["runs"]:
         with torch.inference_mode():
             predictions = model.network(run["images"])
-        cells = level_sizes(run["image_size"], 3, model.variant.max_level)
+        cells = level_sizes(run["image_size"], model.architecture.min_level, model.architecture.max_level)
         lengths = [9 * height * width for height, width in cells]
         class_differences.append(_difference(predictions.class_logits, run["class_logits"], lengths))
         box_differences.append(_difference(predictions.box_deltas, run["box_deltas"][..., [1, 0, 3, 2]], lengths))

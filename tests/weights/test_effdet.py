@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from effdet.models.architecture import Architecture
 from effdet.models.network import Network
-from effdet.models.published import get_variant, list_variants
+from effdet.models.published import list_variants
 from effdet.weights.effdet import convert, effdet_name, recognises, to_effdet
 from effdet.weights.effdet_names import fed_nodes, node_names
 from effdet.weights.fit import network_shapes
@@ -15,7 +16,7 @@ def our_state(name, num_classes=K):
     generator = torch.Generator().manual_seed(0)
     return {
         key: torch.rand(shape, generator=generator) + 0.5 if shape else torch.tensor(7)
-        for key, shape in network_shapes(name, num_classes).items()
+        for key, shape in network_shapes(Architecture.named(name), num_classes).items()
     }
 
 
@@ -195,14 +196,14 @@ def test_redundant_biases_go_into_the_bn_without_changing_the_outputs(name):
     from dataclasses import replace
 
     torch.manual_seed(0)
-    biased = Network(replace(get_variant(name), conv_bias=True), K, stochastic_depth=0.0).eval()
+    biased = Network(replace(Architecture.named(name), conv_bias=True), K, stochastic_depth=0.0).eval()
     for key, parameter in biased.named_parameters():
         if key.endswith("bias"):
             parameter.data.normal_(std=0.3)
     theirs = to_effdet_with_biases(biased.state_dict(), name)
     checkpoint = convert(theirs, hint=name)
     assert checkpoint.variant == name
-    plain = Network(get_variant(name), K, stochastic_depth=0.0).eval()
+    plain = Network(Architecture.named(name), K, stochastic_depth=0.0).eval()
     plain.load_state_dict(checkpoint.state)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -213,7 +214,7 @@ def test_redundant_biases_go_into_the_bn_without_changing_the_outputs(name):
 
 def to_effdet_with_biases(state, name):
     """Write a network whose biases its variant does not have, by renaming each bias beside its weight."""
-    plain = {key: value for key, value in state.items() if key in network_shapes(name, K)}
+    plain = {key: value for key, value in state.items() if key in network_shapes(Architecture.named(name), K)}
     theirs = to_effdet(plain, name)
     places = {id(value): key for key, value in theirs.items()}
     for key in state.keys() - plain.keys():
@@ -269,7 +270,7 @@ def test_a_state_of_another_model_is_not_written():
 )
 def test_every_family_has_a_model_of_effdet_with_the_same_tensors(variant, name):
     assert effdet_name(variant) == name
-    assert network_shapes(variant, K) == network_shapes(name, K)
+    assert network_shapes(Architecture.named(variant), K) == network_shapes(Architecture.named(name), K)
 
 
 def test_other_layouts_are_not_recognised():

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from effdet import EfficientDet
+from effdet.models.architecture import Architecture
 from effdet.models.network import Network
-from effdet.models.published import VARIANTS, get_variant
+from effdet.models.published import GOOGLE_MODELS
 from effdet.weights import google
 from effdet.weights.fit import network_shapes
 from effdet.weights.tensorflow import read_checkpoint
@@ -19,10 +20,10 @@ NAMES = json.loads((Path(__file__).parent / "google_names.json").read_text())
 
 def shapes_in_file(variant: str, num_classes: int) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every variable that the converter looks for, as the original code would name it."""
-    shapes = network_shapes(variant, num_classes)
-    backbone = "efficientnet-" + get_variant(variant).backbone.removeprefix("tf_efficientnet_")
+    shapes = network_shapes(Architecture.named(variant), num_classes)
+    backbone = "efficientnet-" + Architecture.named(variant).backbone.removeprefix("tf_efficientnet_")
     found = {}
-    for own, parts in google._wanted(shapes, levels=get_variant(variant).max_level - 2).items():
+    for own, parts in google._wanted(shapes, levels=Architecture.named(variant).num_levels).items():
         for part in parts:
             name = part.replace("/bn", "/tpu_batch_normalization") if part.startswith("backbone/") else part
             name = name.replace("backbone/", f"{backbone}/")
@@ -62,7 +63,7 @@ def test_names_and_shapes_are_the_originals(variant):
 def test_outputs_equal_the_originals(shared_data, layout):
     folder = shared_data / "google_d0" / layout
     checkpoint = google.convert(read_checkpoint(folder))
-    network = Network(get_variant(checkpoint.variant), checkpoint.num_classes, stochastic_depth=0.0).eval()
+    network = Network(Architecture.named(checkpoint.variant), checkpoint.num_classes, stochastic_depth=0.0).eval()
     network.load_state_dict(checkpoint.state)
     expected = np.load(folder / "io.npz")
     with torch.inference_mode():
@@ -163,7 +164,7 @@ def test_classes_are_counted(num_classes):
     assert google.convert(fake("lite0", num_classes)).num_classes == num_classes
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", GOOGLE_MODELS)
 def test_every_model_is_told_from_names_and_shapes(variant):
     shapes = shapes_in_file(variant, 90)
     meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

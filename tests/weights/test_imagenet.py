@@ -3,8 +3,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from effdet.models.architecture import Architecture
 from effdet.models.backbones import build_backbone
-from effdet.models.published import FAMILIES, get_variant, list_variants
+from effdet.models.published import FAMILIES, list_variants
 from effdet.weights import imagenet
 from effdet.weights.imagenet import find_backbone_weights, load_backbone
 
@@ -47,7 +48,7 @@ def test_packaged_weights_recognise_what_is_on_real_photos(photo_sets):
 
 
 def test_a_detector_backbone_takes_every_tensor_but_the_classifiers():
-    backbone = build_backbone(get_variant("lite0"), 0.0)
+    backbone = build_backbone(Architecture.named("lite0"), 0.0)
     weights = find_backbone_weights("imagenet", LITE0)
     load_backbone(backbone, weights)
     for key, value in backbone.state_dict().items():
@@ -65,10 +66,10 @@ def test_files_with_timms_names_load_from_pth_and_safetensors(tmp_path):
 
 @pytest.mark.parametrize("name", ["resdet50", "cspdarkdet53", "mobiledetv3_large", "efficientdet_es"])
 def test_a_classifier_of_any_kind_fills_the_backbone_of_a_detector(name, tmp_path):
-    architecture = get_variant(name).backbone
+    architecture = Architecture.named(name).backbone
     classifier = timm.create_model(architecture)
     torch.save(classifier.state_dict(), tmp_path / "w.pth")
-    backbone = build_backbone(get_variant(name), 0.0).eval()
+    backbone = build_backbone(Architecture.named(name), 0.0).eval()
     load_backbone(backbone, find_backbone_weights(str(tmp_path / "w.pth"), architecture))
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -79,7 +80,7 @@ def test_a_classifier_of_any_kind_fills_the_backbone_of_a_detector(name, tmp_pat
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_backbone_has_a_known_tag_for_imagenet(family):
-    for backbone in {get_variant(name).backbone for name in list_variants(family)}:
+    for backbone in {Architecture.named(name).backbone for name in list_variants(family)}:
         tag = imagenet._imagenet_tag(backbone)
         assert f"{backbone}.{tag}" in timm.list_pretrained(f"{backbone}.*")
 
@@ -87,7 +88,7 @@ def test_every_backbone_has_a_known_tag_for_imagenet(family):
 def test_weights_of_another_backbone_are_refused_with_a_list(tmp_path):
     weights = find_backbone_weights("imagenet", LITE0)
     with pytest.raises(ValueError, match=r"does not fit the backbone: \d+ tensors missing \(blocks"):
-        load_backbone(build_backbone(get_variant("lite2"), 0.0), weights)
+        load_backbone(build_backbone(Architecture.named("lite2"), 0.0), weights)
 
 
 def test_a_missing_file_is_named():

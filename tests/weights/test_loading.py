@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from effdet import EfficientDet
 from effdet.images.preprocessing import Preprocessing
+from effdet.models.architecture import Architecture
 from effdet.ops.postprocess import PostprocessSettings
 from effdet.training.checkpoint import tensors_of
 from effdet.weights import effdet, sources
@@ -166,7 +167,7 @@ def test_a_description_by_another_version_is_said_to_be_one(model, tmp_path):
 def test_a_config_may_leave_out_what_timm_has(theirs, tmp_path):
     save_file(theirs, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"architecture": "tf_efficientdet_lite0", "pretrained_cfg": null}')
-    assert load(tmp_path).variant == LITE0
+    assert load(tmp_path).architecture.name == LITE0
 
 
 # -- which variant it is
@@ -175,19 +176,19 @@ def test_a_config_may_leave_out_what_timm_has(theirs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", [file for file in PUBLISHED if file.family == "effdet"], ids=lambda file: file.name)
 def test_every_published_name_of_effdet_says_which_variant_it_is(file):
-    shapes = network_shapes(file.variant, 90)
+    shapes = network_shapes(Architecture.named(file.variant), 90)
     state = to_effdet({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, file.variant)
     assert effdet.convert(state, file.file_name).variant == file.variant
 
 
 def test_what_nothing_decides_is_said(theirs, tmp_path, caplog):
     torch.save(to_effdet(EfficientDet("d0", 2).network.state_dict(), "tf_efficientdet_d0"), tmp_path / "w.pth")
-    assert load(tmp_path / "w.pth").variant == "tf_efficientdet_d0"
+    assert load(tmp_path / "w.pth").architecture.name == "tf_efficientdet_d0"
     assert "fit 'tf_efficientdet_d0' and 'tf_efficientdet_d0_ap' alike; taking 'tf_efficientdet_d0'" in caplog.text
     caplog.clear()
-    assert load(tmp_path / "w.pth", variant="tf_efficientdet_d0_ap").variant == "tf_efficientdet_d0_ap"
+    assert load(tmp_path / "w.pth", variant="tf_efficientdet_d0_ap").architecture.name == "tf_efficientdet_d0_ap"
     (tmp_path / "w.pth").rename(tmp_path / "tf_efficientdet_d0_34.pth")
-    assert load(tmp_path / "tf_efficientdet_d0_34.pth").variant == "tf_efficientdet_d0"
+    assert load(tmp_path / "tf_efficientdet_d0_34.pth").architecture.name == "tf_efficientdet_d0"
     assert not caplog.records
 
 
@@ -311,5 +312,5 @@ def test_an_archive_under_a_published_name_is_read(shared_data, tmp_path, monkey
         archive.add(shared_data / "google_d0" / "keras", arcname="efficientdet-d0")
     monkeypatch.setattr(sources, "local_file", lambda file: tmp_path / file.file_name)
     found = load("google/advprop/efficientdet-d0")
-    assert (found.variant, found.preprocessing) == ("d0_ap", Preprocessing.preset("google-advprop"))
-    assert load(tmp_path / "google-advprop-efficientdet-d0.tar.gz").variant == "d0_ap"
+    assert (found.architecture.name, found.preprocessing) == ("d0_ap", Preprocessing.preset("google-advprop"))
+    assert load(tmp_path / "google-advprop-efficientdet-d0.tar.gz").architecture.name == "d0_ap"

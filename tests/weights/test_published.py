@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from effdet import download as transfer
-from effdet.models.published import get_variant
+from effdet.models.architecture import Architecture
 from effdet.weights.published import (
     PUBLISHED,
     cache_path,
@@ -90,7 +90,7 @@ def test_names_and_aliases_lead_to_one_file_each():
 
 @pytest.mark.parametrize("name", list_published())
 def test_every_published_file_has_a_variant(name):
-    assert get_variant(find_published(name).variant)
+    assert Architecture.named(find_published(name).variant)
 
 
 def test_a_file_is_found_by_what_its_publisher_calls_it():

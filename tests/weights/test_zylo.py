@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from effdet import EfficientDet
+from effdet.models.architecture import Architecture
 from effdet.models.network import Network
-from effdet.models.published import get_variant, list_variants
+from effdet.models.published import list_variants
 from effdet.weights import zylo
 from effdet.weights.fit import network_shapes
 from effdet.weights.pickles import read_state
@@ -46,10 +47,10 @@ TYPED = {
 
 def fake(variant: str = "efficientdet-d0", num_classes: int = 90) -> dict[str, torch.Tensor]:
     """Return a state dict as that project saves it, without values."""
-    shapes, row = network_shapes(variant, num_classes), get_variant(variant)
+    shapes, row = network_shapes(Architecture.named(variant), num_classes), Architecture.named(variant)
     names = zylo._names_in_file(row, shapes)
     state = {names[own]: torch.empty(shape, device="meta") for own, shape in shapes.items()}
-    if not row.weighted_fusion:  # made by that project, and not used
+    if row.fusion == "sum":  # made by that project, and not used
         for layer in range(row.neck_repeats):
             state |= {f"bifpn.{layer}.p6_w1": torch.ones(2), f"bifpn.{layer}.p5_w2": torch.ones(3)}
     return state
@@ -63,7 +64,7 @@ def original(shared_data):
 def test_outputs_equal_the_originals(shared_data, original):
     checkpoint = zylo.convert(original)
     assert (checkpoint.variant, checkpoint.num_classes, checkpoint.skipped) == ("efficientdet-d0", 90, ())
-    network = Network(get_variant(checkpoint.variant), 90, stochastic_depth=0.0).eval()
+    network = Network(Architecture.named(checkpoint.variant), 90, stochastic_depth=0.0).eval()
     network.load_state_dict(checkpoint.state)
     expected = torch.load(shared_data / "zylo_d0" / "io.pt", weights_only=True)
     with torch.inference_mode():
@@ -102,7 +103,7 @@ def test_every_model_is_told_from_names_and_shapes(variant):
     state = fake(variant)
     checkpoint = zylo.convert(state, hint=f"{variant}.pth")
     assert (checkpoint.variant, checkpoint.family) == (variant, "zylo")
-    assert len(checkpoint.state) == len(network_shapes(variant, 90))
+    assert len(checkpoint.state) == len(network_shapes(Architecture.named(variant), 90))
     assert all(name.split(".")[-1] in ("p6_w1", "p5_w2") for name in checkpoint.skipped)
     assert bool(checkpoint.skipped) == (variant in ("efficientdet-d6", "efficientdet-d7", "efficientdet-d8"))
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from effdet.models.architecture import EXACT_RATIOS, ROUNDED_RATIOS, Variant
-from effdet.models.published.google import GOOGLE_VARIANTS
+from effdet.models.architecture import EXACT_RATIOS, ROUNDED_RATIOS, Architecture
+from effdet.models.published.google import GOOGLE_MODELS
 
 _HALF = (127.5, 127.5, 127.5)
 
 # Families of rows; a row below says only what is its own. "Symmetric" is what most share.
-_SYMMETRIC = Variant(
-    family="effdet",
+_SYMMETRIC = Architecture(
     backbone="efficientnet_b0",
     image_size=(512, 512),
     channels=64,
@@ -36,8 +35,8 @@ _MIXED = replace(_SYMMETRIC, downsampling="max_same", conv_bias=True)
 
 
 def _row(
-    base: Variant, backbone: str, side: int, channels: int, neck_repeats: int, head_repeats: int, drop: float = 0.2
-) -> Variant:
+    base: Architecture, backbone: str, side: int, channels: int, neck_repeats: int, head_repeats: int, drop: float = 0.2
+) -> Architecture:
     return replace(
         base,
         backbone=backbone,
@@ -49,7 +48,7 @@ def _row(
     )
 
 
-_OWN: dict[str, Variant] = {
+_OWN: dict[str, Architecture] = {
     #                              backbone, input, width, neck, head, stochastic depth
     "efficientdet_d0": _row(_SYMMETRIC, "efficientnet_b0", 512, 64, 3, 3, 0.1),
     "efficientdet_d1": _row(_SYMMETRIC, "efficientnet_b1", 640, 88, 4, 3),
@@ -68,10 +67,9 @@ _OWN: dict[str, Variant] = {
     ),
     "cspresdext50": _row(_CSP, "cspresnext50", 640, 88, 4, 3),
     "cspresdext50pan": replace(_row(_CSP, "cspresnext50", 640, 88, 3, 3), neck="pan"),
-    "cspdarkdet53": replace(_row(_CSP, "cspdarknet53", 640, 88, 4, 3), taps=(3, 4, 5)),
+    "cspdarkdet53": _row(_CSP, "cspdarknet53", 640, 88, 4, 3),
     "cspdarkdet53m": replace(
         _row(_CSP, "cspdarknet53", 768, 96, 4, 3),
-        taps=(3, 4, 5),
         neck="quad",
         head_activation="mish",
         downsampling="bilinear",
@@ -87,7 +85,7 @@ _OWN: dict[str, Variant] = {
         _row(_QUAD, "efficientnet_b1", 640, 88, 3, 3), downsampling="bilinear", upsampling="bilinear"
     ),
     "efficientdet_q2": _row(_QUAD, "efficientnet_b2", 768, 112, 4, 3),
-    "efficientdet_w0": replace(_row(_EXACT, "efficientnet_b0", 512, 80, 3, 3, 0.1), wide_taps=True),
+    "efficientdet_w0": replace(_row(_EXACT, "efficientnet_b0", 512, 80, 3, 3, 0.1), expanded_features=True),
     "efficientdet_es": replace(_row(_FULL, "efficientnet_es", 512, 72, 3, 3, 0.1), activation="relu"),
     "efficientdet_em": replace(_row(_FULL, "efficientnet_em", 640, 96, 4, 3), activation="relu"),
     "efficientdet_lite0": replace(
@@ -96,20 +94,20 @@ _OWN: dict[str, Variant] = {
 }
 
 
-def _from_google(name: str) -> Variant:
+def _from_google(name: str) -> Architecture:
     """Google's model as effdet defines it: rounded anchors, and stochastic depth in D0 but not in Lite0."""
-    row = replace(GOOGLE_VARIANTS[name], family="effdet", aspect_ratios=ROUNDED_RATIOS)
+    row = replace(GOOGLE_MODELS[name], aspect_ratios=ROUNDED_RATIOS)
     if name.startswith("lite"):
         row = replace(row, mean=_HALF, std=_HALF)
     return replace(row, stochastic_depth=0.0 if name == "lite0" else 0.2)
 
 
-def _advprop(name: str) -> Variant:
+def _advprop(name: str) -> Architecture:
     """The same network trained with AdvProp, on pixels scaled to -1…1."""
     return replace(_from_google(name), mean=_HALF, std=_HALF)
 
 
-_TF = {f"tf_efficientdet_{name}": _from_google(name) for name in GOOGLE_VARIANTS}
+_TF = {f"tf_efficientdet_{name}": _from_google(name) for name in GOOGLE_MODELS}
 _TF_ADVPROP = {f"tf_efficientdet_d{n}_ap": _advprop(f"d{n}") for n in range(6)}
 
-EFFDET_VARIANTS: dict[str, Variant] = _OWN | _TF | _TF_ADVPROP
+EFFDET_MODELS: dict[str, Architecture] = _OWN | _TF | _TF_ADVPROP
