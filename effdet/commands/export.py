@@ -171,7 +171,8 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
 def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield images of a data set's train split, spread over it, or of a folder, or of a glob pattern."""
     from effdet.commands.evaluate import find_data
-    from effdet.images.reading import ImageError, iterate_images
+    from effdet.images.reading import ImageError
+    from effdet.images.sources import iterate_images
 
     try:
         dataset = find_data(data, "train")
@@ -192,7 +193,7 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
         ValueError: If a detection is beyond the tolerance; the message names it.
     """
     from effdet.deployment.compare import TOLERANCES, compare
-    from effdet.images.reading import iterate_images
+    from effdet.images.sources import iterate_images
 
     tolerance = TOLERANCES[args.precision]
     if args.tolerance is not None:

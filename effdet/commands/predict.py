@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _expand(sources: list[str]) -> tuple[list[Path], list[str]]:
     """Return the files of all sources in order, each once, and a sentence for every source that has none."""
-    from effdet.images.reading import ImageError, find_files
+    from effdet.images.reading import ImageError
+    from effdet.images.sources import find_files
 
     files: dict[Path, None] = {}
     problems = []
@@ -84,7 +85,7 @@ def _expand(sources: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _is_video(file: Path) -> bool:
-    from effdet.images.reading import VIDEO_SUFFIXES
+    from effdet.images.file_types import VIDEO_SUFFIXES
 
     return file.suffix.lower() in VIDEO_SUFFIXES
 
@@ -127,7 +128,7 @@ class _Job:
 
     def predict_video(self, file: Path) -> None:
         """Draw every frame into a video of the same rate; the frames before a damaged one are kept."""
-        from effdet.commands.video import VideoWriter, frame_rate
+        from effdet.images.video import VideoWriter, frame_rate
 
         target = self.record.path_for(file, ".mp4")
         frames = found = 0

@@ -18,7 +18,7 @@ from effdet.config import AugmentConfig, ConfigError
 from effdet.data.coco import CocoDataset
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.transforms import Augmented, Sample, build_train_transform
-from effdet.images.preprocessing import Letterbox
+from effdet.images.letterbox import Letterbox
 from effdet.images.reading import ImageError
 from effdet.structures import Batch, Target
 

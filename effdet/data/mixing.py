@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from effdet.data.transforms import Array, Sample, keep_visible
-from effdet.images.reading import pad
+from effdet.images.letterbox import pad
 
 
 def mosaic(

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.config import AugmentConfig, ConfigError
-from effdet.images.reading import letterbox, pad
+from effdet.images.letterbox import Letterbox, pad
 
 Array: TypeAlias = NDArray[Any]
 
@@ -211,7 +211,7 @@ def _fit(
     height, width = sample.image.shape[:2]
     if height <= image_size[0] and width <= image_size[1]:
         return sample._replace(image=pad(sample.image, image_size, fill, out=out)), (height, width), 1.0
-    image, content_size, scale = letterbox(sample.image, image_size, fill)
+    image, content_size, scale = Letterbox(image_size=image_size, mean=fill, std=(1, 1, 1))(sample.image)
     if out is not None:
         out[:] = image
     factors = np.array([content_size[1] / width, content_size[0] / height] * 2, dtype=np.float32)

@@ -13,7 +13,7 @@ from effdet.deployment.description import Description
 from effdet.deployment.runtimes import Runtime
 from effdet.detector.inputs import normalise
 from effdet.detector.prediction import predict_iter, to_detections
-from effdet.images.preprocessing import Letterbox
+from effdet.images.letterbox import Letterbox
 from effdet.models.anchors import anchors_of
 from effdet.ops.boxes import clip_boxes
 from effdet.ops.postprocess import postprocess

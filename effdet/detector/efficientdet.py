@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from effdet.detector.inputs import check_images, check_targets, letterbox_tensors, normalise
 from effdet.detector.prediction import predict_iter, to_detections
-from effdet.images.preprocessing import Letterbox, Preprocessing
+from effdet.images.letterbox import Letterbox
+from effdet.images.preprocessing import Preprocessing
 from effdet.models.anchors import anchors_of
 from effdet.models.architecture import Architecture
 from effdet.models.network import Network, build_class_head

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effdet.images.preprocessing import Letterbox
+from effdet.images.letterbox import Letterbox
 from effdet.structures import Target
 
 

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effdet.images.preprocessing import Letterbox, Preprocessing
-from effdet.images.reading import Picture, iterate_pictures
+from effdet.images.letterbox import Letterbox
+from effdet.images.preprocessing import Preprocessing
+from effdet.images.reading import Picture
+from effdet.images.sources import iterate_pictures
 from effdet.ops.postprocess import PostprocessSettings
 from effdet.structures import Batch, Detections
 

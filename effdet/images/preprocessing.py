@@ -1,26 +1,17 @@
-"""How an image becomes the network input: one function for files, loaders and deployed models, and its presets."""
+"""How an image is scaled and padded into the network input: the settings, and the presets of published models."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from effdet.images.reading import Picture, fit, pad, read_picture
-
-Array: TypeAlias = NDArray[Any]
 Colour: TypeAlias = tuple[int, int, int]
 Size: TypeAlias = tuple[int, int]
 
 Resize: TypeAlias = Literal["opencv", "opencv-float", "pillow-bilinear", "pillow-bicubic", "tensorflow"]
 Sizes: TypeAlias = Literal["float32", "float64", "exact"]
-
-_PILLOW = {"pillow-bilinear": Image.Resampling.BILINEAR, "pillow-bicubic": Image.Resampling.BICUBIC}
 
 
 def _check(ok: bool, name: str, must: str, got: object) -> None:
@@ -84,7 +75,7 @@ class Preprocessing:
 
     def content_size(self, original_size: Size, image_size: Size) -> tuple[Size, float]:
         """Return the (height, width) that an image has inside the network input, and network per original pixel."""
-        (height, width), scale = fit(original_size, image_size, np.float32 if self.sizes == "float32" else np.float64)
+        (height, width), scale = _fit(original_size, image_size, np.float32 if self.sizes == "float32" else np.float64)
         if self.sizes == "exact":
             height_is_tight = image_size[0] / original_size[0] <= image_size[1] / original_size[1]
             height, width = (image_size[0], width) if height_is_tight else (height, image_size[1])
@@ -107,107 +98,12 @@ PRESETS = {
 }
 
 
-class Letterboxed(NamedTuple):
-    """An image in the frame of the network input."""
+def _fit(original_size: Size, image_size: Size, precision: type[np.floating[Any]]) -> tuple[Size, float]:
+    """Return the (height, width) of an image scaled by one factor to fit into another size, and that factor.
 
-    image: Array  # (H, W, 3) uint8, or float32 that is normalised already
-    content_size: Size  # (height, width) without padding
-    scale: float  # network pixels per original pixel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Letterbox:
-    """Fit images into a network input: scale by one factor, put top-left, pad at the right and the bottom.
-
-    Plain values, so that it can be sent to loader processes.
+    Factor and sides are computed in ``precision``; sides are truncated, and at least 1.
     """
-
-    image_size: Size  # (H, W)
-    mean: tuple[float, ...]  # RGB in 0…255
-    std: tuple[float, ...]
-    preprocessing: Preprocessing = PRESETS["default"]
-
-    @property
-    def fill(self) -> Colour:
-        """The uint8 RGB of the padding."""
-        return self.preprocessing.fill_colour(self.mean)
-
-    def read(self, path: str | Path, *, size: Size | None = None) -> Picture:
-        """Read an image file, at least as large as it is needed; see ``effdet.images.reading.read_picture``."""
-        return read_picture(path, size=size, least_size=self._needed if self.preprocessing.reduced_decoding else None)
-
-    def _needed(self, original_size: Size) -> Size:
-        return self.preprocessing.content_size(original_size, self.image_size)[0]
-
-    def __call__(self, image: Array, original_size: Size | None = None) -> Letterboxed:
-        """Return an (h, w, 3) uint8 RGB image in the frame of the network input.
-
-        It stays uint8, or is float32 and normalised if the preprocessing normalises before it scales.
-
-        Args:
-            image: The pixels.
-            original_size: (height, width) of the image at full size, where it was decoded at a reduced one.
-        """
-        original_size = original_size or (image.shape[0], image.shape[1])
-        content_size, scale = self.preprocessing.content_size(original_size, self.image_size)
-        if not self.preprocessing.normalises:
-            resized = _resize_levels(image, content_size, self.preprocessing.resize)
-            return Letterboxed(pad(resized, self.image_size, self.fill), content_size, scale)
-
-        padded = np.zeros((*self.image_size, 3), dtype=np.float32)
-        if not self.preprocessing.zero_padding:
-            padded[:] = self._normalise(np.array([self.fill], dtype=np.float32))
-        padded[: content_size[0], : content_size[1]] = self._resize_normalised(image, content_size)
-        return Letterboxed(padded, content_size, scale)
-
-    def _resize_normalised(self, image: Array, content_size: Size) -> Array:
-        if self.preprocessing.resize == "opencv-float":
-            normalised = self._normalise(image.astype(np.float64, order="C"))
-            return cv2.resize(normalised, content_size[::-1], interpolation=cv2.INTER_LINEAR)
-        return self._resize_like_tensorflow(image, content_size)
-
-    def _resize_like_tensorflow(self, image: Array, content_size: Size) -> Array:
-        """Interpolate between columns, then between rows, as a + (b - a) · t in float32.
-
-        Only pixels that take part are normalised: of a photo much larger than the input, a small share.
-        """
-        above, below, down = _neighbours(image.shape[0], content_size[0])
-        left, right, across = _neighbours(image.shape[1], content_size[1])
-        rows = image[np.concatenate([above, below])]
-        first, second = (self._normalise(rows.take(columns, axis=1).astype(np.float32)) for columns in (left, right))
-        first, second = (half.reshape(len(rows), -1) for half in (first, second))  # long rows are quick to work on
-        second -= first
-        second *= across.repeat(3)
-        first += second
-        top, bottom = np.split(first, 2)
-        bottom -= top
-        bottom *= down[:, None]
-        bottom += top
-        return bottom.reshape(*content_size, 3)
-
-    def _normalise(self, pixels: Array) -> Array:
-        """Take mean and standard deviation out of contiguous (..., W, 3) float pixels of 0…255, in place."""
-        rows = pixels.reshape(-1, pixels.shape[-2] * 3)
-        for values, operation in ((self.mean, np.subtract), (self.std, np.divide)):
-            operation(rows, np.tile(np.array(values, pixels.dtype), pixels.shape[-2]), out=rows)
-        return pixels
-
-
-def _resize_levels(image: Array, size: Size, resize: str) -> Array:
-    if image.shape[:2] == size:
-        return image
-    if resize == "opencv":
-        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(Image.fromarray(image).resize(size[::-1], _PILLOW[resize]))
-
-
-def _neighbours(old: int, new: int) -> tuple[Array, Array, Array]:
-    """Return the pixels before and after each of ``new`` samples along a side of ``old`` pixels, and where between.
-
-    All in float32, as the published models compute it; each (new,).
-    """
-    scale = np.float32(old) / np.float32(new)
-    position = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    floor = np.floor(position)
-    before, after = np.maximum(floor, 0).astype(np.int64), np.minimum(np.ceil(position), old - 1).astype(np.int64)
-    return before, after, position - floor
+    sides = [precision(side) for side in original_size]
+    scale = min(precision(limit) / side for limit, side in zip(image_size, sides, strict=True))
+    height, width = (max(1, int(side * scale)) for side in sides)
+    return (height, width), float(scale)

@@ -1,7 +1,6 @@
 """Tests of effdet/commands/predict.py with record.py and video.py: the command as it is called."""
 
 import json
-import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -13,10 +12,9 @@ from PIL import Image
 
 from effdet.commands import main
 from effdet.commands.record import ListedImages, Record
-from effdet.commands.video import VideoWriter, frame_rate
 from effdet.detector.efficientdet import EfficientDet
-from effdet.images.reading import ImageError, read_image
-from effdet.install import hint
+from effdet.images.reading import read_image
+from effdet.images.video import VideoWriter
 from effdet.structures import Detections
 
 NAMES, IDS = ("Platelets", "RBC", "WBC"), (1, 2, 3)
@@ -254,27 +252,6 @@ def test_a_broken_video_is_named_and_leaves_nothing(weights, seer, tmp_path, cap
     assert predict(weights, tmp_path / "noise.mp4", "--out", tmp_path / "out") == 1
     assert "noise.mp4: not a readable video" in capsys.readouterr().err
     assert not (tmp_path / "out" / "noise.mp4").exists()
-
-
-def test_odd_frames_get_an_even_size(tmp_path):
-    av = pytest.importorskip("av")
-    with av.open(str(write_video(tmp_path / "odd.mp4", 1, size=(33, 47)))) as container:
-        assert [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)] == [(34, 48, 3)]
-
-
-def test_frame_rate_names_what_is_no_video(tmp_path):
-    pytest.importorskip("av")
-    with pytest.raises(FileNotFoundError, match=r"gone.mp4: no such video"):
-        frame_rate(tmp_path / "gone.mp4")
-    (tmp_path / "noise.mp4").write_bytes(b"noise" * 100)
-    with pytest.raises(ImageError, match=r"noise.mp4: not a readable video"):
-        frame_rate(tmp_path / "noise.mp4")
-
-
-def test_without_pyav_the_message_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ImageError, match=re.escape(f"video needs PyAV; install it with: {hint('video')}")):
-        VideoWriter(tmp_path / "out.mp4", Fraction(5))
 
 
 @pytest.mark.parametrize(

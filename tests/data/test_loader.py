@@ -16,8 +16,9 @@ from effdet.config import AugmentConfig, ConfigError
 from effdet.data import loader
 from effdet.data.coco import CocoDataset, find_coco, read_coco
 from effdet.data.loader import EvalLoader, TrainLoader
-from effdet.images.preprocessing import Letterbox, Preprocessing
-from effdet.images.reading import ImageError, letterbox
+from effdet.images.letterbox import Letterbox
+from effdet.images.preprocessing import Preprocessing
+from effdet.images.reading import ImageError
 from effdet.structures import Batch
 
 FILL = (124, 116, 104)
@@ -182,7 +183,7 @@ def test_plain_epoch_has_no_mosaic_and_no_mixup(dataset: CocoDataset) -> None:
     number_of = {int(image_id): n for n, image_id in enumerate(dataset.image_ids)}
     for batch in train_loader(dataset, augment=augment).epoch(0, plain=True):
         for image, image_id in zip(batch.images, batch.image_ids.tolist(), strict=True):
-            expected = letterbox(dataset.read(number_of[image_id]), (32, 48), FILL)[0]
+            expected = LETTERBOX(dataset.read(number_of[image_id])).image
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
     mixed = pixels(train_loader(dataset, augment=augment).epoch(0))
     assert not set(mixed) & set(pixels(train_loader(dataset, augment=augment).epoch(0, plain=True)))
@@ -212,7 +213,7 @@ def test_evaluation_shows_the_letterboxed_images_in_order(dataset: CocoDataset) 
     index = 0
     for batch in batches:
         for b, image in enumerate(batch.images):
-            expected, content_size, scale = letterbox(dataset.read(index), (32, 48), FILL)
+            expected, content_size, scale = LETTERBOX(dataset.read(index))
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
             assert tuple(batch.content_sizes[b].tolist()) == content_size
             assert batch.scales[b].item() == pytest.approx(scale)

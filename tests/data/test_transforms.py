@@ -82,11 +82,11 @@ def test_flip_probabilities_are_kept() -> None:
 
 
 def test_unit_scale_is_the_letterbox() -> None:
-    from effdet.images.reading import letterbox
+    from effdet.images.letterbox import Letterbox
 
     sample = picture()
     result = augment(sample, 0, horizontal_flip=0.0, scale=(1.0, 1.0))
-    image, content_size, scale = letterbox(sample.image, (128, 128), FILL)
+    image, content_size, scale = Letterbox(image_size=(128, 128), mean=FILL, std=(1, 1, 1))(sample.image)
     np.testing.assert_array_equal(result.image, image)
     assert (result.content_size, result.scale) == (content_size, pytest.approx(scale))
 

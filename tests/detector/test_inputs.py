@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from effdet.detector.inputs import check_images, check_targets, letterbox_tensors, normalise
-from effdet.images.preprocessing import PRESETS, Letterbox, Preprocessing
+from effdet.images.letterbox import Letterbox
+from effdet.images.preprocessing import PRESETS, Preprocessing
 
 
 def letterbox(*image_size, preset="default"):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from effdet.detector.prediction import make_batch, predict_iter, read_ahead
-from effdet.images.preprocessing import Letterbox, Preprocessing
+from effdet.images.letterbox import Letterbox
+from effdet.images.preprocessing import Preprocessing
 from effdet.images.reading import ImageError
 from effdet.ops.boxes import iou_matrix
 from effdet.structures import Detections

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from effdet.detector.inputs import normalise
-from effdet.images.preprocessing import Letterbox, Preprocessing
+from effdet.images.letterbox import Letterbox
+from effdet.images.preprocessing import Preprocessing
 
 SIDES = [(48, 64), (64, 48), (427, 640), (37, 500), (107, 107), (128, 128), (425, 300), (540, 960)]
 

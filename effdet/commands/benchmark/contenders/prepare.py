@@ -21,7 +21,8 @@ from torch import Tensor
 
 from effdet.commands.benchmark.contenders.photos import draw_photos
 from effdet.detector.efficientdet import EfficientDet
-from effdet.images.reading import letterbox, read_image
+from effdet.images.letterbox import Letterbox
+from effdet.images.reading import read_image
 from effdet.weights.effdet import effdet_name, to_effdet
 
 CALIBRATION_IMAGES = 8
@@ -110,7 +111,8 @@ def _build(variant: str, num_classes: int, image_size: list[int] | None, weights
 
 def letterboxed(model: EfficientDet, files: list[Path]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return (B, H, W, 3) uint8 images in the network's input size."""
-    return np.stack([letterbox(read_image(file), model.image_size, model.fill)[0] for file in files])
+    letterbox = Letterbox(image_size=model.image_size, mean=model.fill, std=(1, 1, 1))
+    return np.stack([letterbox(read_image(file)).image for file in files])
 
 
 @torch.no_grad()

@@ -1,16 +1,36 @@
-"""Write annotated videos, through PyAV."""
+"""Read and write videos through PyAV."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from effdet.images.reading import ImageError
 from effdet.install import hint
+
+
+def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames of a video as upright (H, W, 3) uint8 RGB arrays.
+
+    Raises:
+        ImageError: If it is not a readable video, or PyAV is missing.
+    """
+    av = _pyav(path)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ImageError(f"{path}: holds no video stream")
+            for frame in container.decode(video=0):
+                quarter_turns = int(getattr(frame, "rotation", 0)) // 90 % 4  # counter-clockwise, of the display matrix
+                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+    except av.FFmpegError as error:
+        raise ImageError(f"{path}: not a readable video: {error.strerror}") from error
 
 
 def frame_rate(file: Path) -> Fraction:

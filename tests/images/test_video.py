@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import builtins
+import re
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effdet.images.reading import ImageError
+from effdet.images.sources import iterate_images
+from effdet.images.video import VideoWriter, frame_rate
+from effdet.install import hint
+
+
+def write_video(path: Path, num_frames: int) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(num_frames):
+            image = np.full((48, 64, 3), (40 * number, 0, 200), np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def test_video_gives_its_frames_in_order(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", num_frames=5)
+    frames = list(iterate_images(tmp_path / "a.mp4"))
+    assert [Path(name).name for name, _ in frames] == [f"a.mp4#{number}" for number in range(5)]
+    for number, (_, image) in enumerate(frames):
+        assert image.shape == (48, 64, 3)
+        np.testing.assert_allclose(image.mean(axis=(0, 1)), (40 * number, 0, 200), atol=8)
+
+
+def test_broken_video_and_missing_reader_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "a.mp4").write_bytes(b"no video at all")
+    with pytest.raises(ImageError, match=r"a\.mp4: not a readable video"):
+        list(iterate_images(tmp_path / "a.mp4"))
+
+    with wave.open(str(tmp_path / "sound.avi"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    with pytest.raises(ImageError, match=r"sound\.avi: holds no video stream"):
+        list(iterate_images(tmp_path / "sound.avi"))
+
+    real_import = builtins.__import__
+
+    def without_av(name: str, *args: object, **kwargs: object) -> object:
+        if name == "av":
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_av)
+    with pytest.raises(ImageError, match=re.escape(f"needs PyAV; install it with: {hint('video')}")):
+        list(iterate_images(tmp_path / "a.mp4"))
+
+
+def test_odd_frames_get_an_even_size(tmp_path):
+    av = pytest.importorskip("av")
+    with VideoWriter(tmp_path / "odd.mp4", Fraction(10)) as video:
+        video.write(np.zeros((33, 47, 3), np.uint8))
+    with av.open(str(tmp_path / "odd.mp4")) as container:
+        assert [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)] == [(34, 48, 3)]
+
+
+def test_frame_rate_names_what_is_no_video(tmp_path):
+    pytest.importorskip("av")
+    with pytest.raises(FileNotFoundError, match=r"gone.mp4: no such video"):
+        frame_rate(tmp_path / "gone.mp4")
+    (tmp_path / "noise.mp4").write_bytes(b"noise" * 100)
+    with pytest.raises(ImageError, match=r"noise.mp4: not a readable video"):
+        frame_rate(tmp_path / "noise.mp4")
+
+
+def test_without_pyav_the_message_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(ImageError, match=re.escape(f"video needs PyAV; install it with: {hint('video')}")):
+        VideoWriter(tmp_path / "out.mp4", Fraction(5))
