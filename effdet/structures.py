@@ -54,7 +54,7 @@ class Batch:
     content_sizes: Tensor  # (B, 2) int64 (height, width) without padding
     scales: Tensor  # (B,) float32, network pixels per original pixel
     original_sizes: Tensor  # (B, 2) int64 (height, width)
-    image_ids: Tensor  # (B,) int64
+    image_ids: tuple[int | str, ...]  # B, the data set's own
     targets: list[Target]  # B
     unreadable: tuple[str, ...] = ()  # files that could not be decoded; another image took their place
 

@@ -96,7 +96,7 @@ def batch():
         content_sizes=torch.tensor([[8, 6]]),
         scales=torch.tensor([0.5]),
         original_sizes=torch.tensor([[16, 12]]),
-        image_ids=torch.tensor([7]),
+        image_ids=(7,),
         targets=[target],
         unreadable=("b.jpg",),
     )
@@ -112,7 +112,7 @@ def test_a_batch_moves_images_and_targets_and_keeps_ids_on_the_cpu():
     moved = batch().to("meta")
     assert {moved.images.device.type, moved.targets[0].boxes.device.type} == {"meta"}
     assert {moved.targets[0].classes.device.type, moved.targets[0].crowd_boxes.device.type} == {"meta"}
-    assert {moved.image_ids.device.type, moved.scales.device.type, moved.original_sizes.device.type} == {"cpu"}
+    assert {moved.scales.device.type, moved.original_sizes.device.type} == {"cpu"}
     assert moved.unreadable == ("b.jpg",)
 
 

@@ -212,9 +212,9 @@ def test_boxes_are_scaled_with_their_image():
 
 
 def test_real_annotations_fit_real_photos(photo_sets):
-    from effdet.data.coco import find_coco
+    from effdet.data.formats import find_dataset
 
-    data = find_coco(photo_sets / "coco_open", "val")
+    data = find_dataset(photo_sets / "coco_open", "val")
     crowded = next(index for index in range(len(data)) if data.annotations(index).is_crowd.any())
     empty = detections([], names=data.class_names)
     picture = side_by_side([data.read(crowded)], [data.annotations(crowded)], [empty])

@@ -18,7 +18,7 @@ from effdet.commands.model_options import add_model_options, load_model
 from effdet.commands.output import STDOUT, prepare_output, write_json
 
 if TYPE_CHECKING:
-    from effdet.data.coco import CocoDataset
+    from effdet.data.dataset import Dataset
     from effdet.evaluation.coco import CocoMetrics
 
 
@@ -112,26 +112,26 @@ def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, An
     }
 
 
-def find_data(data: str, split: str) -> CocoDataset:
+def find_data(data: str, split: str) -> Dataset:
     """Return a data set from a folder, a COCO JSON file, or the data section of a config file.
 
     Raises:
         ConfigError: If the config file says something that cannot be.
         DataError: If the data is not there or not COCO.
     """
-    from effdet.data.coco import find_coco
+    from effdet.data.formats import find_dataset
 
     part: Literal["train", "val"] = "train" if split == "train" else "val"
     if Path(data).suffix not in (".yaml", ".yml"):
-        return find_coco(data, part)
+        return find_dataset(data, part)
     from effdet.config import load_config
 
     config = load_config(data).data
     annotations, images = getattr(config, f"{part}_annotations"), getattr(config, f"{part}_images")
-    return find_coco(config.root, part, annotations=annotations, images=images)
+    return find_dataset(config.root, part, annotations=annotations, images=images)
 
 
-def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
+def leave_out_unreadable(dataset: Dataset) -> tuple[Dataset, list[str]]:
     """Return a data set without the images that cannot be read, and what is wrong with these, which is printed too."""
     from effdet.data.readable import drop_unreadable
 

@@ -181,7 +181,7 @@ def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
     stride = max(1, len(dataset) // NUM_CALIBRATION)
     for index in range(0, len(dataset), stride):
         try:
-            yield str(dataset.paths[index]), dataset.read(index)
+            yield str(dataset.path(index)), dataset.read(index)
         except (ImageError, OSError) as error:
             print(f"left out: {error}", file=sys.stderr)
 

@@ -25,7 +25,7 @@ from effdet.runs.start_weights import build_model
 
 if TYPE_CHECKING:
     from effdet.config import Config
-    from effdet.data.coco import CocoDataset
+    from effdet.data.dataset import Dataset
     from effdet.detector.efficientdet import EfficientDet
     from effdet.training.distributed import World
     from effdet.training.loop import Progress, Settings, Trainer
@@ -112,7 +112,7 @@ def _run(trainer: Trainer, model: EfficientDet, *, resumed: Path | None) -> None
         raise
 
 
-def _finish(folder: Path, val: CocoDataset, progress: Progress) -> None:
+def _finish(folder: Path, val: Dataset, progress: Progress) -> None:
     """Draw curves and predictions, and say what came out."""
     from effdet.detector.efficientdet import EfficientDet
     from effdet.visualize import plot_curves, save_image, side_by_side
@@ -143,23 +143,29 @@ def _prepare_torch(config: Config, world: World) -> None:
     torch.manual_seed(config.run.seed)
 
 
-def _read_data(config: Config) -> tuple[CocoDataset, CocoDataset]:
+def _read_data(config: Config) -> tuple[Dataset, Dataset]:
     """Return training and validation images that can be read; say which cannot."""
-    from effdet.data.coco import DataError, find_coco
+    from effdet.data.findings import DataError
+    from effdet.data.formats import find_train_and_val
     from effdet.data.readable import drop_unreadable
 
-    root = Path(config.data.root)
+    root = Path(config.data.root).expanduser()
     if root.name == "demo" and not root.exists():
         raise DataError(f"the demo data {root} does not exist; draw it with: tools/inspect_data.py demo --root {root}")
     data = config.data
-    train = find_coco(root, "train", annotations=data.train_annotations, images=data.train_images)
-    val = find_coco(root, "val", annotations=data.val_annotations, images=data.val_images)
+    train, val = find_train_and_val(
+        root,
+        train_annotations=data.train_annotations,
+        train_images=data.train_images,
+        val_annotations=data.val_annotations,
+        val_images=data.val_images,
+    )
     train, val = (_readable(drop_unreadable, part) for part in (train, val))
     logger.info("data: %d images to train, %d to validate, %d classes", len(train), len(val), train.num_classes)
     return train, val
 
 
-def _readable(drop: Callable[[CocoDataset], tuple[CocoDataset, list[str]]], dataset: CocoDataset) -> CocoDataset:
+def _readable(drop: Callable[[Dataset], tuple[Dataset, list[str]]], dataset: Dataset) -> Dataset:
     kept, names = drop(dataset)
     for name in names:
         logger.warning("left out: %s", name)
@@ -181,7 +187,7 @@ def _build_criterion(config: Config) -> Any:
     )
 
 
-def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world: World) -> Any:
+def _train_loader(config: Config, model: EfficientDet, train: Dataset, world: World) -> Any:
     from effdet.config import ConfigError
     from effdet.data.loader import TrainLoader
     from effdet.runs.workers import choose_workers
@@ -213,7 +219,7 @@ def _train_loader(config: Config, model: EfficientDet, train: CocoDataset, world
 
 
 def _evaluator(
-    config: Config, model: EfficientDet, val: CocoDataset, world: World
+    config: Config, model: EfficientDet, val: Dataset, world: World
 ) -> Callable[[EfficientDet], Mapping[str, float]]:
     """Return the function that scores a model on the validation images, which all processes share."""
     from effdet.runs.evaluate import check_measurable, evaluate_dataset
@@ -233,8 +239,8 @@ def _evaluator(
 def _build_trainer(
     config: Config,
     model: EfficientDet,
-    train: CocoDataset,
-    val: CocoDataset,
+    train: Dataset,
+    val: Dataset,
     *,
     world: World,
     resumed: Path | None,

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils import data as torch_data
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from effdet.config import AugmentConfig, ConfigError
-from effdet.data.coco import CocoDataset
+from effdet.data.dataset import Dataset
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.transforms import Augmented, Sample, build_train_transform
 from effdet.images.letterbox import Letterbox
@@ -41,7 +42,7 @@ class _Item(NamedTuple):
 
     sample: Augmented
     original_size: tuple[int, int]
-    image_id: int
+    image_id: int | str
     unreadable: tuple[str, ...]
 
 
@@ -82,7 +83,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: CocoDataset,
+        dataset: Dataset,
         *,
         image_size: tuple[int, int],
         batch_size: int,
@@ -134,7 +135,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        dataset: CocoDataset,
+        dataset: Dataset,
         *,
         letterbox: Letterbox,
         batch_size: int,
@@ -197,7 +198,7 @@ class _EvalOrder(Sampler[list[int]]):
 class _TrainItems:
     def __init__(
         self,
-        dataset: CocoDataset,
+        dataset: Dataset,
         image_size: tuple[int, int],
         augment: AugmentConfig,
         fill: tuple[int, int, int],
@@ -231,7 +232,7 @@ class _TrainItems:
             sample = mixup(sample, self._read(int(rng.integers(len(self.dataset))), unreadable)[1], rng)
 
         augmented = self.transform(*sample, seed=int(rng.integers(2**63)), out=out)
-        return _Item(augmented, original_size, int(self.dataset.image_ids[index]), tuple(unreadable))
+        return _Item(augmented, original_size, self.dataset.image_id(index), tuple(unreadable))
 
     def _read(self, index: int, unreadable: list[str]) -> tuple[int, Sample]:
         """Return the image, or the next readable one, and its index; add what could not be read to the list."""
@@ -240,12 +241,12 @@ class _TrainItems:
             try:
                 return candidate, Sample(self.dataset.read(candidate), *self.dataset.annotations(candidate))
             except (ImageError, OSError):
-                unreadable.append(str(self.dataset.paths[candidate]))
+                unreadable.append(str(self.dataset.path(candidate)))
         raise ImageError(f"{unreadable[-1]}: cannot be read, and neither can the images that could take its place")
 
 
 class _EvalItems:
-    def __init__(self, dataset: CocoDataset, letterbox: Letterbox) -> None:
+    def __init__(self, dataset: Dataset, letterbox: Letterbox) -> None:
         self.dataset = dataset
         self.letterbox = letterbox
 
@@ -259,10 +260,10 @@ class _EvalItems:
         boxes, labels, is_crowd = self.dataset.annotations(index)
         padded, content_size, scale = self.letterbox(image, original_size)
         sample = Augmented(padded, boxes * np.float32(scale), labels, is_crowd, content_size, scale)
-        return _Item(sample, original_size, int(self.dataset.image_ids[index]), ())
+        return _Item(sample, original_size, self.dataset.image_id(index), ())
 
 
-class _Items(Dataset[_Packed]):
+class _Items(torch_data.Dataset[_Packed]):
     """Make whole batches inside the loader process, errors included."""
 
     def __init__(self, items: _TrainItems | _EvalItems) -> None:
@@ -324,7 +325,7 @@ def _unpack(packed: _Packed) -> Batch:
         content_sizes=torch.tensor([sample.content_size for sample in samples], dtype=torch.int64),
         scales=torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
         original_sizes=torch.tensor([item.original_size for item in packed.items], dtype=torch.int64),
-        image_ids=torch.tensor([item.image_id for item in packed.items], dtype=torch.int64),
+        image_ids=tuple(item.image_id for item in packed.items),
         targets=[_target(sample) for sample in samples],
         unreadable=tuple(dict.fromkeys(name for item in packed.items for name in item.unreadable)),
     )

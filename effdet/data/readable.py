@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from effdet.data.coco import CocoDataset, DataError
+from effdet.data.dataset import DataError, Dataset
 from effdet.images.reading import ImageError
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _START_OF = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 _END_OF = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 
 
-def drop_unreadable(dataset: CocoDataset, *, max_fraction: float = 0.1) -> tuple[CocoDataset, list[str]]:
+def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dataset, list[str]]:
     """Leave out the images whose files are missing, truncated or corrupt, or do not have the annotated size.
 
     Up to 2,000 images are all decoded. Of a larger set every file is looked at (it exists, and begins and ends as a
@@ -41,7 +41,7 @@ def drop_unreadable(dataset: CocoDataset, *, max_fraction: float = 0.1) -> tuple
     """
     indices: Sequence[int] = range(len(dataset))
     if len(dataset) > DECODE_ALL_UP_TO:
-        looks_whole = _in_threads(lambda index: _looks_whole(dataset.paths[index]), indices)
+        looks_whole = _in_threads(lambda index: _looks_whole(dataset.path(index)), indices)
         sample = np.random.default_rng(0).choice(len(dataset), SAMPLE_SIZE, replace=False)
         suspicious = [index for index, whole in zip(indices, looks_whole, strict=True) if not whole]
         indices = sorted({*suspicious, *sample.tolist()})
@@ -65,7 +65,7 @@ def _looks_whole(path: Path) -> bool:
     return any(start.startswith(_START_OF[kind]) and end.endswith(_END_OF[kind]) for kind in _START_OF)
 
 
-def _fault(dataset: CocoDataset, index: int) -> str:
+def _fault(dataset: Dataset, index: int) -> str:
     """Return why an image cannot be read, beginning with its file; empty if it can."""
     try:
         dataset.read(index)
@@ -79,7 +79,7 @@ def _in_threads(function: Callable[[int], T], indices: Sequence[int]) -> list[T]
         return list(pool.map(function, indices))
 
 
-def _too_many(dataset: CocoDataset, faults: list[str], max_fraction: float) -> str:
+def _too_many(dataset: Dataset, faults: list[str], max_fraction: float) -> str:
     more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
     return (
         f"{len(faults)} of the {len(dataset)} images of {dataset.annotation_file} cannot be read, more than the "

@@ -141,7 +141,7 @@ def make_batch(chunk: Chunk, letterbox: Letterbox, original_sizes: Sequence[Size
         content_sizes=torch.tensor([content for _, content, _ in boxed]),
         scales=torch.tensor([scale for _, _, scale in boxed], dtype=torch.float32),
         original_sizes=torch.tensor(sizes),
-        image_ids=torch.arange(len(chunk)),
+        image_ids=tuple(range(len(chunk))),
         targets=[],
     )
 

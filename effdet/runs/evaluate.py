@@ -14,13 +14,13 @@ from effdet.runs.workers import choose_workers
 from effdet.training.distributed import World
 
 if TYPE_CHECKING:
-    from effdet.data.coco import CocoDataset
+    from effdet.data.dataset import Dataset
     from effdet.detector.prediction import Detector
 
 logger = logging.getLogger(__name__)
 
 
-def check_measurable(model: Detector, dataset: CocoDataset) -> None:
+def check_measurable(model: Detector, dataset: Dataset) -> None:
     """Raise if an evaluation of this model on this data set cannot be done, before the time for it is spent.
 
     Raises:
@@ -37,7 +37,7 @@ def check_measurable(model: Detector, dataset: CocoDataset) -> None:
 
 def detect_dataset(
     model: Detector,
-    dataset: CocoDataset,
+    dataset: Dataset,
     *,
     batch_size: int,
     workers: int | None = None,
@@ -74,13 +74,13 @@ def detect_dataset(
     parts: list[Results] = []
     for batch in track(loader, "evaluating") if progress else loader:
         found = [to_categories(detections, categories) for detections in model.detect(batch)]
-        parts.append(to_results(found, batch.image_ids.tolist()))
+        parts.append(to_results(found, batch.image_ids))
     return join_results(world.gather(parts))
 
 
 def evaluate_dataset(
     model: Detector,
-    dataset: CocoDataset,
+    dataset: Dataset,
     *,
     batch_size: int,
     workers: int | None = None,
@@ -106,7 +106,7 @@ def evaluate_dataset(
     return metrics
 
 
-def _match(model: Detector, dataset: CocoDataset) -> tuple[int | None, ...]:
+def _match(model: Detector, dataset: Dataset) -> tuple[int | None, ...]:
     return match_categories(
         model.class_names, model.category_ids, dataset_names=dataset.class_names, dataset_ids=dataset.category_ids
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from effdet.config import Config
-    from effdet.data.coco import CocoDataset
+    from effdet.data.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ SMALL_OBJECT = 16  # pixels of the network input
 NEWEST = "newest"  # what a bare --resume means
 
 
-def resolve(config: Config, train: CocoDataset) -> Config:
+def resolve(config: Config, train: Dataset) -> Config:
     """Return the config with everything filled in that follows from the data.
 
     Epochs that are null become as many as show about 10,000 images, at least 12 and at most 300; for inputs of more
@@ -56,7 +56,7 @@ def resolve(config: Config, train: CocoDataset) -> Config:
     )
 
 
-def _input_size(config: Config, train: CocoDataset) -> tuple[int, int]:
+def _input_size(config: Config, train: Dataset) -> tuple[int, int]:
     from effdet.models.architecture import Architecture
 
     long_side, limit = config.data.long_side, config.data.max_long_side
@@ -65,7 +65,7 @@ def _input_size(config: Config, train: CocoDataset) -> tuple[int, int]:
     return config.data.image_size or Architecture.named(config.model.name).image_size
 
 
-def grow_long_side(long_side: int, limit: int, train: CocoDataset) -> int:
+def grow_long_side(long_side: int, limit: int, train: Dataset) -> int:
     """Return the long side of the input, grown where objects are small.
 
     It grows in steps of 32, up to the limit, until nine boxes in ten are at least 16 pixels large (the root of their
@@ -73,10 +73,13 @@ def grow_long_side(long_side: int, limit: int, train: CocoDataset) -> int:
     """
     import numpy as np
 
-    image_of_box = np.repeat(np.arange(len(train)), np.diff(train.offsets))
-    sides = train.boxes[:, 2:] - train.boxes[:, :2]
-    shares = np.sqrt(sides.prod(axis=1)) / train.sizes[image_of_box].max(axis=1)
-    shares = shares[~train.is_crowd]
+    from effdet.data.dataset import clip_boxes
+
+    sizes = train.sizes[train.image_of_box]
+    boxes, has_area = clip_boxes(train.boxes_xywh, sizes)
+    counts = has_area & ~train.is_crowd
+    sides = (boxes[:, 2:] - boxes[:, :2])[counts]
+    shares = np.sqrt(sides.prod(axis=1)) / sizes[counts].max(axis=1)
     if len(shares) == 0:
         return long_side
     needed = SMALL_OBJECT / float(np.quantile(shares, 0.1))

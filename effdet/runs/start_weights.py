@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from effdet.config import Config, ModelConfig
-    from effdet.data.coco import CocoDataset
+    from effdet.data.dataset import Dataset
     from effdet.detector.efficientdet import EfficientDet
 
 
-def build_model(config: Config, data: CocoDataset, *, resumed: bool) -> EfficientDet:
+def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet:
     """Return the model with its first weights; a resumed run brings its own.
 
     Raises:

@@ -276,7 +276,7 @@ class Trainer:
         """Save the batches and stop the run; the weights are those of the last good step."""
         path = self.folder / f"non_finite_batch_rank{self.world.rank}.pt"
         save_checkpoint(path, {"step": self.progress.step, "batches": [_plain(batch) for batch in batches]})
-        ids = [i for batch in batches for i in batch.image_ids.tolist()]
+        ids = [i for batch in batches for i in batch.image_ids]
         raise FloatingPointError(
             f"{what} at step {self.progress.step} on the images with ids {ids}, saved in {path}; "
             "a lower train.lr or train.clip_norm may help"

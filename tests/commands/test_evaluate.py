@@ -13,7 +13,7 @@ import torch
 from effdet.commands import main
 from effdet.commands.evaluate import parser, print_metrics
 from effdet.commands.model_options import PRESETS, load_model
-from effdet.data.coco import find_coco
+from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.evaluation.coco import evaluate_coco
 from effdet.images.preprocessing import Preprocessing
@@ -29,7 +29,7 @@ NUMBERS = AP + AR
 def weights(demo_root, tmp_path_factory):
     """A small model with random weights and the classes of the demo set."""
     torch.manual_seed(0)
-    data = find_coco(demo_root, "val")
+    data = find_dataset(demo_root, "val")
     model = EfficientDet(
         "lite0",
         num_classes=data.num_classes,
@@ -169,7 +169,7 @@ def test_classes_are_matched_by_name_where_ids_differ(demo_root, weights, monkey
         for item in content["annotations"]:
             item["category_id"] = new[item["category_id"]]
 
-    data = find_coco(renumbered(demo_root, tmp_path / "other", change), "val")
+    data = find_dataset(renumbered(demo_root, tmp_path / "other", change), "val")
 
     def detect(self, batch):  # finds the truth, by the model's own labels
         own = {name: label for label, name in enumerate(self.class_names)}

@@ -14,7 +14,9 @@ from PIL import Image
 
 from effdet.config import AugmentConfig, ConfigError
 from effdet.data import loader
-from effdet.data.coco import CocoDataset, find_coco, read_coco
+from effdet.data.dataset import Dataset
+from effdet.data.formats import find_dataset
+from effdet.data.formats.coco import read_coco
 from effdet.data.loader import EvalLoader, TrainLoader
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
@@ -26,7 +28,7 @@ LETTERBOX = Letterbox(image_size=(32, 48), mean=(123.675, 116.28, 103.53), std=(
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> CocoDataset:
+def dataset(tmp_path: Path) -> Dataset:
     """Seven noise images of different sizes; number n has n % 3 boxes, every second box is a crowd."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -47,7 +49,7 @@ def dataset(tmp_path: Path) -> CocoDataset:
 MIXED = AugmentConfig(color=0.5, mosaic=0.5, mixup=0.5, safe_crop=0.3, vertical_flip=0.5)
 
 
-def train_loader(dataset: CocoDataset, **changes: Any) -> TrainLoader:
+def train_loader(dataset: Dataset, **changes: Any) -> TrainLoader:
     arguments: dict[str, Any] = {
         "image_size": (32, 48),
         "batch_size": 2,
@@ -59,15 +61,16 @@ def train_loader(dataset: CocoDataset, **changes: Any) -> TrainLoader:
     return TrainLoader(dataset, **arguments | changes)
 
 
-def eval_loader(dataset: CocoDataset, **changes: Any) -> EvalLoader:
+def eval_loader(dataset: Dataset, **changes: Any) -> EvalLoader:
     arguments: dict[str, Any] = {"letterbox": LETTERBOX, "batch_size": 3, "workers": 0}
     return EvalLoader(dataset, **arguments | changes)
 
 
 def assert_same(ours: Iterable[Batch], theirs: Iterable[Batch]) -> None:
     for a, b in zip(list(ours), list(theirs), strict=True):
-        for name in ("images", "content_sizes", "scales", "original_sizes", "image_ids"):
+        for name in ("images", "content_sizes", "scales", "original_sizes"):
             torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=0)
+        assert a.image_ids == b.image_ids
         assert a.unreadable == b.unreadable
         for left, right in zip(a.targets, b.targets, strict=True):
             for name in ("boxes", "classes", "crowd_boxes"):
@@ -78,7 +81,7 @@ def pixels(batches: Iterable[Batch]) -> list[bytes]:
     return [image.numpy().tobytes() for batch in batches for image in batch.images]
 
 
-def test_batch_has_the_documented_types(dataset: CocoDataset) -> None:
+def test_batch_has_the_documented_types(dataset: Dataset) -> None:
     for batch in [*train_loader(dataset).epoch(0), *eval_loader(dataset)]:
         size = len(batch.images)
         assert batch.images.shape == (size, 3, 32, 48)
@@ -87,33 +90,33 @@ def test_batch_has_the_documented_types(dataset: CocoDataset) -> None:
         assert (batch.content_sizes.shape, batch.content_sizes.dtype) == ((size, 2), torch.int64)
         assert (batch.scales.shape, batch.scales.dtype) == ((size,), torch.float32)
         assert (batch.original_sizes.shape, batch.original_sizes.dtype) == ((size, 2), torch.int64)
-        assert (batch.image_ids.shape, batch.image_ids.dtype) == ((size,), torch.int64)
+        assert [type(image_id) for image_id in batch.image_ids] == [int] * size
         for target in batch.targets:
             assert (target.boxes.shape[1:], target.boxes.dtype) == ((4,), torch.float32)
             assert (target.classes.shape, target.classes.dtype) == (target.boxes.shape[:1], torch.int64)
             assert target.crowd_boxes.shape[1:] == (4,)
 
 
-def test_epoch_shows_every_image_once_and_wraps_around_in_its_last_batch(dataset: CocoDataset) -> None:
+def test_epoch_shows_every_image_once_and_wraps_around_in_its_last_batch(dataset: Dataset) -> None:
     training = train_loader(dataset)
     assert training.steps_per_epoch == 4
     batches = list(training.epoch(0))
     assert [len(batch.images) for batch in batches] == [2, 2, 2, 2]
-    ids = torch.cat([batch.image_ids for batch in batches]).tolist()
+    ids = [image_id for batch in batches for image_id in batch.image_ids]
     assert sorted(ids[:7]) == list(range(100, 107))
     assert ids[7] == ids[0]
     assert pixels(batches)[7] != pixels(batches)[0]  # the same image, augmented differently
 
 
-def test_batch_larger_than_the_data_set_is_full(dataset: CocoDataset) -> None:
+def test_batch_larger_than_the_data_set_is_full(dataset: Dataset) -> None:
     training = train_loader(dataset.without(range(2, 7)), batch_size=5)
     assert training.steps_per_epoch == 1
     (batch,) = training.epoch(0)
-    assert sorted(Counter(batch.image_ids.tolist()).values()) == [2, 3]
+    assert sorted(Counter(batch.image_ids).values()) == [2, 3]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_batches_do_not_depend_on_the_number_of_workers(dataset: CocoDataset, workers: int) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(dataset: Dataset, workers: int) -> None:
     alone, shared = train_loader(dataset), train_loader(dataset, workers=workers)
     for epoch in (0, 1, 0):  # the processes stay alive between epochs
         assert_same(alone.epoch(epoch), shared.epoch(epoch))
@@ -121,12 +124,12 @@ def test_batches_do_not_depend_on_the_number_of_workers(dataset: CocoDataset, wo
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_images_of_a_loader_process_lie_in_shared_memory(dataset: CocoDataset, workers: int) -> None:
+def test_images_of_a_loader_process_lie_in_shared_memory(dataset: Dataset, workers: int) -> None:
     batch = next(iter(train_loader(dataset, workers=workers).epoch(0)))
     assert batch.images.is_shared() == bool(workers)
 
 
-def test_same_seed_repeats_and_another_seed_and_epoch_differ(dataset: CocoDataset) -> None:
+def test_same_seed_repeats_and_another_seed_and_epoch_differ(dataset: Dataset) -> None:
     assert_same(train_loader(dataset).epoch(3), train_loader(dataset).epoch(3))
     runs = [
         pixels(training.epoch(epoch))
@@ -140,7 +143,7 @@ def test_same_seed_repeats_and_another_seed_and_epoch_differ(dataset: CocoDatase
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epoch_entered_at_a_step_yields_what_is_left_of_it(dataset: CocoDataset, workers: int) -> None:
+def test_epoch_entered_at_a_step_yields_what_is_left_of_it(dataset: Dataset, workers: int) -> None:
     training = train_loader(dataset, workers=workers)
     whole = list(training.epoch(2))
     for start in range(5):
@@ -149,19 +152,19 @@ def test_epoch_entered_at_a_step_yields_what_is_left_of_it(dataset: CocoDataset,
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epoch_left_early_does_not_disturb_the_next(dataset: CocoDataset, workers: int) -> None:
+def test_epoch_left_early_does_not_disturb_the_next(dataset: Dataset, workers: int) -> None:
     training = train_loader(dataset, workers=workers)
     next(training.epoch(0))
     assert_same(training.epoch(1), train_loader(dataset).epoch(1))
 
 
-def test_start_step_out_of_range_is_refused(dataset: CocoDataset) -> None:
+def test_start_step_out_of_range_is_refused(dataset: Dataset) -> None:
     for step in (-1, 5):
         with pytest.raises(ValueError, match=rf"start_step must lie in \[0, 4\], got {step}"):
             train_loader(dataset).epoch(0, start_step=step)
 
 
-def test_ranks_share_an_epoch(dataset: CocoDataset) -> None:
+def test_ranks_share_an_epoch(dataset: Dataset) -> None:
     ranks = [train_loader(dataset, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
     one = train_loader(dataset, batch_size=4)
     assert [rank.steps_per_epoch for rank in ranks] == [2, 2]
@@ -169,7 +172,7 @@ def test_ranks_share_an_epoch(dataset: CocoDataset) -> None:
         torch.testing.assert_close(torch.cat([first.images, second.images]), whole.images, rtol=0, atol=0)
 
 
-def test_loading_draws_nothing_from_the_runs_own_random_numbers(dataset: CocoDataset) -> None:
+def test_loading_draws_nothing_from_the_runs_own_random_numbers(dataset: Dataset) -> None:
     for workers in (0, 2):
         torch.manual_seed(5)
         state = torch.get_rng_state()
@@ -178,22 +181,22 @@ def test_loading_draws_nothing_from_the_runs_own_random_numbers(dataset: CocoDat
         assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_plain_epoch_has_no_mosaic_and_no_mixup(dataset: CocoDataset) -> None:
+def test_plain_epoch_has_no_mosaic_and_no_mixup(dataset: Dataset) -> None:
     augment = AugmentConfig(horizontal_flip=0.0, scale=(1.0, 1.0), mosaic=1.0, mixup=1.0)
     number_of = {int(image_id): n for n, image_id in enumerate(dataset.image_ids)}
     for batch in train_loader(dataset, augment=augment).epoch(0, plain=True):
-        for image, image_id in zip(batch.images, batch.image_ids.tolist(), strict=True):
+        for image, image_id in zip(batch.images, batch.image_ids, strict=True):
             expected = LETTERBOX(dataset.read(number_of[image_id])).image
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
     mixed = pixels(train_loader(dataset, augment=augment).epoch(0))
     assert not set(mixed) & set(pixels(train_loader(dataset, augment=augment).epoch(0, plain=True)))
 
 
-def test_crowds_are_regions_and_empty_images_are_negatives(dataset: CocoDataset) -> None:
+def test_crowds_are_regions_and_empty_images_are_negatives(dataset: Dataset) -> None:
     augment = AugmentConfig(horizontal_flip=0.0, scale=(1.0, 1.0))
     plain = train_loader(dataset, augment=augment)
     for batch in [*plain.epoch(0), *eval_loader(dataset)]:
-        for image_id, target, scale in zip(batch.image_ids.tolist(), batch.targets, batch.scales, strict=True):
+        for image_id, target, scale in zip(batch.image_ids, batch.targets, batch.scales, strict=True):
             # A content size is truncated, so that its pixels may lie up to one from where the scale says.
             boxes = torch.tensor([[5.0, 6, 25, 31], [15, 6, 35, 31]]) * scale
             counts = {0: (0, 0), 1: (1, 0), 2: (1, 1)}[(image_id - 100) % 3]
@@ -203,13 +206,13 @@ def test_crowds_are_regions_and_empty_images_are_negatives(dataset: CocoDataset)
             assert target.classes.tolist() == [0] * counts[0]
 
 
-def test_evaluation_shows_the_letterboxed_images_in_order(dataset: CocoDataset) -> None:
+def test_evaluation_shows_the_letterboxed_images_in_order(dataset: Dataset) -> None:
     evaluation = eval_loader(dataset)
     assert len(evaluation) == 3
     for _ in range(2):
         batches = list(evaluation)
         assert [len(batch.images) for batch in batches] == [3, 3, 1]
-        assert torch.cat([batch.image_ids for batch in batches]).tolist() == dataset.image_ids.tolist()
+        assert [image_id for batch in batches for image_id in batch.image_ids] == dataset.image_ids.tolist()
     index = 0
     for batch in batches:
         for b, image in enumerate(batch.images):
@@ -223,7 +226,7 @@ def test_evaluation_shows_the_letterboxed_images_in_order(dataset: CocoDataset) 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_gives_floats_where_images_are_normalised_before_they_are_scaled(
-    dataset: CocoDataset, workers: int
+    dataset: Dataset, workers: int
 ) -> None:
     box = replace(LETTERBOX, preprocessing=Preprocessing.preset("google"))
     first = next(iter(eval_loader(dataset, letterbox=box, workers=workers)))
@@ -231,7 +234,7 @@ def test_evaluation_gives_floats_where_images_are_normalised_before_they_are_sca
     np.testing.assert_array_equal(first.images[0].permute(1, 2, 0).numpy(), box(dataset.read(0)).image)
 
 
-def test_evaluation_with_reduced_decoding_has_boxes_and_sizes_of_the_originals(dataset: CocoDataset) -> None:
+def test_evaluation_with_reduced_decoding_has_boxes_and_sizes_of_the_originals(dataset: Dataset) -> None:
     small = replace(LETTERBOX, image_size=(16, 16))
     fast = replace(small, preprocessing=Preprocessing.preset("fast"))
     for plain, reduced in zip(eval_loader(dataset, letterbox=small), eval_loader(dataset, letterbox=fast), strict=True):
@@ -243,7 +246,7 @@ def test_evaluation_with_reduced_decoding_has_boxes_and_sizes_of_the_originals(d
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])
-def test_evaluating_ranks_take_every_image_once_and_may_get_none(dataset: CocoDataset, world_size: int) -> None:
+def test_evaluating_ranks_take_every_image_once_and_may_get_none(dataset: Dataset, world_size: int) -> None:
     ranks = [eval_loader(dataset, rank=rank, world_size=world_size) for rank in range(world_size)]
     ids = [[int(i) for batch in rank for i in batch.image_ids] for rank in ranks]
     assert sorted(i for some in ids for i in some) == dataset.image_ids.tolist()
@@ -252,23 +255,23 @@ def test_evaluating_ranks_take_every_image_once_and_may_get_none(dataset: CocoDa
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_image_is_replaced_and_listed(dataset: CocoDataset, workers: int) -> None:
-    dataset.paths[2].write_bytes(b"broken")
-    dataset.paths[3].unlink()
+def test_unreadable_image_is_replaced_and_listed(dataset: Dataset, workers: int) -> None:
+    dataset.path(2).write_bytes(b"broken")
+    dataset.path(3).unlink()
     training = train_loader(dataset, workers=workers, augment=AugmentConfig())
     batches = list(training.epoch(0))
     ids = [int(i) for batch in batches for i in batch.image_ids][:7]
     assert sorted(ids) == [100, 101, 104, 104, 104, 105, 106]  # 104 follows the two that cannot be read
     listed = {name for batch in batches for name in batch.unreadable}
-    assert listed == {str(dataset.paths[2]), str(dataset.paths[3])}
+    assert listed == {str(dataset.path(2)), str(dataset.path(3))}
     assert_same(training.epoch(0), batches)
     assert {name for b in train_loader(dataset).epoch(0) for name in b.unreadable} == listed  # mosaic partners too
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_only_unreadable_images_stop_with_one_sentence(dataset: CocoDataset, workers: int) -> None:
-    for path in dataset.paths:
-        path.write_bytes(b"broken")
+def test_only_unreadable_images_stop_with_one_sentence(dataset: Dataset, workers: int) -> None:
+    for index in range(len(dataset)):
+        dataset.path(index).write_bytes(b"broken")
     with pytest.raises(
         ImageError, match=r"^\S+\.jpg: cannot be read, and neither can the images that could take its"
     ) as e:
@@ -277,37 +280,37 @@ def test_only_unreadable_images_stop_with_one_sentence(dataset: CocoDataset, wor
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_of_an_unreadable_image_is_an_error(dataset: CocoDataset, workers: int) -> None:
-    dataset.paths[4].write_bytes(b"broken")
+def test_evaluation_of_an_unreadable_image_is_an_error(dataset: Dataset, workers: int) -> None:
+    dataset.path(4).write_bytes(b"broken")
     with pytest.raises(ImageError, match=r"^\S+4\.jpg: is not an image of a known format$"):
         list(eval_loader(dataset, workers=workers))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_failing_transform_stops_with_one_sentence(dataset: CocoDataset, workers: int) -> None:
+def test_failing_transform_stops_with_one_sentence(dataset: Dataset, workers: int) -> None:
     crop = {"name": "RandomCrop", "height": 32, "width": 48, "p": 1.0}
     augment = AugmentConfig(scale=(0.5, 0.5), transforms=[crop])
     with pytest.raises(ConfigError, match=r"^data\.augment\.transforms fail on a"):
         list(train_loader(dataset, workers=workers, augment=augment).epoch(0))
 
 
-def test_empty_data_set_cannot_be_trained_on(dataset: CocoDataset) -> None:
+def test_empty_data_set_cannot_be_trained_on(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match=r"training needs at least one image, .*a\.json has none left"):
         train_loader(dataset.without(range(7)))
     assert list(eval_loader(dataset.without(range(7)))) == []
 
 
-def test_replacement_gives_up_after_many_tries(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacement_gives_up_after_many_tries(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "MAX_REPLACEMENTS", 2)
     for number in (2, 3):
-        dataset.paths[number].unlink()
+        dataset.path(number).unlink()
     with pytest.raises(ImageError, match=r"3\.jpg: cannot be read"):
         list(train_loader(dataset, augment=AugmentConfig()).epoch(0))
 
 
 @pytest.mark.parametrize("name", ["bccd", "coco_open"])
 def test_real_photos_load_with_every_augmentation(photo_sets: Path, name: str) -> None:
-    dataset = find_coco(photo_sets / name, "train").without(range(24, 1000))
+    dataset = find_dataset(photo_sets / name, "train").without(range(24, 1000))
     for batch in train_loader(dataset, image_size=(128, 160), batch_size=6).epoch(0):
         assert batch.unreadable == ()
         for target, (height, width) in zip(batch.targets, batch.content_sizes.tolist(), strict=True):

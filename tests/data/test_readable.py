@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from effdet.data import readable
-from effdet.data.coco import CocoDataset, DataError, read_coco
+from effdet.data.dataset import Dataset
+from effdet.data.findings import DataError
+from effdet.data.formats.coco import read_coco
 from effdet.data.readable import drop_unreadable
 
 
-def make(root: Path, num_images: int, suffix: str = "jpg") -> CocoDataset:
+def make(root: Path, num_images: int, suffix: str = "jpg") -> Dataset:
     images = [{"id": n, "file_name": f"{n:03}.{suffix}", "width": 16, "height": 12} for n in range(num_images)]
     annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [n % 8, 0, 4, 4]} for n in range(num_images)]
     (root / "a.json").write_text(
@@ -22,11 +24,11 @@ def make(root: Path, num_images: int, suffix: str = "jpg") -> CocoDataset:
     return read_coco(root / "a.json", root)
 
 
-def damage(dataset: CocoDataset) -> None:
+def damage(dataset: Dataset) -> None:
     """Remove image 3, cut image 5, and give image 8 another size."""
-    dataset.paths[3].unlink()
-    dataset.paths[5].write_bytes(dataset.paths[5].read_bytes()[:-30])
-    Image.new("RGB", (17, 12)).save(dataset.paths[8])
+    dataset.path(3).unlink()
+    dataset.path(5).write_bytes(dataset.path(5).read_bytes()[:-30])
+    Image.new("RGB", (17, 12)).save(dataset.path(8))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -37,7 +39,7 @@ def test_unreadable_images_are_left_out_each_named_once(tmp_path: Path, suffix: 
     assert len(rest) == 37
     assert rest.image_ids.tolist() == [n for n in range(40) if n not in (3, 5, 8)]
     assert rest.annotations(3).boxes.tolist() == [[4, 0, 8, 4]]  # image 4 with its own box
-    assert [name.split(": ")[0] for name in names] == [str(dataset.paths[n]) for n in (3, 5, 8)]
+    assert [name.split(": ")[0] for name in names] == [str(dataset.path(n)) for n in (3, 5, 8)]
     assert [("no such" in name, "truncated" in name, "17×12" in name) for name in names] == [
         (True, False, False),
         (False, True, False),
@@ -53,9 +55,9 @@ def test_good_set_stays_the_same_object(tmp_path: Path) -> None:
 def test_more_than_a_tenth_stops_and_names_the_first_few(tmp_path: Path) -> None:
     dataset = make(tmp_path, 70)
     for n in range(7):
-        dataset.paths[n].write_text("no image")
+        dataset.path(n).write_text("no image")
     assert len(drop_unreadable(dataset)[1]) == 7  # exactly a tenth
-    dataset.paths[7].unlink()
+    dataset.path(7).unlink()
     with pytest.raises(
         DataError, match=r"8 of the 70 images of .*a\.json .* more than the 10% .*000\.jpg: .*and 3 more"
     ) as e:
@@ -66,7 +68,7 @@ def test_more_than_a_tenth_stops_and_names_the_first_few(tmp_path: Path) -> None
 
 def test_no_readable_image_is_an_error_whatever_the_fraction(tmp_path: Path) -> None:
     dataset = make(tmp_path, 1)
-    dataset.paths[0].unlink()
+    dataset.path(0).unlink()
     with pytest.raises(DataError, match="1 of the 1 images"):
         drop_unreadable(dataset, max_fraction=1.0)
 
@@ -77,13 +79,13 @@ def test_large_sets_are_decoded_only_where_a_file_looks_suspicious(
 ) -> None:
     dataset = make(tmp_path, 40, suffix)
     damage(dataset)
-    dataset.paths[9].write_bytes(dataset.paths[9].read_bytes() + b"trailing bytes")  # suspicious, but good
-    dataset.paths[10].write_bytes(b"")
+    dataset.path(9).write_bytes(dataset.path(9).read_bytes() + b"trailing bytes")  # suspicious, but good
+    dataset.path(10).write_bytes(b"")
     monkeypatch.setattr(readable, "DECODE_ALL_UP_TO", 10)
     monkeypatch.setattr(readable, "SAMPLE_SIZE", 1)
     decoded = []
-    original = CocoDataset.read
-    monkeypatch.setattr(CocoDataset, "read", lambda self, index: decoded.append(index) or original(self, index))
+    original = Dataset.read
+    monkeypatch.setattr(Dataset, "read", lambda self, index: decoded.append(index) or original(self, index))
     rest, names = drop_unreadable(dataset)
     assert {3, 5, 9, 10} <= set(decoded)
     assert len(decoded) <= 5

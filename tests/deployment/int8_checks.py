@@ -7,7 +7,7 @@ import torch
 import effdet.deployment.quantise as quantise_module
 from effdet import EfficientDet, load
 from effdet.commands import main
-from effdet.data.coco import find_coco
+from effdet.data.formats import find_dataset
 from effdet.deployment.quantise import AccuracyControl, Quantisation, output_convolutions, quantise
 from effdet.deployment.runtimes import OpenVino
 
@@ -92,7 +92,7 @@ def test_int8_is_exported_under_accuracy_control(demo_root, tmp_path, capsys, mo
     monkeypatch.setattr(quantise_module, "MIN_IMAGES", 16)
     torch.manual_seed(0)
     weights, file = tmp_path / "demo.safetensors", tmp_path / "demo-int8.xml"
-    dataset = find_coco(demo_root, "val")
+    dataset = find_dataset(demo_root, "val")
     names = {"class_names": dataset.class_names, "category_ids": dataset.category_ids}
     EfficientDet("lite0", dataset.num_classes, image_size=(64, 64), **names).save_pretrained(weights)
     options = ["--format", "openvino", "--precision", "int8", "--calibration", str(demo_root), "--max-drop", "1"]

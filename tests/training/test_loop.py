@@ -76,7 +76,7 @@ class Loader:
             content_sizes=torch.full((self.images, 2), SIZE),
             scales=torch.ones(self.images),
             original_sizes=torch.full((self.images, 2), SIZE),
-            image_ids=torch.arange(self.images) + 1000 * epoch + 10 * step,
+            image_ids=tuple(range(1000 * epoch + 10 * step, 1000 * epoch + 10 * step + self.images)),
             targets=[Target(b[:n], torch.arange(n) % K) for b, n in zip(boxes, counts, strict=True)],
         )
 

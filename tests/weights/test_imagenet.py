@@ -22,12 +22,12 @@ def test_packaged_weights_make_timms_own_classifier_whole():
 
 
 def test_packaged_weights_recognise_what_is_on_real_photos(photo_sets):
-    from effdet.data.coco import find_coco
+    from effdet.data.formats import find_dataset
 
     weights = find_backbone_weights("imagenet", LITE0)
     classifier = timm.create_model(LITE0).eval()
     classifier.load_state_dict(weights.state, strict=True)
-    data = find_coco(photo_sets / "coco_open", "train")
+    data = find_dataset(photo_sets / "coco_open", "train")
     bananas_and_busses = {"bus": {654, 779, 874}, "toilet": {861}, "pizza": {963}, "airplane": {404, 895}}
     hits = total = 0
     for index in range(len(data)):

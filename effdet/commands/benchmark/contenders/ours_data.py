@@ -11,7 +11,7 @@ import torch
 
 from effdet.commands.benchmark.contenders.photos import draw_photos
 from effdet.config import AugmentConfig
-from effdet.data.coco import find_coco, find_coco_files
+from effdet.data.formats import find_dataset
 from effdet.data.loader import TrainLoader
 from effdet.detector.efficientdet import EfficientDet
 from effdet.structures import Batch
@@ -29,9 +29,9 @@ class LoaderData:
         if data is None:
             draw_photos(Path(folder), num_photos, (photo_size[0], photo_size[1]), num_classes=num_classes)
         root = Path(data or folder).resolve()
-        annotations, images = find_coco_files(root, "train")
-        count = len(find_coco(root, "train"))
-        self.facts = {"root": str(root), "annotations": str(annotations), "images": str(images), "count": count}
+        found = find_dataset(root, "train")
+        places = {"annotations": str(found.annotation_file), "images": str(found.folder)}
+        self.facts = {"root": str(root), **places, "count": len(found)}
 
 
 class Load:
@@ -61,7 +61,7 @@ class Load:
 def make_loader(root: str, image_size: list[int], batch: int, *, workers: int) -> TrainLoader:
     """Return the training loader with the default augmentation."""
     return TrainLoader(
-        find_coco(root, "train"),
+        find_dataset(root, "train"),
         image_size=(image_size[0], image_size[1]),
         batch_size=batch,
         augment=AugmentConfig(),
@@ -94,8 +94,8 @@ class QualityData:
         torch.save(model.network.backbone.state_dict(), file)
         self.facts: dict[str, object] = {"backbone": str(file), "variant": effdet_name(variant)}
         for split in ("train", "val"):
-            annotations, images = find_coco_files(data, split)
-            self.facts[split] = {"annotations": str(annotations), "images": str(images)}
+            found = find_dataset(data, split)
+            self.facts[split] = {"annotations": str(found.annotation_file), "images": str(found.folder)}
 
 
 TASKS = {"loader_data": LoaderData, "loader": Load, "quality_data": QualityData}

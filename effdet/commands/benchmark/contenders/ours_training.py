@@ -15,7 +15,7 @@ import torch
 from effdet.commands.benchmark.contenders.ours_data import endless
 from effdet.commands.train import _build_trainer
 from effdet.config import Config, DataConfig, Optimizer, Precision, RunConfig, TrainConfig
-from effdet.data.coco import find_coco
+from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.resolve import resolve
 from effdet.structures import Batch, Target
@@ -51,7 +51,7 @@ class Train:
         with_loader: bool = False,
     ) -> None:
         model = EfficientDet.from_pretrained(Path(folder) / "weights.safetensors").train()
-        dataset = find_coco(folder, "train")
+        dataset = find_dataset(folder, "train")
         model.class_names, model.category_ids = dataset.class_names, dataset.category_ids
         self._folder = tempfile.TemporaryDirectory()
         config = Config(
@@ -130,7 +130,7 @@ def _batch(images: torch.Tensor, boxes: list[list[list[float]]], labels: list[li
         content_sizes=torch.tensor([size] * count),
         scales=torch.ones(count),
         original_sizes=torch.tensor([size] * count),
-        image_ids=torch.arange(count),
+        image_ids=tuple(range(count)),
         targets=targets[:count],
     )
 

@@ -1,0 +1,185 @@
+"""A data set as columns: which images there are, and which boxes they have."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effdet.data.files import resolve_name
+from effdet.data.findings import DataError, Finding
+from effdet.data.text_column import TextColumn
+
+if TYPE_CHECKING:  # scoring a results file needs no image reader, and no torch
+    from effdet.images.reading import Picture
+
+Array: TypeAlias = NDArray[Any]
+
+
+class Annotations(NamedTuple):
+    """Ground truth of one image, in pixels of the original image."""
+
+    boxes: NDArray[np.float32]  # (M, 4) xyxy
+    labels: NDArray[np.int64]  # (M,) in [0, K)
+    is_crowd: NDArray[np.bool_]  # (M,) the box surrounds a group: ignored in training
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Images and boxes of one split, in the order of its annotation file.
+
+    Everything is held in flat arrays, which loader processes share without copying. Image i has the boxes
+    ``offsets[i]`` to ``offsets[i + 1]``; an image without boxes is a negative. The boxes are those of the annotation
+    file; ``annotations`` clips them to their image for training.
+    """
+
+    class_names: tuple[str, ...]  # K
+    category_ids: tuple[int, ...]  # K, the data set's own, ascending
+    image_ids: NDArray[np.int64] | NDArray[np.uint64] | TextColumn  # I, the data set's own
+    names: TextColumn  # I, of the image files, relative to ``folder``
+    folder: Path
+    sizes: NDArray[np.int64]  # (I, 2) height, width; 0 where neither the annotations nor the image file tell
+    boxes_xywh: NDArray[np.float64]  # (ΣM, 4) x, y, width, height in pixels; finite
+    labels: NDArray[np.int64]  # (ΣM,) in [0, K)
+    is_crowd: NDArray[np.bool_]  # (ΣM,)
+    areas: NDArray[np.float64]  # (ΣM,) pixels² of the object's mask where there is one, else width × height
+    annotation_ids: NDArray[np.int64]  # (ΣM,) the data set's own, each once
+    offsets: NDArray[np.int64]  # (I + 1,)
+    annotation_file: Path
+    findings: tuple[Finding, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_classes(self) -> int:
+        """K, unused classes included."""
+        return len(self.class_names)
+
+    @property
+    def image_of_box(self) -> NDArray[np.int64]:
+        """(ΣM,) the number of the image that each box belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def image_id(self, index: int) -> int | str:
+        """Return the data set's own id of image number ``index``."""
+        value = self.image_ids[index]
+        return value if isinstance(value, str) else int(value)
+
+    def annotations(self, index: int) -> Annotations:
+        """Return the boxes of image number ``index`` in [0, len), clipped to it; those without an area are left out."""
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        boxes, has_area = clip_boxes(self.boxes_xywh[rows], self.sizes[index])
+        return Annotations(
+            boxes[has_area].astype(np.float32), self.labels[rows][has_area], self.is_crowd[rows][has_area]
+        )
+
+    def path(self, index: int) -> Path:
+        """Return the file of image number ``index``, for messages and checks of files; ``read`` gives the image."""
+        return resolve_name(self.folder, self.names[index])
+
+    def read(self, index: int) -> Array:
+        """Return image number ``index`` as (H, W, 3) uint8 RGB.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ImageError: If it cannot be decoded, or its size is not the one that the annotations were made for.
+        """
+        return self.read_picture(index).pixels
+
+    def read_picture(self, index: int, read: Callable[..., Picture] | None = None) -> Picture:
+        """Return image number ``index`` as ``read(path, size=...)`` gives it, perhaps smaller than in its file.
+
+        Args:
+            index: Number of the image.
+            read: What decodes the file; None: ``effdet.images.reading.read_picture``, at full size.
+
+        Raises:
+            FileNotFoundError, ImageError: As ``read``.
+        """
+        from effdet.images.reading import ImageError, read_picture
+
+        height, width = (int(side) for side in self.sizes[index])
+        path = self.path(index)
+        picture = (read or read_picture)(path, size=(height, width) if height else None)
+        if height and picture.original_size != (height, width):
+            raise ImageError(
+                f"{path}: is {picture.original_size[1]}×{picture.original_size[0]} pixels, "
+                f"but {self.annotation_file} was made for {width}×{height}"
+            )
+        return picture
+
+    def without(self, indices: Iterable[int]) -> Dataset:
+        """Return the data set without some of its images."""
+        kept = np.setdiff1d(np.arange(len(self)), np.fromiter(indices, dtype=np.int64))
+        counts = np.diff(self.offsets)
+        rows = np.repeat(np.isin(np.arange(len(self)), kept), counts)
+        ids = self.image_ids
+        return replace(
+            self,
+            image_ids=ids.take(kept) if isinstance(ids, TextColumn) else ids[kept],
+            names=self.names.take(kept),
+            sizes=self.sizes[kept],
+            boxes_xywh=self.boxes_xywh[rows],
+            labels=self.labels[rows],
+            is_crowd=self.is_crowd[rows],
+            areas=self.areas[rows],
+            annotation_ids=self.annotation_ids[rows],
+            offsets=np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
+        )
+
+    def require_usable(self) -> Dataset:
+        """Return this data set, if training and evaluation on it can be right.
+
+        Raises:
+            DataError: If a finding is an error; it tells the first one.
+        """
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        if not errors:
+            return self
+        others = f" ({len(errors) - 1} more: effdet data check {self.annotation_file})" if len(errors) > 1 else ""
+        raise DataError(f"{self.annotation_file}: {errors[0]}{others}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of what can be learned from this data set: 32 hexadecimal digits.
+
+        It covers classes, ids, image names, sizes, boxes, labels and crowd flags, in their order; neither the pixels
+        nor where the files lie. It is the same on every machine and in every version.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        ids = self.image_ids.tolist()
+        texts = [list(self.class_names), list(self.category_ids), ids, self.names.tolist()]
+        digest.update(json.dumps(texts).encode())
+        for column, dtype in (
+            (self.sizes, "<i8"),
+            (self.offsets, "<i8"),
+            (self.labels, "<i8"),
+            (self.is_crowd, "u1"),
+            (self.boxes_xywh, "<f8"),
+        ):
+            digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
+        return digest.hexdigest()
+
+
+def clip_boxes(
+    boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Clip boxes to their image.
+
+    Args:
+        boxes_xywh: (M, 4) x, y, width, height.
+        sizes: (2,) or (M, 2) height, width of the image; 0 where it is not known.
+
+    Returns:
+        (M, 4) xyxy, and (M,) which of them have an area inside their image.
+    """
+    limits = np.where(sizes > 0, sizes, np.inf)[..., [1, 0, 1, 0]]  # width, height, width, height
+    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+    clipped = np.clip(corners, 0, limits)
+    return clipped, (clipped[:, 2:] > clipped[:, :2]).all(axis=1)

@@ -1,0 +1,60 @@
+"""Names in annotation files, and the files that they mean."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+_NUM_LOOKED_AT = 20  # names that tell in which folder the images are
+
+
+def resolve_name(folder: Path, name: str) -> Path:
+    """Return the file in ``folder`` that an annotation file calls ``name``.
+
+    Backslashes, which labelling tools on Windows write, separate folders where there is no file of just that name.
+    Letters with accents may be written in one or two characters (Unicode's normal forms NFC and NFD); a file whose name
+    differs only in this is found. Where there is no such file, the name is taken as it is.
+    """
+    path = folder / name
+    if (name.isascii() and "\\" not in name) or path.exists():
+        return path
+    slashed = name.replace("\\", "/")
+    if (folder / slashed).exists():
+        return folder / slashed
+    return _find_normalised(folder, slashed) or folder / slashed
+
+
+def _find_normalised(folder: Path, name: str) -> Path | None:
+    """Return the file whose folders and name are ``name``'s in any normal form; None if there is none."""
+    spellings = [
+        dict.fromkeys((part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)))
+        for part in Path(name).parts
+    ]
+    candidates = (folder.joinpath(*parts) for parts in itertools.product(*spellings))
+    return next((path for path in itertools.islice(candidates, 1000) if path.exists()), None)
+
+
+def choose_folder(names: Sequence[str], folders: Sequence[Path]) -> Path:
+    """Return the folder that holds most of the images, judged by a few names spread over the set; the first of equals.
+
+    Args:
+        names: Of the image files, relative to the folder.
+        folders: At least one.
+    """
+    places = {place * len(names) // _NUM_LOOKED_AT for place in range(_NUM_LOOKED_AT)} if len(names) else set()
+    looked_at = [names[place] for place in sorted(places)]
+    return max(folders, key=lambda folder: sum(resolve_name(folder, name).is_file() for name in looked_at))
+
+
+def size_in_file(folder: Path, name: str) -> tuple[int, int]:
+    """Return the upright (height, width) from an image's header, or zeros; that all files are good is checked later."""
+    try:
+        with Image.open(resolve_name(folder, name)) as opened:
+            sides_swap = opened.getexif().get(0x0112, 1) >= 5
+            return (opened.width, opened.height) if sides_swap else (opened.height, opened.width)
+    except Exception:
+        return (0, 0)

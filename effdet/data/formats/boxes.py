@@ -1,0 +1,163 @@
+"""Read COCO's annotations, one row a box, into columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effdet.data.findings import FindingList
+from effdet.data.formats.masks import enclosing_box
+from effdet.data.formats.values import flag, four_numbers, identifier, number, other_spelling, short, whole_number
+
+Row = dict[str, Any]
+Box = tuple[float, float, float, float]
+
+
+class BoxColumns(NamedTuple):
+    """Boxes ordered by image, those of an image in the order of the file."""
+
+    images: NDArray[np.int64]  # (ΣM,) number of the image
+    labels: NDArray[np.int64]  # (ΣM,)
+    boxes: NDArray[np.float64]  # (ΣM, 4) x, y, width, height; finite
+    is_crowd: NDArray[np.bool_]  # (ΣM,)
+    areas: NDArray[np.float64]  # (ΣM,)
+    ids: NDArray[np.int64]  # (ΣM,) each once
+
+
+def read_boxes(
+    annotations: list[Row], image_of: Mapping[int | str, int], label_of: Mapping[int, int], findings: FindingList
+) -> BoxColumns:
+    """Return the boxes that can be read; the others become findings.
+
+    Args:
+        annotations: COCO's rows.
+        image_of: Number of each image by its id.
+        label_of: Label of each class by its category id.
+        findings: Takes what is wrong.
+    """
+    rows: list[tuple[int, int]] = []  # image, label
+    boxes: list[Box] = []
+    crowds: list[bool] = []
+    areas: list[float] = []
+    places: list[int] = []
+    for place, row in enumerate(annotations):
+        box = _box(row, place, findings)
+        if box is None:
+            continue
+        image, label = _references(row, place, image_of, label_of, findings)
+        if image is None or label is None:
+            continue
+        rows.append((image, label))
+        boxes.append(box)
+        crowds.append(_is_crowd(row, place, findings))
+        areas.append(_area(row, place, findings))
+        places.append(place)
+
+    ids = _annotation_ids([annotations[place].get("id") for place in places], findings)
+    images, labels = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    order = np.argsort(images, kind="stable")
+    table = np.array(boxes, dtype=np.float64).reshape(-1, 4)[order]
+    given = np.array(areas, dtype=np.float64)[order]
+    return BoxColumns(
+        images[order],
+        labels[order],
+        table,
+        np.array(crowds, dtype=bool)[order],
+        np.where(np.isnan(given), table[:, 2] * table[:, 3], given),
+        ids[order],
+    )
+
+
+def _name(row: Row, place: int) -> str:
+    return f"annotation {short(row['id'])}" if "id" in row else f"annotations[{place}]"
+
+
+def _box(row: Row, place: int, findings: FindingList) -> Box | None:
+    given = row.get("bbox")
+    box = four_numbers(given)
+    if box is None and (given is None or given == []):
+        box = enclosing_box(row.get("segmentation"))
+    if box is None and given == []:
+        findings.add("note", "annotations have an empty bbox", _name(row, place), "they do not count")
+    elif box is None:
+        example = f"{_name(row, place)} has {short(given)}"
+        advice = "bbox must be four numbers x, y, width, height, or segmentation a mask"
+        findings.add("error", "annotations have no box", example, advice)
+    elif not all(map(math.isfinite, (*box, box[0] + box[2], box[1] + box[3], box[2] * box[3]))):
+        findings.add("warning", "boxes are not finite", f"{_name(row, place)} has {short(given)}", "they do not count")
+        return None
+    return box
+
+
+def _references(
+    row: Row, place: int, image_of: Mapping[int | str, int], label_of: Mapping[int, int], findings: FindingList
+) -> tuple[int | None, int | None]:
+    """Return number of the image and label of a box; None for what is not listed."""
+    image = _look_up(row.get("image_id"), image_of)
+    label = _look_up(row.get("category_id"), label_of)
+    for found, what, kind in ((image, "image", "images"), (label, "category", "categories")):
+        if found is None:
+            example = f"{_name(row, place)} has {what}_id {short(row.get(f'{what}_id'))}"
+            advice = f"list the {kind}, or remove the annotations"
+            findings.add("error", f"annotations belong to {kind} that are not listed", example, advice)
+    return image, label
+
+
+def _look_up(value: Any, table: Mapping[Any, int]) -> int | None:
+    """Return what a table holds for an id, which may be written as a number here and as a text there."""
+    key = identifier(value)
+    if key is None or key in table:
+        return None if key is None else table[key]
+    other = other_spelling(key)
+    return None if other is None else table.get(other)
+
+
+def _is_crowd(row: Row, place: int, findings: FindingList) -> bool:
+    crowd = flag(row.get("iscrowd"))
+    if crowd is None:
+        example = f"{_name(row, place)} has {short(row['iscrowd'])}"
+        findings.add("error", "values of iscrowd are neither 0 nor 1", example, "write 0 or 1")
+    return bool(crowd)
+
+
+def _area(row: Row, place: int, findings: FindingList) -> float:
+    """Return the area in pixels², NaN where width × height stands for it."""
+    given = row.get("area")
+    if given is None or given == "":
+        return math.nan
+    area = number(given)
+    if area is not None and 0 <= area < math.inf:
+        return area
+    example = f"{_name(row, place)} has {short(given)}"
+    findings.add("warning", "areas are no numbers of 0 or more", example, "width × height is used")
+    return math.nan
+
+
+def _annotation_ids(values: list[Any], findings: FindingList) -> NDArray[np.int64]:
+    """Return the file's own ids, or numbers from 1 where these are missing or not unique.
+
+    The file's own matter: pycocotools never counts an annotation with id 0 as found, and its numbers are the reference.
+    """
+    ids = [whole_number(value) for value in values]
+    usable = [value for value in ids if value is not None and 0 <= value < 2**63]
+    if len(usable) == len(ids) == len(set(usable)):
+        if 0 in usable:
+            advice = "pycocotools never counts it as found; let ids start at 1"
+            findings.add("warning", "an annotation has id 0", advice=advice)
+        return np.array(usable, dtype=np.int64)
+    if len(set(usable)) < len(usable):
+        seen: set[int] = set()
+        for value in usable:
+            if value in seen:
+                findings.add(
+                    "warning", "annotation ids are given twice", str(value), "the annotations are numbered anew"
+                )
+            seen.add(value)
+    else:
+        text = "annotations have no id that is a whole number"
+        findings.add("note", text, advice="the annotations are numbered anew")
+    return np.arange(1, len(ids) + 1, dtype=np.int64)

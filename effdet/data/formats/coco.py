@@ -1,0 +1,266 @@
+"""Read COCO annotations as annotation tools really write them.
+
+This is the only reader of COCO ground truth. It never stops at the first fault: what is wrong with a file becomes the
+data set's findings. The doctor lists them, training raises on errors, and evaluation uses the same columns.
+
+Category ids become contiguous labels, ordered by id; ``Dataset.category_ids`` leads back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effdet.data.dataset import Dataset, clip_boxes
+from effdet.data.files import choose_folder, size_in_file
+from effdet.data.findings import DataError, FindingList
+from effdet.data.formats.boxes import BoxColumns, read_boxes
+from effdet.data.formats.values import identifier, is_encodable, short, side, whole_number
+from effdet.data.text_column import TextColumn
+
+Row = dict[str, Any]
+
+_KEYS = ("images", "annotations", "categories")
+
+
+def looks_like_coco(file: Path) -> bool:
+    """Return whether a file may be COCO annotations, from its name."""
+    return file.suffix.lower() == ".json"
+
+
+def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path]) -> Dataset:
+    """Read a COCO annotation file. The images are not opened, but for the size of those that the file gives none of.
+
+    ``iscrowd`` and ``area`` may be missing; so may ``bbox`` where there is a ``segmentation``, whose enclosing box it
+    becomes. Numbers may be written as text. See ``Dataset.findings`` for what is wrong with the file.
+
+    Args:
+        annotation_file: JSON with ``images``, ``annotations`` and ``categories``; ids may start anywhere, have gaps,
+            and be texts.
+        folders: The folder that each ``file_name`` is relative to; of several, the one that holds the images.
+
+    Raises:
+        DataError: If the file is not such JSON.
+    """
+    file = Path(annotation_file)
+    folders = [Path(folders)] if isinstance(folders, str | Path) else folders
+    return parse_coco(_load(file), file, folders)
+
+
+def parse_coco(content: Any, file: Path, folders: Sequence[Path] = ()) -> Dataset:
+    """Return the data set in the content of a COCO annotation file; see ``read_coco``.
+
+    Args:
+        content: What the JSON held. It stays as it is.
+        file: What messages call it.
+        folders: As for ``read_coco``; none: the images cannot be read, and sizes that are not given stay unknown.
+
+    Raises:
+        DataError: If it is not COCO ground truth.
+    """
+    findings = FindingList()
+    images, annotations, categories = (_objects(content, key, file, findings) for key in _KEYS)
+    class_names = _read_categories(categories, annotations, findings)
+    image_of, names, sizes = _read_images(images, findings)
+    folder = choose_folder(names, folders) if folders else Path()
+    if folders:
+        _complete_sizes(sizes, folder, names)
+    label_of = {category_id: label for label, category_id in enumerate(class_names)}
+    columns = read_boxes(annotations, image_of, label_of, findings)
+    _check_boxes(columns, sizes, findings)
+    counts = np.bincount(columns.images, minlength=len(names))
+    return Dataset(
+        class_names=tuple(class_names.values()),
+        category_ids=tuple(class_names),
+        image_ids=_id_column(list(image_of)),
+        names=names,
+        folder=folder,
+        sizes=sizes,
+        boxes_xywh=columns.boxes,
+        labels=columns.labels,
+        is_crowd=columns.is_crowd,
+        areas=columns.areas,
+        annotation_ids=columns.ids,
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        annotation_file=file,
+        findings=findings.as_tuple(),
+    )
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"annotation file {file} does not exist") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except RecursionError:
+        raise DataError(f"{file}: must be COCO JSON, but its lists and objects are nested too deeply") from None
+    except ValueError as error:
+        raise DataError(f"{file}: is not valid JSON: {error}") from error
+
+
+def _objects(content: Any, key: str, file: Path, findings: FindingList) -> list[Row]:
+    """Return the objects in one of the three lists."""
+    rows = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        if not isinstance(content, dict):
+            fault = f"it holds {_type_in_words(content)}"
+        else:
+            fault = f"'{key}' is {_type_in_words(rows) if key in content else 'not there'}"
+        raise DataError(f"{file}: must be COCO JSON with the lists images, annotations and categories; {fault}")
+    for place, row in enumerate(rows):
+        if not isinstance(row, dict):
+            findings.add("error", f"entries of '{key}' are no objects", f"{key}[{place}] is {_type_in_words(row)}")
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _type_in_words(value: Any) -> str:
+    words = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return words.get(type(value), "a number")
+
+
+# --- categories ----------------------------------------------------------------------------------------------------
+
+
+def _read_categories(categories: list[Row], annotations: list[Row], findings: FindingList) -> dict[int, str]:
+    """Return the class names by category id, in order of id."""
+    names: dict[int, str] = {}
+    for place, category in enumerate(categories):
+        category_id = whole_number(category.get("id"))
+        if category_id is None or not -(2**63) <= category_id < 2**63:
+            example = f"categories[{place}] has {short(category.get('id'))}"
+            findings.add("error", "ids of categories are no whole numbers", example, "number the categories")
+        elif category_id in names:
+            findings.add("error", "category ids are given twice", str(category_id), "give each category its own id")
+        else:
+            names[category_id] = _class_name(category, category_id, findings)
+    root = _project_category(categories, annotations)
+    if root is not None and root in names:
+        text = f"category {root} '{names.pop(root)}' is the supercategory of all others and has no box"
+        findings.add("note", text, advice="it is left out of the classes")
+    if not categories:
+        findings.add("error", "there are no categories")
+    return dict(sorted(names.items()))
+
+
+def _class_name(category: Row, category_id: int, findings: FindingList) -> str:
+    name = category.get("name")
+    if name is None or name == "":
+        findings.add("warning", "categories have no name", f"category {category_id}", "their id is their name")
+        return str(category_id)
+    if not is_encodable(str(name)):
+        findings.add("error", "names of categories hold letters that do not exist", f"category {category_id}")
+        return str(category_id)
+    return str(name)
+
+
+def _project_category(categories: list[Row], annotations: list[Row]) -> int | None:
+    """Return the id of the category that stands for the whole project, as Roboflow writes it; None if there is none."""
+    parents = {str(category.get("supercategory")) for category in categories}
+    roots = [category for category in categories if str(category.get("name")) in parents]
+    if len(roots) != 1 or len(categories) == 1:
+        return None
+    name, root = str(roots[0].get("name")), whole_number(roots[0].get("id"))
+    if any((str(category.get("supercategory")) == name) == (category is roots[0]) for category in categories):
+        return None
+    return None if any(whole_number(row.get("category_id")) == root for row in annotations) else root
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+def _read_images(
+    images: list[Row], findings: FindingList
+) -> tuple[dict[int | str, int], TextColumn, NDArray[np.int64]]:
+    """Return the number of each image by its id, the names of the files, and the sizes, (I, 2) height and width."""
+    if not images:
+        findings.add("error", "there are no images")
+    ids_as_numbers = any(not isinstance(image.get("id"), str) for image in images)
+    number_of: dict[int | str, int] = {}
+    names: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    for place, image in enumerate(images):
+        image_id, name = identifier(image.get("id")), file_name(image)
+        if isinstance(image_id, str) and ids_as_numbers:
+            image_id = whole_number(image_id)
+        if image_id is None:
+            example = f"images[{place}] has {short(image.get('id'))}"
+            advice = "ids must be all whole numbers below 2⁶⁴, or all texts"
+            findings.add("error", "ids of images cannot be used", example, advice)
+        elif image_id in number_of:
+            findings.add("error", "image ids are given twice", short(image_id), "give each image its own id")
+        elif name is None:
+            example = f"image id {image_id} has {short(image.get('file_name'))}"
+            findings.add("error", "images have no file_name", example, "name the file of each image")
+        else:
+            number_of[image_id] = len(names)
+            names.append(name)
+            sizes.append(_size(image, name, findings))
+    if not _fit_one_type(number_of):
+        findings.add("error", "image ids are negative in part and above 2⁶³ in part", advice="number the images anew")
+        number_of = {str(image_id): number for image_id, number in number_of.items()}
+    return number_of, TextColumn.from_texts(names), np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def file_name(image: Row) -> str | None:
+    """Return the name of an image's file; LVIS gives only the address, whose last folder is the one on disk."""
+    name, address = image.get("file_name"), image.get("coco_url")
+    if name is None and isinstance(address, str):
+        name = "/".join(address.split("/")[-2:])
+    return name if isinstance(name, str) and name and is_encodable(name) else None
+
+
+def _size(image: Row, name: str, findings: FindingList) -> tuple[int, int]:
+    height, width = side(image.get("height")), side(image.get("width"))
+    if height and width:
+        return height, width
+    findings.add("warning", "images have no width and height", name, "they are taken from the image files")
+    return 0, 0
+
+
+def _complete_sizes(sizes: NDArray[np.int64], folder: Path, names: Sequence[str]) -> None:
+    for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
+        sizes[index] = size_in_file(folder, names[index])
+
+
+def _fit_one_type(ids: Iterable[int | str]) -> bool:
+    numbers = [value for value in ids if isinstance(value, int)]
+    return not numbers or min(numbers) >= 0 or max(numbers) < 2**63
+
+
+def _id_column(ids: list[int | str]) -> NDArray[np.int64] | NDArray[np.uint64] | TextColumn:
+    texts = [value for value in ids if isinstance(value, str)]
+    if texts:
+        return TextColumn.from_texts(texts)
+    is_large = any(int(value) >= 2**63 for value in ids)
+    return np.array(ids, dtype=np.uint64) if is_large else np.array(ids, dtype=np.int64)
+
+
+# --- boxes ---------------------------------------------------------------------------------------------------------
+
+
+def _check_boxes(columns: BoxColumns, sizes: NDArray[np.int64], findings: FindingList) -> None:
+    """Say which boxes training cannot use, and whether it can use any."""
+    _, is_inside = clip_boxes(columns.boxes, sizes[columns.images])
+    has_area = (columns.boxes[:, 2:] > 0).all(axis=1)
+    for which, text in ((~has_area, "boxes have no area"), (has_area & ~is_inside, "boxes lie outside of their image")):
+        for row in np.flatnonzero(which).tolist():
+            findings.add("warning", text, f"annotation {columns.ids[row]}", "training leaves them out")
+    if "error" in findings or (is_inside & ~columns.is_crowd).any():
+        return
+    if not len(columns.boxes):
+        text = "no image has a box"
+    elif columns.is_crowd.all():
+        text = "every box is a crowd (iscrowd is 1)"
+    else:
+        text = "no box has an area inside its image"
+    findings.add("error", text, advice="there is nothing to learn or to measure")
