@@ -76,10 +76,10 @@ def boxes_of(side, *, images=4, each=10):
     """As much of a data set as ``grow_long_side`` looks at: square boxes in 640×480 images, the last a huge crowd."""
     data = Data(images)
     data.sizes = np.tile([480, 640], (images, 1))
-    data.boxes = np.tile(np.array([0, 0, side, side], dtype=np.float32), (images * each, 1))
+    data.boxes_xywh = np.tile(np.array([0.0, 0.0, side, side]), (images * each, 1))
     data.is_crowd = np.zeros(images * each, dtype=bool)
-    data.boxes[-1], data.is_crowd[-1] = (0, 0, 640, 480), True
-    data.offsets = np.arange(images + 1) * each
+    data.boxes_xywh[-1], data.is_crowd[-1] = (0, 0, 640, 480), True
+    data.image_of_box = np.repeat(np.arange(images), each)
     return data
 
 
@@ -97,8 +97,8 @@ def test_the_input_does_not_grow_for_a_data_set_without_boxes():
 
 def empty_data():
     data = Data(2)
-    data.sizes, data.boxes = np.tile([480, 640], (2, 1)), np.zeros((0, 4), dtype=np.float32)
-    data.is_crowd, data.offsets = np.zeros(0, dtype=bool), np.zeros(3, dtype=int)
+    data.sizes, data.boxes_xywh = np.tile([480, 640], (2, 1)), np.zeros((0, 4))
+    data.is_crowd, data.image_of_box = np.zeros(0, dtype=bool), np.zeros(0, dtype=int)
     return data
 
 
