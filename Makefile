@@ -15,7 +15,7 @@ ifneq ($(strip $(EFFDET_PEER_PYTHON)),)
   export EFFDET_PEER_PYTHON
 endif
 
-.PHONY: demo env peer-env test test-fast parity lint format types clean
+.PHONY: demo env peer-env test test-fast test-outside parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/inspect_data.py demo --root $(DEMO)
@@ -48,6 +48,10 @@ parity: env peer-env
 test: env
 	$(BIN)/python -m pytest -n auto
 
+# The tests that need what a clone does not hold: the peer's environment and ../shared/data.
+test-outside: env
+	$(BIN)/python -m pytest -n auto -m outside
+
 test-fast: env
 	$(BIN)/python -m pytest -n auto -m 'not slow'
 
@@ -61,6 +65,10 @@ format: env
 
 types: env
 	$(BIN)/mypy
+
+# Build sdist and wheel, install the wheel outside the clone, then train, evaluate, export and predict there.
+package: env
+	.ci/check-package $(BIN)/python
 
 clean:
 	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -20,6 +20,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from effdet.packaged_configs import find_config
+
 
 class ConfigError(ValueError):
     """A config file or an override says something that cannot be."""
@@ -247,16 +249,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML config file and apply ``key.sub=value`` overrides to it.
 
     Args:
-        path: The file. ``run.name`` defaults to its name without the ending.
+        path: The file, or the name of a packaged config such as ``custom``. ``run.name`` defaults to its name
+            without the ending.
         overrides: Texts such as ``"train.lr=0.01"``; the value is read as YAML, with ``1e-3`` a number.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file and no packaged config of this name.
         ConfigError: If it is not YAML, a key is unknown or a value has a wrong type or range.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"config file {path} does not exist")
+    path = find_config(path)
     try:
         loaded = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:

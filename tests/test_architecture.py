@@ -13,11 +13,11 @@ PACKAGE = ROOT / "effdet"
 FLOORS = (
     "atomic_write",
     "structures",
+    "install",
+    "packaged_configs",
     "config",
     "progress",
     "download",
-    "install",
-    "progress",
     "visualize",
     "ops",
     "images",

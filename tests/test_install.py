@@ -1,4 +1,6 @@
+import ast
 import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +29,18 @@ def test_the_distribution_takes_name_and_version_from_the_package():
     setup.read(ROOT / "setup.cfg")
     assert setup["metadata"]["name"] == DISTRIBUTION
     assert setup["metadata"]["version"] == "attr: effdet.__version__"
+
+
+def test_every_import_of_the_package_is_declared():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    texts = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    declared = {re.split(r"[>=<]", line)[0].replace("-", "_") for text in texts for line in text.split("\n")}
+    called = {"cv2": "opencv_python_headless", "PIL": "pillow", "yaml": "pyyaml"}
+    for path in (ROOT / "effdet").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            tops = {name.split(".")[0] for name in names} - {"effdet"} - sys.stdlib_module_names
+            missing = {top for top in tops if called.get(top, top) not in declared}
+            assert not missing, f"{path.relative_to(ROOT)} imports {sorted(missing)}, which setup.cfg does not declare"

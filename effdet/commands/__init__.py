@@ -22,6 +22,7 @@ import effdet
 
 COMMANDS = {
     "train": "train from a config file",
+    "config": "print a config that comes with the package, to start your own from",
     "evaluate": "print the COCO numbers of a model, or of a results file",
     "predict": "detect objects in images, folders or videos",
     "convert": "bring weights of any EfficientDet project into ours, or into effdet's",

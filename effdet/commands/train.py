@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train EfficientDet from a config file.",
         epilog="torchrun --nproc_per_node=N tools/train.py ... is the same run on N processes.",
     )
-    result.add_argument("config", metavar="CONFIG", type=Path, help="YAML file, see configs/")
+    result.add_argument("config", metavar="CONFIG", type=Path, help="YAML file, or a name that `effdet config` lists")
     result.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the file")
     result.add_argument(
         "--resume",

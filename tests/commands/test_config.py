@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from effdet.commands import main
+from effdet.packaged_configs import packaged_configs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", ["custom", "lite0_coco"])
+def test_the_file_is_printed_as_it_is(capsys, name):
+    assert main(["config", name]) == 0
+    assert capsys.readouterr().out == (ROOT / "configs" / f"{name}.yaml").read_text()
+
+
+def test_without_a_name_the_names_are_listed(capsys):
+    assert main(["config"]) == 0
+    assert capsys.readouterr().out.split() == list(packaged_configs())
+
+
+def test_an_unknown_name_is_one_sentence_with_all_names(capsys):
+    assert main(["config", "custm"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "effdet config: error: a config must be a file or the name of a packaged config, got 'custm'"
+    )
+    assert error.endswith("lite4_coco\n")
