@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -69,14 +69,49 @@ class NmsKind(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArchitectureConfig:
+    """The fields of ``effdet.Architecture``, which has their meaning; null: as the model of ``model.name`` has it."""
+
+    backbone: str | None = None
+    image_size: tuple[int, int] | None = None
+    in_channels: int | None = None
+    channels: int | None = None
+    neck: str | None = None
+    fusion: str | None = None
+    neck_repeats: int | None = None
+    head_repeats: int | None = None
+    activation: str | None = None
+    head_activation: str | None = None
+    separable: bool | None = None
+    min_level: int | None = None
+    max_level: int | None = None
+    anchor_scale: float | None = None
+    scales_per_octave: int | None = None
+    aspect_ratios: list[Any] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    backbone_bn_eps: float | None = None
+    stochastic_depth: float | None = None
+    expanded_features: bool | None = None
+    downsampling: str | None = None
+    upsampling: str | None = None
+    conv_bias: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that are not null."""
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What is built, and from which weights it starts."""
 
-    name: str = "d0"  # a variant of effdet.list_variants()
+    name: str | None = None  # one of effdet.list_variants(); null: d0, or what weights are; custom: none
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)  # laid over the model of that name
     num_classes: int | None = None  # null: as many as the data has
     weights: str | None = None  # a whole detector to start from: any file of one, a published name, hf-hub:OWNER/NAME
     backbone_weights: str | None = None  # "imagenet", a timm tag, or a file; null: random
-    stochastic_depth: float | None = None  # drop rate of the last backbone block; null: the variant's
+    stochastic_depth: float | None = None  # drop rate of the last backbone block; null: the architecture's
 
     def __post_init__(self) -> None:
         classes, depth = self.num_classes, self.stochastic_depth
@@ -116,7 +151,7 @@ class DataConfig:
     val_annotations: str | None = None
     val_images: str | None = None
     image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
-    long_side: int | None = None  # longer side of the input, its shape follows the images; null: the variant's size
+    long_side: int | None = None  # longer side of the input, its shape follows the images; null: model's size
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -315,6 +350,10 @@ def _in_words(kind: Any) -> str:
         return " or ".join(_in_words(part) for part in get_args(kind))
     if get_origin(kind) is tuple:
         return f"two {'whole ' if get_args(kind)[0] is int else ''}numbers [a, b]"
+    if get_origin(kind) is list and get_args(kind)[0] is float:
+        return "a list of numbers"
+    if get_origin(kind) is list and get_args(kind)[0] is Any:
+        return "a list"
     if get_origin(kind) is list:
         return "a list of sections such as {name: Blur, p: 0.1}"
     if isinstance(kind, type) and issubclass(kind, Enum):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
+from effdet.runs.architecture import with_architecture
 from effdet.runs.resolve import NEWEST, find_run, new_run_folder, resolve
 from effdet.runs.start_weights import build_model
 
@@ -87,7 +88,7 @@ def _train(config: Config, world: World, resumed: Path | None) -> None:
         train, val = world.broadcast(_read_data(config) if world.is_main else None)  # type: ignore[misc]
         config = resolve(config, train)
         model = build_model(config, train, resumed=resumed is not None).to(world.device)
-        config = replace(config, model=replace(config.model, name=model.name))  # the name of its weights, to resume
+        config = replace(config, model=with_architecture(config.model, model.architecture))
         trainer = _build_trainer(config, model, train, val, world=world, resumed=resumed)
         if resumed is not None:
             trainer.load_state_dict(load_checkpoint(resumed / "last.ckpt"))

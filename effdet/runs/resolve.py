@@ -57,12 +57,12 @@ def resolve(config: Config, train: Dataset) -> Config:
 
 
 def _input_size(config: Config, train: Dataset) -> tuple[int, int]:
-    from effdet.models.architecture import Architecture
+    from effdet.runs.architecture import architecture_of
 
     long_side, limit = config.data.long_side, config.data.max_long_side
     if long_side is not None:
         return fit_input(grow_long_side(long_side, limit, train) if limit else long_side, train.sizes)
-    return config.data.image_size or Architecture.named(config.model.name).image_size
+    return config.data.image_size or architecture_of(config.model).image_size
 
 
 def grow_long_side(long_side: int, limit: int, train: Dataset) -> int:

@@ -22,6 +22,7 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
     from effdet.config import ConfigError
     from effdet.detector.efficientdet import EfficientDet
     from effdet.ops.postprocess import PostprocessSettings
+    from effdet.runs.architecture import architecture_of
     from effdet.training.checkpoint import load_tensors, tensors_of
 
     wanted, options = config.model, config.eval
@@ -29,7 +30,7 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
         raise ConfigError("model.weights is a whole detector: leave out model.backbone_weights, or model.weights")
     first = _first_detector(wanted, data.num_classes) if wanted.weights and not resumed else None
     model = EfficientDet(
-        wanted.name if first is None else first.architecture,
+        architecture_of(wanted) if first is None else first.architecture,
         data.num_classes,
         backbone_weights=None if resumed else wanted.backbone_weights,
         image_size=config.data.image_size,
@@ -54,23 +55,26 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
 def _first_detector(wanted: ModelConfig, num_classes: int) -> EfficientDet:
     """Return the detector of ``model.weights``, with a new class head if the data has another number of classes.
 
-    The weights say which architecture it is. Another project's model of the same structure may stand under our name, as
-    tf_efficientdet_d0 under d0; what else tells them apart, such as the shapes of anchors, is then that of the weights.
+    The weights say which architecture it is, unless ``model.architecture`` has keys. Another project's model with the
+    same tensors may have our name, as tf_efficientdet_d0 that of d0; it keeps its own anchors then.
     """
     from effdet.config import ConfigError
     from effdet.detector.efficientdet import EfficientDet
-    from effdet.models.architecture import Architecture
+    from effdet.runs.architecture import architecture_of
     from effdet.weights.fit import have_same_network
     from effdet.weights.loading import load
 
     assert wanted.weights is not None
     found = load(wanted.weights)
-    architecture = Architecture.named(wanted.name)
-    if found.checkpoint is not None and wanted.name in found.checkpoint.alternatives:
-        found = replace(found, architecture=architecture)
+    architecture = architecture_of(wanted)
     if not have_same_network(architecture, found.architecture):
-        held = found.architecture.name
-        raise ConfigError(f"model.name is {wanted.name}, but model.weights holds {held}; make them agree")
+        raise ConfigError(
+            f"model.name and model.architecture say {architecture.name}, but model.weights holds "
+            f"{found.architecture.name}; make them agree, or leave them out"
+        )
+    is_alternative = found.checkpoint is not None and wanted.name in found.checkpoint.alternatives
+    if is_alternative or wanted.architecture.given():
+        found = replace(found, architecture=architecture)
     first = EfficientDet.from_loaded(found)
     if first.num_classes != num_classes:
         first.reset_classes(num_classes)

@@ -135,7 +135,7 @@ def test_weights_of_another_variant_are_refused(config, tmp_path, capsys):
 
     EfficientDet("lite0", 5).save_pretrained(tmp_path / "lite0.safetensors")
     assert train(config, "model.name=d0", f"model.weights={tmp_path}/lite0.safetensors") == 2
-    assert "model.name is d0, but model.weights holds lite0" in capsys.readouterr().err
+    assert "model.architecture say d0, but model.weights holds lite0" in capsys.readouterr().err
 
 
 def test_a_run_from_another_projects_weights_has_their_name_and_goes_on(config, tmp_path):

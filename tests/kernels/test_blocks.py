@@ -103,12 +103,12 @@ def test_fused_depthwise_separable_is_as_exact_as_plain(frozen):
 
 
 @needs_kernels
-@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("fusion", ["fast", "softmax", "sum", "unbounded"])
 @pytest.mark.parametrize("activation", ["silu", "relu6"])
-def test_fused_node_is_as_exact_as_plain(weighted, activation):
+def test_fused_node_is_as_exact_as_plain(fusion, activation):
     torch.manual_seed(0)
-    node = lively(FusionNode(16, 3, weighted=weighted, activation=activation))
-    if weighted:
+    node = lively(FusionNode(16, 3, fusion=fusion, activation=activation))
+    if fusion != "sum":
         node.fuse.edge_weights.data.copy_(torch.tensor([0.7, -0.2, 1.4]))
     fused = copy.deepcopy(node)
     fused.__class__ = FusedNode

@@ -1,0 +1,63 @@
+"""The architecture that a config means, and the config that says an architecture in full."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from effdet.config import ModelConfig
+    from effdet.models.architecture import Architecture
+
+CUSTOM = "custom"  # model.name of an architecture that is not published
+DEFAULT = "d0"
+
+
+def architecture_of(model: ModelConfig) -> Architecture:
+    """Return the architecture of ``model.name`` with the keys of ``model.architecture`` laid over it.
+
+    Without a name it is laid over the architecture of ``model.weights``, or over D0. With the name "custom",
+    ``model.architecture`` says all.
+
+    Raises:
+        ConfigError: If there is no such name, a value is wrong, or a whole architecture has the name of another.
+    """
+    from effdet.config import ConfigError
+    from effdet.models.architecture import Architecture
+
+    given = model.architecture.given()
+    try:
+        if model.name == CUSTOM:
+            return Architecture.from_dict(given)
+        base = _base(model)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.{'architecture' if model.name == CUSTOM else 'name'}: {error}") from error
+    try:
+        architecture = replace(base, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.architecture: {error}") from error
+    is_whole = set(base.to_dict()) - {"head_activation"} <= set(given)
+    if model.name is not None and is_whole and architecture != base:
+        raise ConfigError(
+            f"model.architecture must be that of model.name={model.name} where it has all keys, got that of "
+            f"{architecture.name}; leave model.name out, or say model.name={architecture.name}"
+        )
+    return architecture
+
+
+def _base(model: ModelConfig) -> Architecture:
+    from effdet.models.architecture import Architecture
+
+    if model.name is None and model.weights is not None:
+        from effdet.weights.loading import load
+
+        return load(model.weights).architecture
+    return Architecture.named(DEFAULT if model.name is None else model.name)
+
+
+def with_architecture(model: ModelConfig, architecture: Architecture) -> ModelConfig:
+    """Return the config with all fields of an architecture written out, and its name."""
+    from effdet.config import ArchitectureConfig
+
+    values = architecture.to_dict() | {"image_size": architecture.image_size}
+    return replace(model, name=architecture.name, architecture=ArchitectureConfig(**values))
