@@ -50,10 +50,9 @@ def assign(anchors: Tensor, targets: Sequence[Target], *, positive_iou: float = 
     Raises:
         ValueError: If positive_iou does not lie in (0, 1].
     """
-    if not 0 < positive_iou <= 1:
-        raise ValueError(f"positive_iou must lie in (0, 1], got {positive_iou}")
-    boxes, image = _join([target.boxes for target in targets], anchors)
-    classes, _ = _join([target.classes for target in targets], anchors)
+    check_positive_iou(positive_iou)
+    boxes, image = join_rows([target.boxes for target in targets], anchors)
+    classes, _ = join_rows([target.classes for target in targets], anchors)
     positive, box = _match(anchors, boxes, image * len(anchors), positive_iou)
     return Assignment(
         positive=positive,
@@ -61,6 +60,12 @@ def assign(anchors: Tensor, targets: Sequence[Target], *, positive_iou: float = 
         boxes=boxes[box],
         ignored=_inside_crowd(anchors, [target.crowd_boxes for target in targets], positive),
     )
+
+
+def check_positive_iou(positive_iou: float) -> None:
+    """Raise ``ValueError`` unless the smallest IoU of a match lies in (0, 1]."""
+    if not 0 < positive_iou <= 1:
+        raise ValueError(f"positive_iou must lie in (0, 1], got {positive_iou}")
 
 
 def _match(anchors: Tensor, boxes: Tensor, offsets: Tensor, positive_iou: float) -> tuple[Tensor, Tensor]:
@@ -171,11 +176,12 @@ def _inside_crowd(anchors: Tensor, crowd_boxes: Sequence[Tensor], positive: Tens
     return torch.nonzero(inside).flatten()
 
 
-def _join(rows: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
+def join_rows(rows: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of all images on the anchors' device, (R, …), and the image of each, (R,) int64."""
     counts = torch.tensor([len(part) for part in rows], dtype=torch.int64)
     image = torch.arange(len(rows)).repeat_interleave(counts)
-    return torch.cat([part.to(anchors.device) for part in rows]), image.to(anchors.device)
+    joined = torch.cat([part.to(anchors.device, non_blocking=True) for part in rows])
+    return joined, image.to(anchors.device, non_blocking=True)
 
 
 def _chunks(num_boxes: int, num_anchors: int) -> Iterator[slice]:

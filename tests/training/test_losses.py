@@ -9,8 +9,9 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from effdet.kernels.library import load_kernels
 from effdet.ops.boxes import decode, encode
 from effdet.structures import Predictions, Target
-from effdet.training import losses
-from effdet.training.losses import DetectionLoss, focal_loss, huber_loss, iou_loss, sparse_focal_loss
+from effdet.training import focal
+from effdet.training.focal import focal_loss, sparse_focal_loss
+from effdet.training.losses import DetectionLoss, huber_loss, iou_loss
 from effdet.training.targets import Assignment
 
 K = 3
@@ -72,10 +73,10 @@ def test_label_smoothing_moves_the_cross_entropy_only(y, smoothed):
     torch.testing.assert_close(got, torch.tensor(weight * cross_entropy))
 
 
-@pytest.mark.parametrize("chunk", [losses.CHUNK, 10, 1])
+@pytest.mark.parametrize("chunk", [focal.CHUNK, 10, 1])
 @pytest.mark.parametrize(("gamma", "smoothing"), [(1.5, 0.0), (2.0, 0.1), (0.0, 0.0)])
 def test_sparse_focal_loss_and_gradient_equal_the_dense_ones(monkeypatch, chunk, gamma, smoothing, fused):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(focal, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(60, K, generator=generator).mul(8).requires_grad_()
     assignment = random_assignment(60, generator)
