@@ -7,10 +7,10 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, TextIO, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TextIO, TypeAlias, TypeVar
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", covariant=True)
 
 Report: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and out of how much."""
@@ -79,7 +79,14 @@ class ProgressBar:
         self._job = (what, total)
 
 
-def track(items: Collection[Item], what: str) -> Iterator[Item]:
+class SizedIterable(Protocol[Item]):
+    """What has a length and can be iterated over."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Item]: ...
+
+
+def track(items: SizedIterable[Item], what: str) -> Iterator[Item]:
     """Yield the items; on a terminal a bar shows how many have been used."""
     with ProgressBar() as bar:
         bar(what, 0, len(items))

@@ -31,6 +31,7 @@ FLOORS = (
     "deployment",
     "runs",
     "commands",
+    "__main__",
 )
 
 # Doors in the wall: (importing file, imported module).

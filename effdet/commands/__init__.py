@@ -4,7 +4,8 @@ Each command is a module of this package with ``parser() -> ArgumentParser`` and
 imported only when its command is called, and imports torch only inside ``run``, so ``--help`` answers at once.
 
 Exit status: 0 done, 1 failed, 2 the command line or the config is wrong, 130 interrupted. An expected failure is one
-sentence on stderr; a mistake in this package keeps its traceback.
+sentence on stderr; an error in the code of this package keeps its traceback. A reader of stderr that goes away does not
+end a command.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import logging
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import effdet
+from effdet.progress import SafeStderr
 
 COMMANDS = {
     "train": "train from a config file",
@@ -42,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The command's name, then its arguments; None takes them from ``sys.argv``.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with _streams_that_survive():
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return FAILED if _stdout_is_closed() else status
+
+
+def _dispatch(argv: list[str]) -> int:
     try:
         if not argv or argv[0].startswith("-") or _module_name(argv[0]) not in COMMANDS:
             _front_parser().parse_args(argv or ["--help"])
@@ -51,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         if isinstance(stop.code, str):
             raise  # a message that is still to be printed
-        return stop.code or OK  # argparse has said what it had to say
+        return stop.code or OK  # argparse has printed its message
 
 
 def program(name: str) -> str:
@@ -89,15 +99,13 @@ def _run(name: str, argv: list[str]) -> int:
         args = parser.parse_args(argv)
         with _log_to_stderr():
             status: int = command.run(args)
-        sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print(f"{program(name)}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, `head` for instance, has gone; nothing is left to say to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+            return FAILED
         if not _is_expected(error):
             raise
         print(f"{program(name)}: error: {_sentence(error)}", file=sys.stderr)
@@ -136,6 +144,43 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error).strip() or type(error).__name__
+
+
+def _stdout_is_closed() -> bool:
+    """Flush stdout, and return whether its reader, ``head`` for instance, has gone; what is left is dropped then."""
+    try:
+        sys.stdout.flush()
+        if not _has_no_reader(sys.stdout):
+            return False
+    except BrokenPipeError:
+        pass
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Return whether a stream is a pipe that nobody reads; a long text may be lost in it without a second error."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # errors only
+    except (AttributeError, OSError, ValueError):  # a system without poll, a stream without a descriptor
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+@contextlib.contextmanager
+def _streams_that_survive() -> Iterator[None]:
+    """Let stdout escape the letters that its encoding lacks, and let a reader of stderr go away."""
+    stderr = sys.stderr
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stderr = SafeStderr(stderr)
+    try:
+        yield
+    finally:
+        sys.stderr = stderr
 
 
 class _StderrHandler(logging.Handler):

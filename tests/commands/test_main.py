@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import types
@@ -176,4 +177,59 @@ def test_a_reader_that_goes_away_is_no_error_message():
     done = subprocess.run(
         f'"{sys.executable}" -c "{script}" | true', shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60
     )
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
+
+
+def test_a_broken_pipe_that_is_not_stdout_is_reported(command, capsys):
+    def run(args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    command(run)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == "effdet train: error: [Errno 32] Broken pipe\n"
+
+
+COMMAND_OF_OUR_OWN = """
+import argparse, logging, os, sys, types
+from effdet.commands import main
+def run(args):
+    sys.stdin.readline()  # until the reader of stderr has gone
+    for _ in range(3):
+        logging.getLogger("effdet").info("a line")
+        print("another", file=sys.stderr)
+    print("größe 红细胞")
+    return 0
+module = types.ModuleType("effdet.commands.train")
+module.parser, module.run = argparse.ArgumentParser, run
+sys.modules["effdet.commands.train"] = module
+sys.exit(main(["train"]))
+"""
+
+
+def test_a_reader_of_stderr_that_goes_away_does_not_end_the_command():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", COMMAND_OF_OUR_OWN]
+    with subprocess.Popen(command, **pipes, cwd=ROOT, env=environment) as process:
+        process.stderr.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.stdout.read() == rb"gr\xf6\xdfe \u7ea2\u7ec6\u80de" + b"\n"
+    assert process.returncode == 0
+
+
+def test_a_module_of_the_package_is_the_command_line():
+    done = python("-m", "effdet", "--version")
+    assert done.stdout == f"effdet {effdet.__version__}\n"
+    assert python("-m", "effdet", "trian").returncode == 2
+
+
+def test_a_reader_of_stdout_that_goes_away_ends_the_command_without_a_word():
+    script = COMMAND_OF_OUR_OWN.replace("range(3)", "range(0)").replace('"größe 红细胞"', '"x" * 1_000_000')
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes, cwd=ROOT) as process:
+        process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
