@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from effdet.config import Config, ConfigError, load_config
     from effdet.deployment.load import load
     from effdet.detector.efficientdet import EfficientDet
+    from effdet.evaluation.coco import CocoMetrics
     from effdet.models.architecture import Architecture
     from effdet.models.published import list_variants
+    from effdet.runs.evaluate import evaluate
     from effdet.structures import Batch, Detection, Detections, Predictions, Target
 
 __version__ = "0.2.0.dev0"
@@ -23,6 +25,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "Architecture",
     "Batch",
+    "CocoMetrics",
     "Config",
     "ConfigError",
     "Detection",
@@ -31,6 +34,7 @@ __all__ = [
     "Predictions",
     "Target",
     "__version__",
+    "evaluate",
     "list_variants",
     "load",
     "load_config",
@@ -39,6 +43,7 @@ __all__ = [
 _HOMES = {
     "Architecture": "effdet.models.architecture",
     "Batch": "effdet.structures",
+    "CocoMetrics": "effdet.evaluation.coco",
     "Config": "effdet.config",
     "ConfigError": "effdet.config",
     "Detection": "effdet.structures",
@@ -46,6 +51,7 @@ _HOMES = {
     "EfficientDet": "effdet.detector.efficientdet",
     "Predictions": "effdet.structures",
     "Target": "effdet.structures",
+    "evaluate": "effdet.runs.evaluate",
     "list_variants": "effdet.models.published",
     "load": "effdet.deployment.load",
     "load_config": "effdet.config",

@@ -7,19 +7,20 @@ effdet evaluate --predictions results.json --annotations val.json
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from effdet.commands import program
 from effdet.commands.model_options import add_model_options, load_model
 from effdet.commands.output import STDOUT, prepare_output, write_json
 
 if TYPE_CHECKING:
-    from effdet.data.dataset import Dataset
     from effdet.evaluation.coco import CocoMetrics
+
+logger = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,9 +35,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--predictions", type=Path, metavar="FILE", help="results in COCO's JSON format")
     result.add_argument("--annotations", type=Path, metavar="FILE", help="COCO JSON that --predictions is scored by")
     result.add_argument("--data", metavar="DATA", help="folder in a known layout, COCO JSON file, or config (.yaml)")
-    result.add_argument("--split", choices=("train", "val"), default="val", help="part of DATA (default: val)")
+    result.add_argument("--split", choices=("train", "val", "test"), help="part of DATA (default: val)")
     result.add_argument("--json", metavar="FILE", help="write the numbers as JSON; - is stdout")
-    result.add_argument("--save-results", type=Path, metavar="FILE", help="write the detections in COCO's format")
+    result.add_argument("--save-results", metavar="FILE", help="write the detections in COCO's format; - is stdout")
     result.add_argument("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: 8)")
     result.add_argument("--workers", type=int, metavar="N", help="processes that read images (default: by the machine)")
     result.add_argument("--backend", choices=("auto", "pycocotools", "hotcoco"), default="auto", help=_BACKEND)
@@ -45,18 +46,19 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-_BACKEND = "who computes; the numbers are the same (default: auto, hotcoco when it is installed)"
+_BACKEND = "what computes the numbers, which are the same (default: auto, hotcoco when it is installed)"
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, and return the exit status."""
     _check(args)
-    for path in filter(None, (args.json, args.save_results)):
+    outputs = [path for path in (args.json, args.save_results) if path]
+    for path in outputs:
         prepare_output(path)
 
     metrics, extra = _evaluate_file(args) if args.predictions else _evaluate_model(args)
 
-    print_metrics(metrics, sys.stderr if args.json == STDOUT else sys.stdout)
+    print_metrics(metrics, sys.stderr if STDOUT in outputs else sys.stdout)
     if args.json:
         write_json({**metrics.to_dict(), **extra}, args.json, indent=2)
     return 0
@@ -71,6 +73,10 @@ def _check(args: argparse.Namespace) -> None:
         parser().error(f"{mode} goes with --{needed}, not with --{useless}")
     if args.predictions and args.save_results:
         parser().error("--save-results goes with --weights")
+    if args.predictions and args.split:
+        parser().error("--split goes with --weights")
+    if args.json == args.save_results == STDOUT:
+        parser().error("--json and --save-results cannot both go to stdout")
     if args.batch_size < 1:
         parser().error(f"--batch-size must be 1 or more, got {args.batch_size}")
     if args.workers is not None and args.workers < 0:
@@ -85,60 +91,25 @@ def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any
 
 
 def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:
-    from effdet.evaluation.coco import evaluate_coco
-    from effdet.runs.evaluate import detect_dataset
+    from effdet.runs.evaluate import evaluate_with_results, find_data
 
-    dataset = find_data(args.data, args.split)
+    dataset = find_data(args.data, args.split or "val")
     model = load_model(args)
-    dataset, unreadable = leave_out_unreadable(dataset)
-    started = time.perf_counter()
-    results = detect_dataset(model, dataset, batch_size=args.batch_size, workers=args.workers, progress=True)
-    seconds = time.perf_counter() - started
-    print(
-        f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.1f} images/s) "
-        f"at {model.image_size[0]}×{model.image_size[1]} on {model.device}",
-        file=sys.stderr,
+    done = evaluate_with_results(model, dataset, batch_size=args.batch_size, workers=args.workers, backend=args.backend)
+    count = len(done.dataset)
+    logger.info(
+        "%d images in %.1f s (%.1f images/s) at %d×%d on %s",
+        *(count, done.seconds, count / done.seconds, *model.image_size, model.device),
     )
     if args.save_results:
-        write_json(results.to_rows(), args.save_results)
-    image_ids = dataset.image_ids.tolist()
-    metrics = evaluate_coco(dataset.annotation_file, results, backend=args.backend, image_ids=image_ids)
-    return metrics, {
-        "annotations": str(dataset.annotation_file),
+        write_json(done.results.to_rows(), args.save_results)
+    return done.metrics, {
+        "annotations": str(done.dataset.annotation_file),
         "weights": str(args.weights),
-        "images": len(dataset),
-        "unreadable": list(unreadable),
-        "seconds": seconds,
+        "images": count,
+        "unreadable": list(done.unreadable),
+        "seconds": done.seconds,
     }
-
-
-def find_data(data: str, split: str) -> Dataset:
-    """Return a data set from a folder, a COCO JSON file, or the data section of a config file.
-
-    Raises:
-        ConfigError: If the config file says something that cannot be.
-        DataError: If the data is not there or not COCO.
-    """
-    from effdet.data.formats import find_dataset
-
-    part: Literal["train", "val"] = "train" if split == "train" else "val"
-    if Path(data).suffix not in (".yaml", ".yml"):
-        return find_dataset(data, part)
-    from effdet.config import load_config
-
-    config = load_config(data).data
-    annotations, images = getattr(config, f"{part}_annotations"), getattr(config, f"{part}_images")
-    return find_dataset(config.root, part, annotations=annotations, images=images)
-
-
-def leave_out_unreadable(dataset: Dataset) -> tuple[Dataset, list[str]]:
-    """Return a data set without the images that cannot be read, and what is wrong with these, which is printed too."""
-    from effdet.data.readable import drop_unreadable
-
-    dataset, unreadable = drop_unreadable(dataset)
-    for problem in unreadable:
-        print(f"left out: {problem}", file=sys.stderr)
-    return dataset, unreadable
 
 
 _LINES = (

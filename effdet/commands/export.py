@@ -148,11 +148,10 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
 
 def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> AccuracyControl:
     """Return how the AP of a graph on the validation split is measured."""
-    from effdet.commands.evaluate import find_data, leave_out_unreadable
     from effdet.deployment.detector import DeployedDetector
     from effdet.deployment.export import describe
     from effdet.deployment.quantise import AccuracyControl
-    from effdet.runs.evaluate import evaluate_dataset
+    from effdet.runs.evaluate import evaluate_dataset, find_data, leave_out_unreadable
 
     dataset, _ = leave_out_unreadable(find_data(args.calibration, "val"))
     description = describe(model, options)
@@ -170,9 +169,9 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
 
 def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield images of a data set's train split, spread over it, or of a folder, or of a glob pattern."""
-    from effdet.commands.evaluate import find_data
     from effdet.images.reading import ImageError
     from effdet.images.sources import iterate_images
+    from effdet.runs.evaluate import find_data
 
     try:
         dataset = find_data(data, "train")

@@ -97,7 +97,7 @@ class ListedImages:
     """
 
     def __init__(self, file: Path) -> None:
-        from effdet.evaluation.rows import read_json
+        from effdet.evaluation.results_file import read_json
 
         content, self._name = read_json(file, "annotations")
         try:

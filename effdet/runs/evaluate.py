@@ -2,22 +2,164 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from torch import nn
+
+from effdet.config import Config, load_config
+from effdet.data.dataset import Dataset
+from effdet.data.formats import Split, find_dataset
+from effdet.data.formats.values import look_up
 from effdet.data.loader import EvalLoader
+from effdet.data.readable import drop_unreadable
+from effdet.evaluation.backends import Backend, choose_backend
 from effdet.evaluation.categories import match_categories, to_categories
-from effdet.evaluation.coco import Backend, CocoMetrics, evaluate_coco, to_results
-from effdet.evaluation.results import Results, join_results
+from effdet.evaluation.coco import CocoMetrics, evaluate_coco
+from effdet.evaluation.result_columns import Results, join_results, to_results
 from effdet.progress import track
 from effdet.runs.workers import choose_workers
 from effdet.training.distributed import World
 
 if TYPE_CHECKING:
-    from effdet.data.dataset import Dataset
     from effdet.detector.prediction import Detector
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound="Detector")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The COCO numbers of a model, with what they were computed from."""
+
+    metrics: CocoMetrics
+    results: Results  # all detections
+    dataset: Dataset  # the images that count
+    unreadable: tuple[str, ...]  # file and reason of each image that was left out
+    seconds: float  # to read all images and detect their objects
+
+
+def evaluate(
+    model: Detector,
+    data: Dataset | Config | str | Path,
+    *,
+    split: Split = "val",
+    batch_size: int = 8,
+    workers: int | None = None,
+    backend: Backend = "auto",
+    score_threshold: float | None = None,
+    image_ids: Collection[Any] | None = None,
+    progress: bool = True,
+) -> CocoMetrics:
+    """Return the COCO numbers of a model on a data set.
+
+        metrics = evaluate(model, "photos", split="val")
+        metrics.ap, metrics.per_class["red cell"]
+
+    Images that cannot be read are left out, with a warning for each. The model stays as it is; if it is in training
+    mode, a copy in evaluation mode is evaluated.
+
+    Args:
+        model: An ``EfficientDet``, or an export that ``effdet.load`` has loaded.
+        data: A data set; a folder in a known layout; an annotation file; a config file (.yaml) or a config, whose
+            section ``data`` is used.
+        split: The part of ``data``: "train", "val" or "test". A ``Dataset`` has no parts.
+        batch_size: Images that go through the network together.
+        workers: Processes that read images; None: chosen from the machine.
+        backend: "auto" is hotcoco when it is installed, else pycocotools. The numbers are the same.
+        score_threshold: Detections below it do not count; None: as the model's settings say.
+        image_ids: Only these images are read and count; None: all.
+        progress: Show a bar if stderr is a terminal.
+
+    Raises:
+        DataError: If the data is not there, has errors, or too many of its images cannot be read.
+        ValueError: If no box counts, the model lacks a category of the data set, or an argument is out of range.
+        ImportError: If the backend that was asked for is not installed.
+    """
+    return evaluate_with_results(
+        model,
+        data,
+        split=split,
+        batch_size=batch_size,
+        workers=workers,
+        backend=backend,
+        score_threshold=score_threshold,
+        image_ids=image_ids,
+        progress=progress,
+    ).metrics
+
+
+def evaluate_with_results(
+    model: Detector,
+    data: Dataset | Config | str | Path,
+    *,
+    split: Split = "val",
+    batch_size: int = 8,
+    workers: int | None = None,
+    backend: Backend = "auto",
+    score_threshold: float | None = None,
+    image_ids: Collection[Any] | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Return the numbers of ``evaluate`` with the detections; arguments and errors are the same."""
+    choose_backend(backend)
+    model = _for_evaluation(model, score_threshold)
+    dataset = find_data(data, split)
+    if image_ids is not None:
+        dataset = _select(dataset, image_ids)
+    check_measurable(model, dataset)
+    dataset, unreadable = leave_out_unreadable(dataset)
+
+    started = time.perf_counter()
+    results = detect_dataset(model, dataset, batch_size=batch_size, workers=workers, progress=progress)
+    seconds = time.perf_counter() - started
+    return Evaluation(
+        metrics=evaluate_coco(dataset, results, backend=backend),
+        results=results,
+        dataset=dataset,
+        unreadable=tuple(unreadable),
+        seconds=seconds,
+    )
+
+
+# --- parts that training and export use too --------------------------------------------------------------------------
+
+
+def find_data(data: Dataset | Config | str | Path, split: Split) -> Dataset:
+    """Return a data set from any of the forms that ``evaluate`` takes.
+
+    Raises:
+        ConfigError: If the config file is wrong.
+        DataError: If the data is not there or has errors.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, Config):
+        if Path(data).suffix not in (".yaml", ".yml"):
+            return find_dataset(data, split)
+        data = load_config(data)
+    section = data.data
+    annotations, images = (getattr(section, f"{split}_{part}", None) for part in ("annotations", "images"))
+    return find_dataset(section.root, split, annotations=annotations, images=images)
+
+
+def leave_out_unreadable(dataset: Dataset) -> tuple[Dataset, list[str]]:
+    """Return a data set without the images that cannot be read, and file and reason of each, which are logged too.
+
+    Raises:
+        DataError: If more than a tenth of the images cannot be read.
+    """
+    dataset, unreadable = drop_unreadable(dataset)
+    for problem in unreadable:
+        logger.warning("left out: %s", problem)
+    return dataset, unreadable
 
 
 def check_measurable(model: Detector, dataset: Dataset) -> None:
@@ -58,9 +200,11 @@ def detect_dataset(
         All detections on the main process; none on the others.
 
     Raises:
-        ValueError: If a category of the data set is not among the model's classes.
+        ValueError: If a category of the data set is not among the model's classes, or a detection is not finite.
         FileNotFoundError, ImageError: If an image cannot be read.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     world = world or World(model.device)
     categories = _match(model, dataset)
     loader = EvalLoader(
@@ -75,6 +219,7 @@ def detect_dataset(
     for batch in track(loader, "evaluating") if progress else loader:
         found = [to_categories(detections, categories) for detections in model.detect(batch)]
         parts.append(to_results(found, batch.image_ids))
+        parts[-1].check(f"detections of {model.name}")
     return join_results(world.gather(parts))
 
 
@@ -97,13 +242,31 @@ def evaluate_dataset(
     results = detect_dataset(
         model, dataset, batch_size=batch_size, workers=workers, world=world, progress=progress and world.is_main
     )
-    metrics: CocoMetrics | None = None
-    if world.is_main:
-        image_ids = dataset.image_ids.tolist()
-        metrics = evaluate_coco(dataset.annotation_file, results, backend=backend, image_ids=image_ids)
+    metrics = evaluate_coco(dataset, results, backend=backend) if world.is_main else None
     metrics = world.broadcast(metrics)
     assert metrics is not None
     return metrics
+
+
+def _for_evaluation(model: Model, score_threshold: float | None) -> Model:
+    """Return the model in evaluation mode with this threshold; a copy where it is not so already."""
+    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
+        model = copy.deepcopy(model).eval()
+    if score_threshold is not None:
+        model = copy.copy(model)  # shares the weights
+        model.settings = replace(model.settings, score_threshold=score_threshold)
+    return model
+
+
+def _select(dataset: Dataset, image_ids: Iterable[Any]) -> Dataset:
+    number_of = {image_id: number for number, image_id in enumerate(dataset.image_ids.tolist())}
+    chosen = set()
+    for image_id in image_ids:
+        number = look_up(image_id.item() if isinstance(image_id, np.generic) else image_id, number_of)
+        if number is None:
+            raise ValueError(f"image_ids must be images of {dataset.annotation_file}, got {image_id!r}")
+        chosen.add(number)
+    return dataset.without(set(number_of.values()) - chosen)
 
 
 def _match(model: Detector, dataset: Dataset) -> tuple[int | None, ...]:

@@ -17,8 +17,13 @@ def choose_workers(asked: int | None, device: torch.device, *, local_size: int =
         asked: The number that the user gave; None: chosen here.
         device: Where the network runs.
         local_size: Processes on this machine that each have loader processes of their own.
+
+    Raises:
+        ValueError: If the number is below 0.
     """
     if asked is not None:
+        if asked < 0:
+            raise ValueError(f"workers must be 0 or more, got {asked}")
         return asked
     cores = _usable_cores() // local_size
     return max(1, min(8, cores) if device.type == "cuda" else min(4, cores // 2))

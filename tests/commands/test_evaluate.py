@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,11 @@ def test_an_unreadable_image_is_named_and_left_out(demo_root, weights, seer, tmp
             "--predictions goes with --annotations",
         ),
         (["--predictions", "p", "--annotations", "a", "--save-results", "s"], "--save-results goes with --weights"),
+        (["--predictions", "p", "--annotations", "a", "--split", "val"], "--split goes with --weights"),
+        (
+            ["--weights", "w", "--data", "d", "--json", "-", "--save-results", "-"],
+            "--json and --save-results cannot both go to stdout",
+        ),
         (["--weights", "w", "--data", "d", "--batch-size", "0"], "--batch-size must be 1 or more, got 0"),
         (["--weights", "w", "--data", "d", "--workers", "-1"], "--workers must be 0 or more, got -1"),
     ],
@@ -268,7 +274,63 @@ def test_wrong_files_are_one_sentence_and_exit_status_one(tmp_path, capsys):
     (tmp_path / "broken.json").write_text("[{")
     args = ["--annotations", str(tmp_path / "broken.json"), "--predictions", str(tmp_path / "broken.json")]
     assert main(["evaluate", *args]) == 1
-    assert "broken.json: must be JSON" in capsys.readouterr().err
+    assert "broken.json: is not valid JSON" in capsys.readouterr().err
+
+
+def test_the_test_split_is_evaluated_too(demo_root, weights, seer, tmp_path, capsys):
+    data = tmp_path / "three parts"
+    shutil.copytree(demo_root, data)
+    shutil.copy(data / "train.json", data / "test.json")
+    args = ["--weights", str(weights), "--data", str(data), "--workers", "0", "--split", "test"]
+    assert main(["evaluate", *args]) == 0
+    assert "16 images in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.clear(), "no image has a box"),
+        (lambda rows: [row.update(iscrowd=1) for row in rows], "every box is a crowd"),
+    ],
+)
+def test_a_split_without_boxes_is_one_sentence(demo_root, weights, tmp_path, capsys, change, message):
+    data = renumbered(demo_root, tmp_path / "other", lambda content: change(content["annotations"]))
+    assert main(["evaluate", "--weights", str(weights), "--data", str(data), "--workers", "0"]) == 1
+    (tmp_path / "none.json").write_text("[]")
+    args = ["--predictions", str(tmp_path / "none.json"), "--annotations", str(data / "val.json")]
+    assert main(["evaluate", *args]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count(message) == 2
+    assert captured.out == ""
+
+
+def test_results_may_go_to_stdout(demo_root, weights, seer, capsys):
+    args = ["--weights", str(weights), "--data", str(demo_root), "--workers", "0", "--save-results", "-"]
+    assert main(["evaluate", *args]) == 0
+    captured = capsys.readouterr()
+    boxes = json.loads((demo_root / "val.json").read_text())["annotations"]
+    assert len(json.loads(captured.out)) == len(boxes)
+    assert read_numbers(captured.err)[0] == 1
+
+
+@pytest.mark.parametrize("output", [["--json", "-"], []])
+def test_output_survives_a_terminal_that_is_not_utf_8(tmp_path, output):
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "größe"}, {"id": 2, "name": "红细胞"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "none.json").write_text("[]")
+    args = ["--predictions", str(tmp_path / "none.json"), "--annotations", str(tmp_path / "truth.json"), *output]
+    command = [sys.executable, "-m", "effdet", "evaluate", *args]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    if output:
+        assert list(json.loads(done.stdout)["per_class"]) == ["größe", "红细胞"]
+    else:
+        assert rb"gr\xf6\xdfe  0.0000" in done.stdout
 
 
 def test_a_terminal_gets_a_table_with_names_as_they_are():
@@ -279,7 +341,7 @@ def test_a_terminal_gets_a_table_with_names_as_they_are():
     truth = {
         "images": [{"id": 1}],
         "categories": [{"id": 1, "name": "[red] cell"}, {"id": 2, "name": "none"}],
-        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
     }
     terminal = Terminal()
     print_metrics(evaluate_coco(truth, []), terminal)

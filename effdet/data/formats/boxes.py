@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from effdet.data.findings import FindingList
 from effdet.data.formats.masks import enclosing_box
-from effdet.data.formats.values import flag, four_numbers, identifier, number, other_spelling, short, whole_number
+from effdet.data.formats.values import flag, four_numbers, look_up, number, short, whole_number
 
 Row = dict[str, Any]
 Box = tuple[float, float, float, float]
@@ -97,23 +97,14 @@ def _references(
     row: Row, place: int, image_of: Mapping[int | str, int], label_of: Mapping[int, int], findings: FindingList
 ) -> tuple[int | None, int | None]:
     """Return number of the image and label of a box; None for what is not listed."""
-    image = _look_up(row.get("image_id"), image_of)
-    label = _look_up(row.get("category_id"), label_of)
+    image = look_up(row.get("image_id"), image_of)
+    label = look_up(row.get("category_id"), label_of)
     for found, what, kind in ((image, "image", "images"), (label, "category", "categories")):
         if found is None:
             example = f"{_name(row, place)} has {what}_id {short(row.get(f'{what}_id'))}"
             advice = f"list the {kind}, or remove the annotations"
             findings.add("error", f"annotations belong to {kind} that are not listed", example, advice)
     return image, label
-
-
-def _look_up(value: Any, table: Mapping[Any, int]) -> int | None:
-    """Return what a table holds for an id, which may be written as a number here and as a text there."""
-    key = identifier(value)
-    if key is None or key in table:
-        return None if key is None else table[key]
-    other = other_spelling(key)
-    return None if other is None else table.get(other)
 
 
 def _is_crowd(row: Row, place: int, findings: FindingList) -> bool:

@@ -58,7 +58,8 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = ()) -> Datase
     Args:
         content: What the JSON held. It stays as it is.
         file: What messages call it.
-        folders: As for ``read_coco``; none: the images cannot be read, and sizes that are not given stay unknown.
+        folders: As for ``read_coco``; none: the images cannot be read, need no names, and sizes that are not given stay
+            unknown. To score results this is enough.
 
     Raises:
         DataError: If it is not COCO ground truth.
@@ -66,7 +67,7 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = ()) -> Datase
     findings = FindingList()
     images, annotations, categories = (_objects(content, key, file, findings) for key in _KEYS)
     class_names = _read_categories(categories, annotations, findings)
-    image_of, names, sizes = _read_images(images, findings)
+    image_of, names, sizes = _read_images(images, findings, need_files=bool(folders))
     folder = choose_folder(names, folders) if folders else Path()
     if folders:
         _complete_sizes(sizes, folder, names)
@@ -179,7 +180,7 @@ def _project_category(categories: list[Row], annotations: list[Row]) -> int | No
 
 
 def _read_images(
-    images: list[Row], findings: FindingList
+    images: list[Row], findings: FindingList, *, need_files: bool
 ) -> tuple[dict[int | str, int], TextColumn, NDArray[np.int64]]:
     """Return the number of each image by its id, the names of the files, and the sizes, (I, 2) height and width."""
     if not images:
@@ -198,13 +199,13 @@ def _read_images(
             findings.add("error", "ids of images cannot be used", example, advice)
         elif image_id in number_of:
             findings.add("error", "image ids are given twice", short(image_id), "give each image its own id")
-        elif name is None:
+        elif name is None and need_files:
             example = f"image id {image_id} has {short(image.get('file_name'))}"
             findings.add("error", "images have no file_name", example, "name the file of each image")
         else:
             number_of[image_id] = len(names)
-            names.append(name)
-            sizes.append(_size(image, name, findings))
+            names.append(name or "")
+            sizes.append(_size(image, name or f"image id {image_id}", findings))
     if not _fit_one_type(number_of):
         findings.add("error", "image ids are negative in part and above 2⁶³ in part", advice="number the images anew")
         number_of = {str(image_id): number for image_id, number in number_of.items()}

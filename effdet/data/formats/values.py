@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 LARGEST_ID = 2**64  # ids are held in 64 bits
@@ -75,6 +76,15 @@ def identifier(value: Any) -> int | str | None:
 def other_spelling(value: int | str) -> int | str | None:
     """Return an id as the other type: 7 for "7" and "7" for 7; None for a text that is no whole number."""
     return str(value) if isinstance(value, int) else whole_number(value)
+
+
+def look_up(value: Any, table: Mapping[Any, int]) -> int | None:
+    """Return what a table holds for an id, which may be written as a number here and as a text there; else None."""
+    key = identifier(value)
+    if key is None or key in table:
+        return None if key is None else table[key]
+    other = other_spelling(key)
+    return None if other is None else table.get(other)
 
 
 def is_encodable(text: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from effdet.evaluation.coco import evaluate_coco
-from effdet.evaluation.results import Results
+from effdet.evaluation.result_columns import Results
 
 BOXES = 7.3  # in an image, as in COCO
 SIDES = (480, 640)

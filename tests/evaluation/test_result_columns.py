@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from effdet.evaluation.coco import evaluate_coco
-from effdet.evaluation.results import Results, is_plain_file, join_results
+from effdet.evaluation.result_columns import Results, id_column, join_results
 
 ROW = {"image_id": 7, "category_id": 2, "bbox": [1.0, 2.0, 30.0, 40.0], "score": 0.5}
 TRUTH = {
@@ -63,10 +63,10 @@ def test_no_detections_in_columns_score_zero(backend):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scores": np.array([np.nan])}, r"results: scores must be finite, got nan in row 0"),
+        ({"scores": np.array([np.nan])}, r"results: scores must be finite, got nan in row 0, image 7"),
         (
             {"boxes": np.array([[0, 0, np.inf, 1]])},
-            r"boxes must be finite, got \[0.0, 0.0, inf, 1.0\] in row 0",
+            r"boxes must be finite, got \[0.0, 0.0, inf, 1.0\] in row 0, image 7",
         ),
         ({"scores": np.zeros(2)}, r"results: columns must have the shapes \(N,\), \(N,\), \(N, 4\), \(N,\), got"),
         ({"image_ids": np.array([8])}, r"results: image_id of row 0 must be one of annotations \(7, 9\), got 8"),
@@ -76,30 +76,6 @@ def test_no_detections_in_columns_score_zero(backend):
 def test_columns_that_cannot_be_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         evaluate_coco(TRUTH, Results(**{**vars(columns([ROW])), **change}))
-
-
-def test_plain_file_has_rows_of_the_four_keys(tmp_path):
-    file = tmp_path / "results.json"
-    file.write_text(json.dumps([ROW, dict(reversed(ROW.items()))], indent=1))
-    assert is_plain_file(file)
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [ROW, {"image_id": 7, "category_id": 2, "score": 0.5}],
-        [ROW, {**ROW, "id": 1}],
-        [ROW, {**ROW, "score": "0.5"}],
-        [ROW, {**ROW, "score": None}],
-        [{**ROW, "bbox": {"score": 1}}, {key: ROW[key] for key in ("image_id", "category_id", "bbox")}],
-        {"annotations": [ROW]},
-        ROW,
-    ],
-)
-def test_other_files_are_not_plain(tmp_path, rows):
-    file = tmp_path / "results.json"
-    file.write_text(json.dumps(rows))
-    assert not is_plain_file(file)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +93,25 @@ def test_mistakes_in_plain_files_are_named(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         evaluate_coco(TRUTH, file)
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype"),
+    [
+        ([1, 2], np.int64),
+        ([], np.int64),
+        ([1, "a"], object),
+        ([2**63], object),
+        ([1.5], object),
+        ([[1, 2], [3, 4]], object),
+    ],
+)
+def test_ids_are_numbers_where_they_fit(ids, dtype):
+    column = id_column(ids)
+    assert column.dtype == dtype
+    assert column.tolist() == ids
+
+
+def test_parts_with_ids_of_different_types_keep_them():
+    parts = [columns([ROW]), Results(id_column([2**63]), np.array([2]), np.zeros((1, 4)), np.zeros(1))]
+    assert join_results(parts).image_ids.tolist() == [7, 2**63]

@@ -1,0 +1,261 @@
+"""Tests of effdet/runs/evaluate.py: evaluating from Python."""
+
+import copy
+import json
+import logging
+import shutil
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import effdet
+from effdet.config import load_config
+from effdet.data.findings import DataError
+from effdet.data.formats import find_dataset
+from effdet.detector.efficientdet import EfficientDet
+from effdet.evaluation.coco import evaluate_coco
+from effdet.runs.evaluate import check_measurable, detect_dataset, evaluate, evaluate_with_results, find_data
+from effdet.structures import Detections
+from effdet.training.distributed import World
+
+
+class Seer(EfficientDet):
+    """Detects the ground truth of its batch."""
+
+    def detect(self, batch):
+        return [
+            Detections(
+                target.boxes / scale,
+                target.classes,
+                torch.full((len(target.boxes),), 0.9),
+                self.class_names,
+                self.category_ids,
+            )
+            for target, scale in zip(batch.targets, batch.scales, strict=True)
+        ]
+
+
+def build(kind, dataset):
+    torch.manual_seed(0)
+    return kind(
+        "lite0",
+        num_classes=dataset.num_classes,
+        image_size=(64, 64),
+        class_names=dataset.class_names,
+        category_ids=dataset.category_ids,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def val(demo_root):
+    return find_dataset(demo_root, "val")
+
+
+@pytest.fixture(scope="module")
+def seer(val):
+    return build(Seer, val)
+
+
+@pytest.fixture(scope="module")
+def model(val):
+    return build(EfficientDet, val)
+
+
+def changed(demo_root, target, change):
+    """Copy the demo set with its validation annotations changed."""
+    shutil.copytree(demo_root, target)
+    content = json.loads((target / "val.json").read_text())
+    change(content)
+    (target / "val.json").write_text(json.dumps(content))
+    return target
+
+
+def test_evaluate_is_public():
+    assert effdet.evaluate is evaluate
+    assert effdet.CocoMetrics.__name__ == "CocoMetrics"
+
+
+def test_data_may_come_in_every_form(demo_root, val, seer, tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text(f"data: {{root: {demo_root}}}")
+    for data in (val, demo_root, str(demo_root), demo_root / "val.json", file, str(file), load_config(file)):
+        metrics = evaluate(seer, data, workers=0)
+        assert metrics.ap == pytest.approx(1)
+        assert list(metrics.per_class) == list(val.class_names)
+
+
+def test_a_config_may_name_the_files_of_a_split(demo_root, tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text(f"data: {{root: {demo_root}, val_annotations: train.json, val_images: images}}")
+    assert len(find_data(file, "val")) == 16
+    assert len(find_data(file, "train")) == 16
+
+
+def test_a_missing_split_is_one_sentence(demo_root, seer):
+    with pytest.raises(DataError, match="test"):
+        evaluate(seer, demo_root, split="test", workers=0)
+
+
+def test_the_numbers_are_those_of_the_saved_results(demo_root, val, model):
+    done = evaluate_with_results(model, val, workers=0, score_threshold=0.0)
+    assert len(done.results) > 100
+    by_file = evaluate_coco(demo_root / "val.json", done.results.to_rows(), backend="pycocotools")
+    assert done.metrics.numbers() == by_file.numbers()
+    assert (len(done.dataset), done.unreadable) == (8, ())
+    assert done.seconds > 0
+
+
+def test_only_the_chosen_images_are_read_and_count(val, seer):
+    chosen = val.image_ids[[1, 5]]
+    done = evaluate_with_results(seer, val, workers=0, image_ids=chosen)
+    assert sorted(done.dataset.image_ids.tolist()) == sorted(chosen.tolist())
+    assert set(done.results.image_ids.tolist()) <= set(chosen.tolist())
+    assert done.metrics.ap == pytest.approx(1)
+
+
+def test_a_chosen_image_must_be_in_the_data_set(val, seer):
+    with pytest.raises(ValueError, match=r"image_ids must be images of .*val.json, got -5"):
+        evaluate(seer, val, workers=0, image_ids=[-5])
+
+
+def test_the_score_threshold_is_that_of_this_evaluation_only(val, model):
+    before = model.settings
+    few = evaluate_with_results(model, val, workers=0, score_threshold=0.012)
+    all_of_them = evaluate_with_results(model, val, workers=0, score_threshold=0.0)
+    assert few.results.scores.min(initial=1) >= 0.012
+    assert len(few.results) < len(all_of_them.results)
+    assert model.settings == before
+    with pytest.raises(ValueError, match=r"score_threshold must lie in \[0, 1\], got 2"):
+        evaluate(model, val, workers=0, score_threshold=2)
+
+
+def test_a_model_in_training_mode_is_evaluated_and_stays_as_it_is(val, model):
+    training = copy.deepcopy(model).train()
+    state = copy.deepcopy(training.state_dict())
+    expected = evaluate_with_results(model, val, workers=0).results
+    found = evaluate_with_results(training, val, workers=0).results
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert all(module.training for module in training.modules())
+    assert all(torch.equal(value, state[name]) for name, value in training.state_dict().items())
+
+
+def test_two_processes_share_the_images(val, model):
+    """Each process detects its half; the main one gets both."""
+    whole = detect_dataset(model, val, batch_size=3, workers=0)
+    halves = [
+        detect_dataset(model, val, batch_size=3, workers=0, world=OneOfTwo(torch.device("cpu"), rank, 2))
+        for rank in (0, 1)
+    ]
+    ids = [set(half.image_ids.tolist()) for half in halves]
+    assert ids[0] == set(val.image_ids[::2].tolist())
+    assert ids[1] == set(val.image_ids[1::2].tolist())
+    assert len(halves[0]) + len(halves[1]) == len(whole)
+
+
+class OneOfTwo(World):
+    """A process whose gathering brings only its own part."""
+
+    def gather(self, rows):
+        return rows
+
+
+def test_detections_that_are_not_finite_are_refused(val, seer, monkeypatch):
+    detect = Seer.detect
+
+    def broken(self, batch):
+        return [replace(found, boxes=found.boxes * float("nan")) for found in detect(self, batch)]
+
+    monkeypatch.setattr(Seer, "detect", broken)
+    with pytest.raises(ValueError, match=r"of lite0: boxes must be finite, got \[nan, .* in row 0, image \d+"):
+        evaluate(seer, val, workers=0)
+
+
+@pytest.mark.parametrize("rename", [lambda number: f"img {number:04}", lambda number: number + 2**63])
+def test_image_ids_may_be_texts_or_huge(demo_root, seer, tmp_path, rename):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = rename(image["id"])
+        for box in content["annotations"]:
+            box["image_id"] = rename(box["image_id"])
+
+    done = evaluate_with_results(seer, changed(demo_root, tmp_path / "other", change), workers=0)
+    assert done.metrics.ap == pytest.approx(1)
+    found = set(done.results.image_ids.tolist())
+    assert found
+    assert found <= set(done.dataset.image_ids.tolist())
+
+
+def test_boxes_may_be_number_strings(demo_root, seer, tmp_path):
+    def change(content):
+        for box in content["annotations"]:
+            box.update(bbox=[str(number) for number in box["bbox"]], iscrowd=str(box.get("iscrowd", 0)))
+
+    assert evaluate(seer, changed(demo_root, tmp_path / "other", change), workers=0).ap == pytest.approx(1)
+
+
+def test_chosen_images_without_boxes_cannot_be_measured(demo_root, seer, tmp_path):
+    def change(content):
+        first = content["images"][0]["id"]
+        content["annotations"] = [box for box in content["annotations"] if box["image_id"] != first]
+
+    dataset = find_dataset(changed(demo_root, tmp_path / "other", change), "val")
+    message = r"val.json must have boxes that are not crowds to measure AP, but it has none; add boxes, or choose"
+    with pytest.raises(ValueError, match=message):
+        evaluate(seer, dataset, workers=0, image_ids=dataset.image_ids[:1])
+    crowded = replace(dataset, is_crowd=np.ones_like(dataset.is_crowd))
+    with pytest.raises(ValueError, match=f"but all {len(dataset.is_crowd)} boxes are crowds"):
+        check_measurable(seer, crowded)
+
+
+def test_other_classes_are_found_before_the_first_image_is_read(val, seer):
+    with pytest.raises(ValueError, match="the model's classes must include the data set's categories"):
+        check_measurable(seer, replace(val, class_names=("whale", *val.class_names[1:])))
+
+
+def test_unreadable_images_are_left_out_and_named(demo_root, seer, tmp_path, caplog):
+    def change(content):  # enough images that one is less than a tenth
+        content["images"] += [{**item, "id": item["id"] + 500} for item in content["images"]]
+        content["images"][-1]["file_name"] = "nowhere.jpg"
+
+    with caplog.at_level(logging.WARNING):
+        done = evaluate_with_results(seer, changed(demo_root, tmp_path / "other", change), workers=0)
+    assert (len(done.dataset), len(done.unreadable)) == (15, 1)
+    assert "left out: " in caplog.text
+    assert "nowhere.jpg" in caplog.text
+    assert done.metrics.ap == pytest.approx(1)
+
+
+def test_too_many_unreadable_images_are_an_error(demo_root, seer, tmp_path):
+    def change(content):
+        for image in content["images"][:2]:
+            image["file_name"] = f"{image['id']}-nowhere.jpg"
+
+    data = changed(demo_root, tmp_path / "other", change)
+    with pytest.raises(DataError, match=r"2 of the 8 images of .*val.json cannot be read, more than the 10%"):
+        evaluate(seer, data, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"workers": -1}, "workers must be 0 or more, got -1"),
+        ({"backend": "fast"}, "backend must be auto, pycocotools or hotcoco, got 'fast'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(val, seer, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(seer, val, **options)
+
+
+def test_an_evaluation_in_a_thread_gives_the_same(val, model):
+    expected = evaluate(model, val, workers=0)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(evaluate(model, val, workers=0)))
+    thread.start()
+    thread.join()
+    assert found[0].numbers() == expected.numbers()
