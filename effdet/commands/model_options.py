@@ -65,7 +65,7 @@ def load_model(args: argparse.Namespace) -> Detector:
 
 def _apply_options(model: Detector, args: argparse.Namespace) -> None:
     from effdet.images.preprocessing import Preprocessing
-    from effdet.ops.postprocess import PostprocessSettings
+    from effdet.ops.settings import PostprocessSettings
 
     if args.preset is not None:
         model.settings = PostprocessSettings.preset(args.preset)

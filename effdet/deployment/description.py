@@ -9,7 +9,7 @@ from typing import Literal
 from effdet.deployment.formats import Precision
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 
 KEY = "effdet"  # under which ONNX, OpenVINO and torch.export files hold the description
 FORMAT = "effdet-deployed-2"

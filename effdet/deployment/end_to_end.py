@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from effdet.deployment.runtimes import require
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 
 OUTPUTS = ("boxes", "scores", "labels")  # (B, D, 4) xyxy pixels of the network input, (B, D), (B, D) int64
 MAX_CANDIDATES = 3840  # most that TensorRT's TopK takes

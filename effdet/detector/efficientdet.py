@@ -19,7 +19,8 @@ from effdet.images.preprocessing import Preprocessing
 from effdet.models.anchors import anchors_of
 from effdet.models.architecture import Architecture
 from effdet.models.network import Network, build_class_head
-from effdet.ops.postprocess import PostprocessSettings, postprocess
+from effdet.ops.postprocess import postprocess
+from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Batch, Detections, Predictions, Target, check_same_length
 from effdet.training.losses import DetectionLoss
 from effdet.weights.fit import check_fit

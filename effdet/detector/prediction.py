@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
@@ -18,7 +18,7 @@ from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
 from effdet.images.reading import Picture
 from effdet.images.sources import iterate_pictures
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Batch, Detections
 
 T = TypeVar("T")
@@ -147,20 +147,14 @@ def make_batch(chunk: Chunk, letterbox: Letterbox, original_sizes: Sequence[Size
 
 
 def to_detections(
-    results: Iterable[tuple[Tensor, Tensor, Tensor]], batch: Batch, detector: Detector
+    results: Sequence[tuple[Tensor, Tensor, Tensor]], batch: Batch, detector: Detector
 ) -> list[Detections]:
     """Return boxes, labels and scores of every image of a batch as ``Detections``, on the CPU."""
-    sizes = batch.original_sizes.tolist()
+    counts = [len(boxes) for boxes, _, _ in results]
+    columns = [torch.cat(column).cpu().split(counts) for column in zip(*results, strict=True)]  # one copy each
     return [
-        Detections(
-            boxes.cpu(),
-            labels.cpu(),
-            scores.cpu(),
-            detector.class_names,
-            detector.category_ids,
-            (height, width),
-        )
-        for (boxes, labels, scores), (height, width) in zip(results, sizes, strict=True)
+        Detections(boxes, labels, scores, detector.class_names, detector.category_ids, (height, width))
+        for boxes, labels, scores, (height, width) in zip(*columns, batch.original_sizes.tolist(), strict=True)
     ]
 
 

@@ -21,7 +21,7 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
     """
     from effdet.config import ConfigError
     from effdet.detector.efficientdet import EfficientDet
-    from effdet.ops.postprocess import PostprocessSettings
+    from effdet.ops.settings import PostprocessSettings
     from effdet.runs.architecture import architecture_of
     from effdet.training.checkpoint import load_tensors, tensors_of
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 from effdet.weights import effdet, google, state_dicts, zylo
 from effdet.weights.coco import COCO_IDS, COCO_NAMES
 from effdet.weights.fit import Checkpoint, have_same_network

@@ -18,7 +18,7 @@ from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.evaluation.coco import evaluate_coco
 from effdet.images.preprocessing import Preprocessing
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Detections
 
 AP = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]

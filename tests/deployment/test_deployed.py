@@ -21,7 +21,7 @@ from effdet.detector.prediction import make_batch
 from effdet.images.preprocessing import Preprocessing
 from effdet.images.reading import read_image
 from effdet.install import hint
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -8,7 +8,7 @@ from effdet import EfficientDet
 from effdet.deployment.detector import DeployedDetector
 from effdet.deployment.load import deploy
 from effdet.images.preprocessing import Preprocessing
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 
 IMAGES = list(torch.rand(3, 3, 70, 90, generator=torch.Generator().manual_seed(0)))
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from effdet import Detections, EfficientDet
 from effdet.images.preprocessing import PRESETS, Preprocessing
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 from effdet.weights.own_format import read_safetensors, save_native
 
 

@@ -8,7 +8,8 @@ import torchvision
 
 from effdet.ops.anchors import level_sizes, make_anchors
 from effdet.ops.boxes import decode, encode
-from effdet.ops.postprocess import PRESETS, PostprocessSettings, postprocess
+from effdet.ops.postprocess import postprocess
+from effdet.ops.settings import PRESETS, PostprocessSettings
 from effdet.structures import Predictions
 
 K = 4

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from effdet.ops.anchors import level_sizes, make_anchors
-from effdet.ops.postprocess import PostprocessSettings, _candidates, postprocess
+from effdet.ops.postprocess import _candidates, postprocess
+from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Predictions
 
 K = 20

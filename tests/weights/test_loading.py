@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from effdet import EfficientDet
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 from effdet.training.checkpoint import tensors_of
 from effdet.weights import effdet, sources
 from effdet.weights.coco import COCO_IDS, COCO_NAMES

@@ -17,7 +17,7 @@ from effdet.deployment.load import load_exported
 from effdet.detector.efficientdet import EfficientDet
 from effdet.detector.prediction import make_batch
 from effdet.images.preprocessing import Preprocessing
-from effdet.ops.postprocess import PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 
 EAGER = ("eager", "channels_last", "compile")
 FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}  # written by ``Prepare``

@@ -1,0 +1,155 @@
+"""Post-processing of a whole batch on its device, with one wait for the device at the end.
+
+``ops.postprocess`` handles one image after the other with the methods that are fastest on a CPU. On a GPU each of its
+decisions would stop the host, so here every tensor has a fixed size: k candidates per image, of which some are invalid.
+The results are the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from effdet.ops.boxes import decode
+from effdet.ops.nms import MIN_AREA
+from effdet.ops.settings import MAX_COORDINATE, PostprocessSettings
+from effdet.structures import Predictions
+
+STEPS_BETWEEN_LOOKS = 128  # picks after which the host asks whether a candidate is left
+
+
+class _Found(NamedTuple):
+    """Boxes of every image; those that are not valid do not count."""
+
+    boxes: Tensor  # (B, k, 4) xyxy
+    labels: Tensor  # (B, k) int64
+    scores: Tensor  # (B, k) float32
+    is_valid: Tensor  # (B, k) bool
+
+
+def postprocess_batch(
+    predictions: Predictions,
+    anchors: Tensor,
+    *,
+    scales: Tensor,
+    original_sizes: Tensor,
+    settings: PostprocessSettings,
+    image_size: tuple[int, int] | None,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Do what ``ops.postprocess.postprocess`` does, for all images at once.
+
+    Where more than ``max_candidates`` logits tie for the last place, any of them may be taken.
+    """
+    device = predictions.class_logits.device
+    scale = scales.to(device, non_blocking=True)[:, None, None]  # (B, 1, 1)
+    borders = original_sizes.to(device, non_blocking=True).float()  # (B, 2) height, width
+    found = _candidates(predictions, anchors, settings)
+    if settings.clip == "before":
+        found = _clip(found, borders * scale[:, 0], settings)
+    elif settings.clip == "network":
+        assert image_size is not None
+        found = _clip(found, borders.new_tensor([[image_size[0] - 1, image_size[1] - 1]]), settings)
+    found = _suppress(found, settings)
+    found = found._replace(boxes=found.boxes / scale)
+    if settings.clip == "after":
+        found = _clip(found, borders, settings)
+    return _split(found)
+
+
+def _candidates(predictions: Predictions, anchors: Tensor, settings: PostprocessSettings) -> _Found:
+    """Return the best (anchor, class) pairs of each image, best first, then lowest index first."""
+    logits = predictions.class_logits  # (B, N, K)
+    num_classes = logits.shape[2]
+    if settings.best_class_only:
+        logits, best_class = logits.max(dim=2, keepdim=True)
+    values = logits.flatten(1).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    top, index = values.topk(min(settings.max_candidates, values.shape[1]), dim=1)  # (B, k)
+    index, order = index.sort(dim=1)
+    top, order = top.gather(1, order).sort(dim=1, descending=True, stable=True)
+    index = index.gather(1, order)
+
+    if settings.best_class_only:
+        anchor, labels = index, best_class[..., 0].gather(1, index)
+    else:
+        anchor = index // num_classes
+        labels = index - anchor * num_classes
+    deltas = predictions.box_deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float()
+    boxes = decode(deltas, anchors.float()[anchor]).clamp(-MAX_COORDINATE, MAX_COORDINATE)
+    scores = top.double().sigmoid().float()  # of nothing but the logit, as on a CPU
+    return _drop(_Found(boxes, labels, scores, scores >= settings.score_threshold), settings)
+
+
+def _drop(found: _Found, settings: PostprocessSettings) -> _Found:
+    """Mark boxes with NaN, and those without an area where the settings say so, as not valid."""
+    if settings.drop_empty:
+        x1, y1, x2, y2 = found.boxes.unbind(-1)
+        good = (x2 > x1) & (y2 > y1)  # also false for NaN
+    else:
+        good = found.boxes.isfinite().all(dim=-1)
+    return found._replace(is_valid=found.is_valid & good)
+
+
+def _clip(found: _Found, borders: Tensor, settings: PostprocessSettings) -> _Found:
+    """Cut boxes at the borders (B or 1, 2), height and width."""
+    limits = borders.flip(1).repeat(1, 2)[:, None].to(found.boxes.dtype)  # (B or 1, 1, 4): x, y, x, y
+    boxes = torch.minimum(found.boxes.clamp(min=0), limits)
+    return _drop(found._replace(boxes=boxes), settings)
+
+
+def _suppress(found: _Found, settings: PostprocessSettings) -> _Found:
+    """Pick the best candidate of each image again and again, and lower the scores of those that overlap it.
+
+    Hard NMS lowers them to nothing where IoU > threshold, soft NMS by exp(−IoU² / σ). In float64, as on a CPU.
+    """
+    num_images, count = found.scores.shape
+    steps = min(settings.max_detections, count)
+    boxes = torch.where(found.is_valid[..., None], found.boxes, 0).double()
+    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    if settings.nms == "soft":
+        areas = areas + MIN_AREA
+    floor = max(float(torch.tensor(settings.score_threshold, dtype=torch.float32)), 0.0)
+    scores = torch.where(found.is_valid, found.scores.double(), -1.0)
+    place = torch.arange(count, device=scores.device)
+    picks = torch.zeros(num_images, steps, dtype=torch.int64, device=scores.device)
+    pick_scores = torch.full((num_images, steps), -1.0, dtype=torch.float64, device=scores.device)
+    for step in range(steps):
+        if step and step % STEPS_BETWEEN_LOOKS == 0 and not (scores >= floor).any():
+            break
+        best = scores.amax(dim=1, keepdim=True)  # (B, 1)
+        pick = torch.where(scores == best, place, count).amin(dim=1, keepdim=True).clamp(max=count - 1)
+        picks[:, step : step + 1] = pick
+        pick_scores[:, step : step + 1] = best
+        overlap = _overlaps(boxes, areas, pick)  # (B, k)
+        if not settings.class_agnostic:
+            overlap = overlap * (found.labels == found.labels.gather(1, pick))
+        if settings.nms == "hard":
+            scores = scores.masked_fill(overlap > settings.iou_threshold, -1.0)
+        else:
+            scores = torch.where(overlap > 0, scores * torch.exp(overlap * overlap / -settings.sigma), scores)
+        scores = scores.scatter(1, pick, -1.0)  # never picked again
+    is_valid = (pick_scores >= floor) if settings.nms == "soft" else pick_scores >= 0
+    return _Found(
+        found.boxes.gather(1, picks[..., None].expand(-1, -1, 4)),
+        found.labels.gather(1, picks),
+        pick_scores.float(),
+        is_valid,
+    )
+
+
+def _overlaps(boxes: Tensor, areas: Tensor, pick: Tensor) -> Tensor:
+    """Return the IoU of each image's pick (B, 1) with its boxes (B, k, 4): (B, k)."""
+    chosen = boxes.gather(1, pick[..., None].expand(-1, -1, 4))  # (B, 1, 4)
+    sides = torch.minimum(boxes[..., 2:], chosen[..., 2:]) - torch.maximum(boxes[..., :2], chosen[..., :2])
+    shared = sides.clamp(min=0).prod(dim=-1)
+    return (shared / (areas + areas.gather(1, pick) - shared)).nan_to_num(0.0)
+
+
+def _split(found: _Found) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return the valid boxes, labels and scores of each image; the host waits for their numbers, once."""
+    order = (~found.is_valid).to(torch.uint8).argsort(dim=1, stable=True)
+    counts = found.is_valid.sum(dim=1).tolist()
+    boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    labels, scores = found.labels.gather(1, order), found.scores.gather(1, order)
+    return [(boxes[i, :count], labels[i, :count], scores[i, :count]) for i, count in enumerate(counts)]

@@ -1,0 +1,81 @@
+"""Settings of the post-processing, and those of the families of published models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+MAX_COORDINATE = 1e6  # pixels; the exponential of a wild box delta would overflow areas
+
+Clip: TypeAlias = Literal["after", "before", "network", "none"]
+
+
+def _check(ok: bool, name: str, must: str, got: object) -> None:
+    if not ok:
+        raise ValueError(f"{name} must {must}, got {got}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessSettings:
+    """How predictions become detections; plain values, saved with a model. Defaults are the ones we recommend.
+
+    Kinds of ``clip``: ``after`` NMS at the borders of the original image; ``before`` NMS at the same borders;
+    ``network``, before NMS at the borders of the padded network input (its last row and column, as one family of
+    published models does); ``none``.
+
+    Raises:
+        ValueError: If a value cannot be.
+    """
+
+    nms: Literal["hard", "soft"] = "soft"  # drop overlapping boxes, or decay their scores (Gaussian)
+    iou_threshold: float = 0.5  # hard NMS
+    sigma: float = 0.5  # soft NMS
+    score_threshold: float = 0.001  # smallest score that is reported
+    max_candidates: int = 5000  # best (anchor, class) pairs of an image that NMS sees
+    max_detections: int = 100  # per image
+    class_agnostic: bool = False  # NMS between boxes of different classes too
+    best_class_only: bool = False  # only the best class of each anchor is a candidate
+    clip: Clip = "after"
+    drop_empty: bool = True  # leave out boxes that have no area, such as those outside the image once clipped
+
+    def __post_init__(self) -> None:
+        if isinstance(self.clip, bool):  # files of version 0.1
+            object.__setattr__(self, "clip", "after" if self.clip else "none")
+        _check(self.nms in ("hard", "soft"), "nms", "be 'hard' or 'soft'", self.nms)
+        _check(0 <= self.iou_threshold <= 1, "iou_threshold", "lie in [0, 1]", self.iou_threshold)
+        _check(self.sigma > 0, "sigma", "be positive", self.sigma)
+        _check(0 <= self.score_threshold <= 1, "score_threshold", "lie in [0, 1]", self.score_threshold)
+        _check(self.max_candidates >= 1, "max_candidates", "be 1 or more", self.max_candidates)
+        _check(self.max_detections >= 1, "max_detections", "be 1 or more", self.max_detections)
+        _check(self.clip in get_args(Clip), "clip", f"be one of {', '.join(get_args(Clip))}", self.clip)
+
+    @classmethod
+    def preset(cls, name: str) -> PostprocessSettings:
+        """Return the settings with which a family of published models is evaluated: see docs/presets.md.
+
+        Args:
+            name: "default", "google", "effdet" or "zylo".
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got '{name}'")
+        return PRESETS[name]
+
+
+PRESETS = {
+    "default": PostprocessSettings(),
+    "fast": PostprocessSettings(),  # what it saves is before the network
+    "google": PostprocessSettings(clip="none", drop_empty=False),
+    "effdet": PostprocessSettings(nms="hard", score_threshold=0.0, clip="before", drop_empty=False),
+    "zylo": PostprocessSettings(
+        nms="hard",
+        score_threshold=0.05,
+        max_candidates=50_000,
+        max_detections=5_000,
+        best_class_only=True,
+        clip="network",
+        drop_empty=False,
+    ),
+}
