@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from effdet.images.decoder_messages import damage, jpeg_messages
+from effdet.images.faults import UnreadableError
 
 Array: TypeAlias = NDArray[Any]
 Data: TypeAlias = NDArray[np.uint8]  # (L,) the bytes of a file
@@ -17,6 +21,7 @@ Size: TypeAlias = tuple[int, int]
 _START = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4, C8 and CC open other segments
+_START_OF_SCAN = 0xDA
 _ORIENTATION_TAG = 0x0112  # of EXIF
 _LARGEST_SHIFT = 0.25  # pixels
 _REDUCED = {
@@ -26,9 +31,19 @@ _REDUCED = {
 }
 
 
+def is_jpeg(data: Data) -> bool:
+    """Return whether these bytes begin as a JPEG does."""
+    return data[:3].tobytes() == _START
+
+
 def is_whole_jpeg(data: Data) -> bool:
-    """Return whether these are the bytes of a JPEG with its end marker."""
-    return data[:3].tobytes() == _START and data[-2:].tobytes() == _END
+    """Return whether these are the bytes of a JPEG with its end marker; other bytes may follow it."""
+    if not is_jpeg(data):
+        return False
+    if data[-2:].tobytes() == _END:
+        return True
+    pixels = _start_of_pixels(data)  # an EXIF thumbnail in the header has an end marker of its own
+    return pixels is not None and data[pixels:].tobytes().rfind(_END) >= 0
 
 
 def decode_jpeg(data: Data, *, reduction: int = 1) -> Array | None:
@@ -43,15 +58,21 @@ def decode_jpeg(data: Data, *, reduction: int = 1) -> Array | None:
 
     Returns:
         (H, W, 3) uint8 RGB; its EXIF orientation is not applied.
+
+    Raises:
+        UnreadableError: If part of the pixels is lost.
     """
+    flags = cv2.IMREAD_COLOR_RGB if reduction == 1 else _REDUCED[reduction]  # reduced pictures are always BGR
     try:
-        if reduction == 1:
-            image: Array | None = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-            return image
-        reduced = cv2.imdecode(data, _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)  # always BGR
-    except cv2.error:  # more pixels than OpenCV allows
+        with jpeg_messages() as messages:
+            image: Array | None = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # a JPEG of a kind that OpenCV does not know
         return None
-    return None if reduced is None else cv2.cvtColor(reduced, cv2.COLOR_BGR2RGB)
+    if image is None:
+        return None
+    if messages and (fault := damage(messages, data)):
+        raise UnreadableError(f"the JPEG is damaged: {fault}")
+    return image if reduction == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def largest_reduction(size: Size, least: Size) -> int:
@@ -70,13 +91,25 @@ def _fits(side: int, least: int, reduction: int) -> bool:
 
 def jpeg_size(data: Data) -> Size | None:
     """Return the (height, width) of the stored pixels as the header tells them; None if it does not."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        if int(data[at + 1]) in _FRAME_HEADERS:
-            height, width = (int(data[at + byte]) << 8 | int(data[at + byte + 1]) for byte in (5, 7))
-            return (height, width) if height and width else None
-        at += 1 if data[at + 1] == 0xFF else 2 + (int(data[at + 2]) << 8 | int(data[at + 3]))
-    return None
+    at = next((at for marker, at in _segments(data) if marker in _FRAME_HEADERS), None)
+    if at is None or at + 9 > len(data):
+        return None
+    height, width = (int(data[at + byte]) << 8 | int(data[at + byte + 1]) for byte in (5, 7))
+    return (height, width) if height and width else None
+
+
+def _start_of_pixels(data: Data) -> int | None:
+    return next((at for marker, at in _segments(data) if marker == _START_OF_SCAN), None)
+
+
+def _segments(data: Data) -> Iterator[tuple[int, int]]:
+    """Yield (marker, position) of each segment of the header, the last of which starts the pixels."""
+    at, marker = 2, 0
+    while at + 4 <= len(data) and data[at] == 0xFF and marker != _START_OF_SCAN:
+        marker = int(data[at + 1])
+        if marker != 0xFF:  # else a fill byte
+            yield marker, at
+        at += 1 if marker == 0xFF else 2 + (int(data[at + 2]) << 8 | int(data[at + 3]))
 
 
 def jpeg_orientation(data: Data) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effdet.images.preprocessing import PRESETS, Colour, Preprocessing, Size
-from effdet.images.reading import Picture, read_picture
+from effdet.images.reading import EncodedImage, Picture, read_picture
 
 Array: TypeAlias = NDArray[Any]
 
@@ -44,9 +44,9 @@ class Letterbox:
         """The uint8 RGB of the padding."""
         return self.preprocessing.fill_colour(self.mean)
 
-    def read(self, path: str | Path, *, size: Size | None = None) -> Picture:
+    def read(self, source: str | Path | EncodedImage, *, size: Size | None = None) -> Picture:
         """Read an image file, at least as large as it is needed; see ``effdet.images.reading.read_picture``."""
-        return read_picture(path, size=size, least_size=self._needed if self.preprocessing.reduced_decoding else None)
+        return read_picture(source, size=size, least_size=self._needed if self.preprocessing.reduced_decoding else None)
 
     def _needed(self, original_size: Size) -> Size:
         return self.preprocessing.content_size(original_size, self.image_size)[0]

@@ -5,26 +5,42 @@ An image inside this package is a (H, W, 3) uint8 array in RGB order, rows from 
 
 from __future__ import annotations
 
+import io
+import os
+import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from effdet.images.faults import UnreadableError
 from effdet.images.jpeg import (
     decode_jpeg,
+    is_jpeg,
     is_whole_jpeg,
     jpeg_orientation,
     jpeg_size,
     largest_reduction,
     orientation_of,
 )
-from effdet.images.pixels import pillow_to_rgb
+from effdet.images.pixels import pillow_to_rgb, stored_to_rgb
+from effdet.images.png import bit_depth, damaged_chunk, is_png
 
 Array: TypeAlias = NDArray[Any]
+Data: TypeAlias = NDArray[np.uint8]  # (L,) the bytes of a file
 Size: TypeAlias = tuple[int, int]  # (height, width)
+
+MAX_PIXELS = 500_000_000  # of an image of any format: 1.5 GB as RGB, and decoders hold about as much beside it
+
+_TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class ImageError(ValueError):
@@ -39,11 +55,19 @@ class Picture(NamedTuple):
     original_size: Size  # (height, width) at full size, in whose pixels boxes are
 
 
+class EncodedImage(NamedTuple):
+    """The bytes of an image file that are held in memory."""
+
+    name: str  # for messages and results
+    data: Data
+
+
 def read_image(path: str | Path, *, size: Size | None = None) -> Array:
     """Read an image file as RGB, upright by its EXIF orientation.
 
-    Gray, palette, CMYK, alpha (dropped) and 16-bit images (their high byte) are accepted; of an animation, the first
-    frame. A JPEG with its end marker is decoded by OpenCV, everything else by Pillow, which refuses truncated files.
+    Gray, palette, CMYK, alpha (dropped), 16-bit and float images are accepted; ``effdet.images.pixels`` says how their
+    values become levels. Of an animation it is the first frame. A JPEG with its end marker is decoded by OpenCV, and
+    almost everything else by Pillow, which refuses truncated files.
 
     Args:
         path: The file.
@@ -55,67 +79,163 @@ def read_image(path: str | Path, *, size: Size | None = None) -> Array:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImageError: If the file is not an image, or is truncated or corrupt.
+        ImageError: If it is not a regular file or not an image, is truncated or damaged, has more than ``MAX_PIXELS``,
+            or its values have no agreed range.
     """
     return read_picture(path, size=size).pixels
 
 
 def read_picture(
-    path: str | Path, *, size: Size | None = None, least_size: Callable[[Size], Size] | None = None
+    source: str | Path | EncodedImage,
+    *,
+    size: Size | None = None,
+    least_size: Callable[[Size], Size] | None = None,
 ) -> Picture:
     """Read an image file as ``read_image`` does, a JPEG at a fraction of its size where that is enough.
 
     Args:
-        path: The file.
+        source: The file, or its bytes.
         size: See ``read_image``.
         least_size: From the full (height, width) to the smallest that is of use; None: always the full size.
 
     Raises:
         FileNotFoundError, ImageError: As ``read_image``.
     """
-    path = Path(path)
-    data = _read_bytes(path)
-    pixels, stored, orientation = _decode(path, data, size, least_size)
-    if _orientation_to_undo(stored, orientation, size) == 1:
-        return Picture(str(path), pixels, stored)
-    return Picture(str(path), _upright(pixels, orientation), stored[::-1] if orientation >= 5 else stored)
-
-
-def _read_bytes(path: Path) -> NDArray[np.uint8]:
+    name, data = source if isinstance(source, EncodedImage) else (str(source), _read_bytes(Path(source)))
+    if data.size == 0:
+        raise ImageError(f"{name}: is an empty file, not an image")
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        pixels, stored, orientation = _decode(data, size, least_size)
+    except UnreadableError as error:
+        raise ImageError(f"{name}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
+        raise ImageError(f"{name}: truncated or corrupt image: {_first_line(error)}") from error
+    if _orientation_to_undo(stored, orientation, size) == 1:
+        return Picture(name, pixels, stored)
+    return Picture(name, _upright(pixels, orientation), stored[::-1] if orientation >= 5 else stored)
+
+
+def _read_bytes(path: Path) -> Data:
+    """Return the bytes of a regular file; a FIFO or a device could block for ever."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise ImageError(f"{path}: must be a file, got a {_kind(mode)}")
+        return np.fromfile(path, dtype=np.uint8)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image file") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if data.size == 0:
-        raise ImageError(f"{path}: is an empty file, not an image")
-    return data
 
 
-def _decode(
-    path: Path, data: NDArray[np.uint8], size: Size | None, least_size: Callable[[Size], Size] | None
-) -> tuple[Array, Size, int]:
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket"}
+    return next((kind for holds, kind in kinds.items() if holds(mode)), "device")
+
+
+def _decode(data: Data, size: Size | None, least_size: Callable[[Size], Size] | None) -> tuple[Array, Size, int]:
     """Return the stored pixels, perhaps reduced, their full size, and their EXIF orientation (1 = upright)."""
-    if is_whole_jpeg(data):
-        orientation = jpeg_orientation(data)
-        stored = jpeg_size(data) if least_size is not None else None
-        reduction = 1
-        if stored is not None and least_size is not None:
-            swapped = _orientation_to_undo(stored, orientation, size) >= 5
-            least = least_size(stored[::-1])[::-1] if swapped else least_size(stored)
-            reduction = largest_reduction(stored, least)
-        image = decode_jpeg(data, reduction=reduction)
-        if image is not None:
-            return image, stored or (image.shape[0], image.shape[1]), orientation
+    if is_jpeg(data):
+        stored = jpeg_size(data)
+        if stored is not None:
+            _check_size(stored)
+        if is_whole_jpeg(data):
+            orientation = jpeg_orientation(data)
+            reduction = 1
+            if stored is not None and least_size is not None:
+                swapped = _orientation_to_undo(stored, orientation, size) >= 5
+                least = least_size(stored[::-1])[::-1] if swapped else least_size(stored)
+                reduction = largest_reduction(stored, least)
+            image = decode_jpeg(data, reduction=reduction)
+            if image is not None:
+                return image, stored or (image.shape[0], image.shape[1]), orientation
+    return _decode_other(data)
+
+
+def _decode_other(data: Data) -> tuple[Array, Size, int]:
+    if is_png(data) and (chunk := damaged_chunk(data)) is not None:
+        raise UnreadableError(f"truncated or corrupt image: the PNG's chunk {chunk} is missing or damaged")
+    opened = _open(data)
+    if opened is None:
+        image = _opencv_to_rgb(data)
+        return image, (image.shape[0], image.shape[1]), 1
+    with opened:
+        _check_size((opened.height, opened.width))
+        image = _opencv_to_rgb(data) if _needs_opencv(opened, data) else pillow_to_rgb(opened)
+        if opened.mode.startswith("I;16") and _tag(opened, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+            image = 255 - image
+        return image, (image.shape[0], image.shape[1]), orientation_of(opened)
+
+
+def _check_size(size: Size) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UnreadableError(
+            f"has {size[1]}×{size[0]} pixels, {size[0] * size[1] / 1e6:.0f} megapixels; at most "
+            f"{MAX_PIXELS / 1e6:.0f} are read, as more do not fit into the memory of most machines; cut it into tiles"
+        )
+
+
+def _open(data: Data) -> Image.Image | None:
+    """Open an image as ``Image.open`` does, but without its limit on pixels; None if Pillow does not know the format.
+
+    Pillow's limit is a global variable, which belongs to the program that uses this package.
+    """
+    content, start = data.tobytes(), data[:16].tobytes()
+    tried: set[str] = set()
+    for load_plugins in (Image.preinit, Image.init):  # the common formats first
+        load_plugins()
+        for name in [name for name in Image.ID if name not in tried]:
+            tried.add(name)
+            factory, accepts = Image.OPEN[name]
+            accepted = accepts is None or accepts(start)
+            if not accepted or isinstance(accepted, str):  # a text says what this Pillow lacks
+                continue
+            try:
+                return factory(io.BytesIO(content), "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # another format, or an unknown kind of this
+                continue
+    return None
+
+
+def _needs_opencv(opened: Image.Image, data: Data) -> bool:
+    """Return whether Pillow would drop half the bits of each sample, misread its sign, or find it too large."""
+    if opened.format == "PNG":
+        return bit_depth(data) == 16 and opened.mode in ("RGB", "RGBA", "LA")
+    if opened.format != "TIFF":
+        return False
+    deep_colours = max(_tag(opened, _BITS_PER_SAMPLE, (1,))) > 8 and opened.mode in ("RGB", "RGBA", "RGBX", "LA")
+    signed_bytes = _SIGNED in _tag(opened, _SAMPLE_FORMAT, (1,)) and opened.mode in ("L", "RGB")
+    too_large = opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) and opened.mode != "CMYK"
+    return deep_colours or signed_bytes or too_large
+
+
+def _tag(opened: Image.Image, number: int, otherwise: Any = None) -> Any:
+    return getattr(opened, "tag_v2", {}).get(number, otherwise)
+
+
+def _opencv_to_rgb(data: Data) -> Array:
     try:
-        with Image.open(path) as opened:
-            image = pillow_to_rgb(opened)
-            return image, (image.shape[0], image.shape[1]), orientation_of(opened)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: is not an image of a known format") from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
-        raise ImageError(f"{path}: truncated or corrupt image: {_first_line(error)}") from error
+        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise UnreadableError(f"truncated or corrupt image: {_first_line(error)}") from error
+    if values is None:
+        raise UnreadableError(_unknown_format(data))
+    if values.ndim == 3 and values.shape[2] >= 3:
+        values = values[..., [2, 1, 0]]  # OpenCV has BGR
+    elif values.ndim == 3:
+        values = values[..., :1]  # gray and alpha
+    return stored_to_rgb(values)
+
+
+def _unknown_format(data: Data) -> str:
+    start = data[:12].tobytes()
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+        return "is a HEIC image, which Pillow reads only after pillow_heif.register_heif_opener(); convert it to JPEG"
+    if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis"):
+        return "is an AVIF image that is damaged, or this Pillow is older than 11.3 and does not read AVIF"
+    if start[:4] in _TIFF_STARTS:
+        return "is a TIFF that is damaged or of a kind that is not read; convert it to 8-bit RGB"
+    return "is not an image of a known format"
 
 
 def _orientation_to_undo(stored: Size, orientation: int, size: Size | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from effdet.images.reading import ImageError
 from effdet.install import hint
 
+_TRANSPORT_STREAM = b"\x47"  # the first byte of each packet
+
 
 def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of a video as upright (H, W, 3) uint8 RGB arrays.
@@ -21,16 +24,10 @@ def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     Raises:
         ImageError: If it is not a readable video, or PyAV is missing.
     """
-    av = _pyav(path)
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ImageError(f"{path}: holds no video stream")
-            for frame in container.decode(video=0):
-                quarter_turns = int(getattr(frame, "rotation", 0)) // 90 % 4  # counter-clockwise, of the display matrix
-                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
-    except av.FFmpegError as error:
-        raise ImageError(f"{path}: not a readable video: {error.strerror}") from error
+    with _open(path) as container:
+        for frame in container.decode(video=0):
+            quarter_turns = int(getattr(frame, "rotation", 0)) // 90 % 4  # counter-clockwise, of the display matrix
+            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
 
 
 def frame_rate(file: Path) -> Fraction:
@@ -40,16 +37,29 @@ def frame_rate(file: Path) -> Fraction:
         FileNotFoundError: If there is no such file.
         ImageError: If it is not a video.
     """
-    av = _pyav(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such video")
-    try:
-        with av.open(str(file)) as container:
-            if not container.streams.video:
-                raise ImageError(f"{file}: holds no video stream")
-            return Fraction(container.streams.video[0].average_rate or 25)
-    except av.FFmpegError as error:
-        raise ImageError(f"{file}: not a readable video: {error.strerror}") from error
+    with _open(file) as container:
+        return Fraction(container.streams.video[0].average_rate or 25)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open a video that has frames; what PyAV raises in the block becomes one sentence."""
+    av = _pyav(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such video")
+    if not path.is_file():  # a named pipe could block for ever
+        raise ImageError(f"{path}: must be a regular file to be read as a video")
+    with path.open("rb") as file:
+        if path.suffix.lower() == ".ts" and file.read(1) != _TRANSPORT_STREAM:
+            raise ImageError(f"{path}: not a video: an MPEG transport stream begins with the byte 0x47")
+        file.seek(0)
+        try:
+            with av.open(file, metadata_errors="replace") as container:
+                if not container.streams.video:
+                    raise ImageError(f"{path}: holds no video stream")
+                yield container
+        except av.FFmpegError as error:
+            raise ImageError(f"{path}: not a readable video: {error.strerror}") from error
 
 
 class VideoWriter:

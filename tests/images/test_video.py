@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import re
 import wave
 from fractions import Fraction
@@ -82,3 +83,31 @@ def test_without_pyav_the_message_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ImageError, match=re.escape(f"video needs PyAV; install it with: {hint('video')}")):
         VideoWriter(tmp_path / "out.mp4", Fraction(5))
+
+
+def test_typescript_is_no_video(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "index.ts").write_text("export const x = 1;\n")
+    with pytest.raises(ImageError, match=r"index\.ts: not a video: an MPEG transport stream begins with the byte 0x47"):
+        list(iterate_images(tmp_path / "index.ts"))
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".flv", ".3gp", ".mkv", ".mts"])
+def test_videos_of_every_container_are_read(tmp_path: Path, suffix: str) -> None:
+    av = pytest.importorskip("av")
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a:b\xff" + suffix.encode()))
+    kind = {".ts": "mpegts", ".mts": "mpegts", ".mkv": "matroska", ".3gp": "3gp", ".flv": "flv"}[suffix]
+    with path.open("wb") as file, av.open(file, "w", format=kind) as container:
+        stream = container.add_stream("flv" if suffix == ".flv" else "mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for noise in np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), dtype=np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    assert len(list(iterate_images(path))) == 30
+
+
+def test_only_regular_files_are_videos(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ImageError, match=r"pipe\.mp4: must be a regular file"):
+        list(iterate_images(tmp_path / "pipe.mp4"))
