@@ -146,25 +146,32 @@ class Dataset:
         others = f" ({len(errors) - 1} more: effdet data check {self.annotation_file})" if len(errors) > 1 else ""
         raise DataError(f"{self.annotation_file}: {errors[0]}{others}")
 
-    def fingerprint(self) -> str:
-        """Return a hash of what can be learned from this data set: 32 hexadecimal digits.
+    def fingerprint(self) -> dict[str, str]:
+        """Return a hash of each part of this data set that training or evaluation depends on.
 
-        It covers classes, ids, image names, sizes, boxes, labels and crowd flags, in their order; neither the pixels
-        nor where the files lie. It is the same on every machine and in every version.
+        Returns:
+            ``classes``: names and category ids; ``image ids``; ``images``: names, and sizes in pixels and in bytes of
+            their files; ``boxes``: with labels and crowd flags. The order counts, the folder does not. A hash has 32
+            hexadecimal digits and is the same on every machine.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        ids = self.image_ids.tolist()
-        texts = [list(self.class_names), list(self.category_ids), ids, self.names.tolist()]
-        digest.update(json.dumps(texts).encode())
-        for column, dtype in (
-            (self.sizes, "<i8"),
-            (self.offsets, "<i8"),
-            (self.labels, "<i8"),
-            (self.is_crowd, "u1"),
-            (self.boxes_xywh, "<f8"),
-        ):
-            digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
-        return digest.hexdigest()
+        counts = np.diff(self.offsets)
+        columns = ((counts, "<i8"), (self.labels, "<i8"), (self.is_crowd, "u1"), (self.boxes_xywh, "<f8"))
+        return {
+            "classes": _hash([list(self.class_names), list(self.category_ids)]),
+            "image ids": _hash(self.image_ids.tolist()),
+            "images": _hash([self.names.tolist(), self.sizes.tolist(), self._file_sizes()]),
+            "boxes": _hash([_hash(np.ascontiguousarray(column, dtype).tobytes()) for column, dtype in columns]),
+        }
+
+    def _file_sizes(self) -> list[int]:
+        """Return the bytes of each image file; 0 where there is none."""
+        paths = map(self.path, range(len(self)))
+        return [path.stat().st_size if path.is_file() else 0 for path in paths]
+
+
+def _hash(content: Any) -> str:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def clip_boxes(
