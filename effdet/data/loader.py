@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -313,7 +315,23 @@ def _keep(packed: Any) -> Any:
 
 def _prepare_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the processes themselves fill the cores
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it ends its workers
+    # Ctrl-C, a closed terminal and a SIGTERM to the whole process group are the main process's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this loader process when SIGTERM comes from its parent, and by no other SIGTERM.
+
+    The main process finishes its step after a SIGTERM, and needs its loader processes for that.
+    """
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _unpack(packed: _Packed) -> Batch:

@@ -1,11 +1,18 @@
-"""One run on several processes, as ``torchrun`` starts them; with one process everything here is the identity."""
+"""One run on several processes, as ``torchrun`` starts them; with one process everything here is the identity.
+
+Two kinds of waiting have two limits. Between steps all processes work alike, so a collective operation that takes ten
+minutes means that one of them stands still. But the main process alone reads the data and scores, which may take hours:
+before such a result is exchanged the processes meet (``Peers.meet``), and wait for as long as all give signs of life.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +20,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from effdet.training.interrupt import Interrupted
+from effdet.training.peers import PeerError, Peers, stop_with_parent
+
 T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=10)
+
+_ADVICE = "use run.device=cpu, or auto"
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_size: int = 1  # processes on this machine
+    peers: Peers | None = field(default=None, compare=False, repr=False)  # None: alone
 
     @property
     def is_main(self) -> bool:
@@ -38,17 +53,25 @@ class World:
         return values
 
     def gather(self, rows: list[T]) -> list[T]:
-        """Return the rows of all processes, by rank, on the main one; elsewhere an empty list."""
-        if self.size == 1:
+        """Return the rows of all processes, by rank, on the main one; elsewhere an empty list.
+
+        Waits as long as all processes give signs of life, however long one of them works.
+        """
+        if self.peers is None:
             return rows
+        self.peers.meet()
         parts: list[Any] | None = [None] * self.size if self.is_main else None
         dist.gather_object(rows, parts)
         return [row for part in parts or [] for row in part]
 
     def broadcast(self, value: T) -> T:
-        """Return the main process's value on every process."""
-        if self.size == 1:
+        """Return the main process's value on every process.
+
+        Waits as long as all processes give signs of life, however long the main one works.
+        """
+        if self.peers is None:
             return value
+        self.peers.meet()
         box = [value]
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
@@ -63,19 +86,24 @@ class World:
         """Return the network so that its gradients are the mean over all processes."""
         if self.size == 1:
             return network
+        _match_strides(network)
         ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=ids)
 
 
 @contextlib.contextmanager
-def join_world(device: str = "auto") -> Iterator[World]:
+def join_world(device: str = "auto", *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, by gloo on CPU and NCCL on CUDA; alone otherwise.
 
+    A process that leaves the block by an error tells the others why. They leave it, too, by one sentence.
+
     Args:
-        device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda" or "cuda:N".
+        device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:N" or "mps".
+        timeout: How long a process may stand still before the others give up.
 
     Raises:
         ValueError: If the device is unknown or not there.
+        PeerError: If another process has failed, ended or stands still.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = choose_device(device, local_rank=int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
@@ -84,11 +112,58 @@ def join_world(device: str = "auto") -> Iterator[World]:
     if size == 1:
         yield World(chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    stop_with_parent()
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    peers = Peers(dist.PrefixStore("effdet", store), rank, size, timeout.total_seconds())
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
-        yield World(chosen, rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        with peers.watched(), _said_in_one_sentence(peers):
+            yield World(chosen, rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), peers)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _said_in_one_sentence(peers: Peers) -> Iterator[None]:
+    """Tell the other processes why this one ends, and raise ``PeerError`` if it ends because of another."""
+    try:
+        yield
+    except PeerError:
+        raise
+    except KeyboardInterrupt as stop:
+        peers.announce_stop()
+        failure = peers.failure() if isinstance(stop, Interrupted) else None
+        if failure is not None:  # then the signal came from torchrun, which ends the others
+            raise PeerError(failure) from stop
+        raise
+    except Exception as error:
+        if is_connection_error(error):
+            raise PeerError(peers.explain_loss()) from error
+        peers.announce_failure(str(error).strip() or type(error).__name__)
+        raise
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Return whether an error says that the processes have lost each other."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _match_strides(network: nn.Module) -> None:
+    """Let gradients have the strides of their parameters, also along axes of length 1, where strides mean nothing.
+
+    Convolutions give them others there, and ``DistributedDataParallel`` warns that this is slow, although it is not.
+    """
+    for parameter in network.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(functools.partial(_with_strides, parameter.stride()))
+
+
+def _with_strides(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
+    """Return a gradient whose strides along axes of length 1 are the given ones."""
+    own = zip(gradient.shape, strides, gradient.stride(), strict=True)
+    wanted = tuple(given if size == 1 else stride for size, given, stride in own)
+    return gradient if gradient.stride() == wanted else gradient.as_strided(gradient.shape, wanted)
 
 
 def choose_device(name: str, *, local_rank: int | None = None) -> torch.device:
@@ -101,10 +176,15 @@ def choose_device(name: str, *, local_rank: int | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"run.device must be auto, cpu, cuda or cuda:N, got '{name}'") from error
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"run.device must be auto, cpu, cuda, cuda:N or mps, got '{name}'")
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"run.device is '{name}', but torch finds no CUDA device here; use run.device=cpu")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         device = torch.device("cuda", local_rank if local_rank is not None else device.index or 0)
+        if device.index >= count:
+            raise ValueError(f"run.device is '{name}', but torch finds {count or 'no'} CUDA device(s) here; {_ADVICE}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"run.device is '{name}', but torch finds no MPS device here; {_ADVICE}")
     return device
