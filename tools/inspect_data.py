@@ -1,9 +1,4 @@
-"""Check a data set, draw the demo set, download COCO.
-
-python tools/inspect_data.py check data/coco
-python tools/inspect_data.py demo --root data/demo
-python tools/inspect_data.py download coco2017 --root data/coco
-"""
+"""The old name of ``tools/data.py``."""
 
 import sys
 from pathlib import Path

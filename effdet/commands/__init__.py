@@ -32,7 +32,8 @@ COMMANDS = {
     "predict": "detect objects in images, folders or videos",
     "convert": "bring weights of any EfficientDet project into ours, or into effdet's",
     "export": "write a model as an ONNX, OpenVINO or torch.export file",
-    "inspect_data": "check a data set, draw the demo set, download COCO",
+    "data": "check a data set, draw the demo set, download COCO",
+    "inspect_data": "the old name of data",
     "benchmark": "measure speed and memory, beside a peer if there is one",
 }
 

@@ -148,7 +148,7 @@ def _read_data(config: Config) -> tuple[Dataset, Dataset]:
     """Return training and validation images that can be read; say which cannot."""
     from effdet.data.findings import DataError
     from effdet.data.formats import find_train_and_val
-    from effdet.data.readable import drop_unreadable
+    from effdet.data.unreadable_images import drop_unreadable
 
     root = Path(config.data.root).expanduser()
     if root.name == "demo" and not root.exists():

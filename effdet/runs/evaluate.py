@@ -18,7 +18,7 @@ from effdet.data.dataset import Dataset
 from effdet.data.formats import Split, find_dataset
 from effdet.data.formats.values import look_up
 from effdet.data.loader import EvalLoader
-from effdet.data.readable import drop_unreadable
+from effdet.data.unreadable_images import drop_unreadable
 from effdet.evaluation.backends import Backend, choose_backend
 from effdet.evaluation.categories import match_categories, to_categories
 from effdet.evaluation.coco import CocoMetrics, evaluate_coco

@@ -251,17 +251,32 @@ def _id_column(ids: list[int | str]) -> NDArray[np.int64] | NDArray[np.uint64] |
 
 def _check_boxes(columns: BoxColumns, sizes: NDArray[np.int64], findings: FindingList) -> None:
     """Say which boxes training cannot use, and whether it can use any."""
-    _, is_inside = clip_boxes(columns.boxes, sizes[columns.images])
-    has_area = (columns.boxes[:, 2:] > 0).all(axis=1)
+    boxes, sizes = columns.boxes, sizes[columns.images]
+    clipped, is_inside = clip_boxes(boxes, sizes)
+    has_area = (boxes[:, 2:] > 0).all(axis=1)
     for which, text in ((~has_area, "boxes have no area"), (has_area & ~is_inside, "boxes lie outside of their image")):
         for row in np.flatnonzero(which).tolist():
             findings.add("warning", text, f"annotation {columns.ids[row]}", "training leaves them out")
-    if "error" in findings or (is_inside & ~columns.is_crowd).any():
+    if "error" in findings:
         return
+    if not (is_inside & ~columns.is_crowd).any():
+        findings.add("error", _why_none_counts(columns), advice="there is nothing to learn or to measure")
+    elif np.abs(boxes).max() <= 1:
+        advice = "bbox must be in pixels, not relative to the image"
+        findings.add("error", "all boxes lie in [0, 1]", advice=advice)
+    elif _are_corners(boxes, clipped, sizes):
+        findings.add("error", "bbox holds two corners", advice="bbox must be x, y, width, height")
+
+
+def _why_none_counts(columns: BoxColumns) -> str:
     if not len(columns.boxes):
-        text = "no image has a box"
-    elif columns.is_crowd.all():
-        text = "every box is a crowd (iscrowd is 1)"
-    else:
-        text = "no box has an area inside its image"
-    findings.add("error", text, advice="there is nothing to learn or to measure")
+        return "no image has a box"
+    return "every box is a crowd (iscrowd is 1)" if columns.is_crowd.all() else "no box has an area inside its image"
+
+
+def _are_corners(boxes: NDArray[np.float64], clipped: NDArray[np.float64], sizes: NDArray[np.int64]) -> bool:
+    """Return whether bbox is x1, y1, x2, y2: as x, y, width, height, many boxes would reach out of their image."""
+    right_and_bottom = boxes[:, :2] + boxes[:, 2:]
+    share_reaching_out = (np.abs(clipped[:, 2:] - right_and_bottom) > 1).any(axis=1).mean()
+    would_be_corners = (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sizes[:, ::-1] + 1).all()
+    return bool(share_reaching_out > 0.2 and would_be_corners)

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from effdet.data.dataset import DataError, Dataset
+from effdet.data.dataset import Dataset
+from effdet.data.findings import DataError
 from effdet.images.reading import ImageError
 
 T = TypeVar("T")

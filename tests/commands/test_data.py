@@ -19,7 +19,7 @@ def small(tmp_path):
 
 
 def call(*arguments):
-    return main(["inspect_data", *map(str, arguments)])
+    return main(["data", *map(str, arguments)])
 
 
 def change(file, edit):
@@ -57,9 +57,8 @@ def test_check_with_errors_is_status_1_and_names_them_all(small, capsys):
     change(small / "val.json", lambda content: content["annotations"][0].update(category_id=99))
     assert call("check", small) == 1
     out = capsys.readouterr().out
-    assert "error   train: 1 image files are missing" in out
-    assert "          train_00003.jpg\n" in out
-    assert "error   val: 1 category ids of annotations are not listed" in out
+    assert "error   train: image files are missing: 1 (train_00003.jpg); look in " in out
+    assert "error   val: annotations belong to categories that are not listed: 1 (annotation 1 has" in out
     assert "2 errors" in out
 
 
@@ -92,12 +91,12 @@ def test_check_finds_the_boxes_that_no_anchor_of_the_published_grid_reaches(smal
         for finding in json.loads(capsys.readouterr().out)["findings"]
         if finding["split"] == "train" and "reached by no anchor" in finding["text"]
     ]
-    assert finding["examples"][0].startswith("annotation 1 of image 1 (best IoU 0.")
+    assert finding["examples"][0].startswith("annotation 1 of train_00000.jpg, best IoU 0.")
 
 
 def test_check_takes_one_annotation_file(small, capsys):
     assert call("check", small / "val.json", "--json") == 0
-    assert [split["split"] for split in json.loads(capsys.readouterr().out)["splits"]] == ["val"]
+    assert [split["split"] for split in json.loads(capsys.readouterr().out)["splits"]] == ["data"]
 
 
 def test_check_takes_the_data_section_of_a_config(small, tmp_path, capsys):
@@ -105,7 +104,8 @@ def test_check_takes_the_data_section_of_a_config(small, tmp_path, capsys):
     assert call("check", tmp_path / "own.yaml", "--json") == 1  # val is train: every picture is in both
     result = json.loads(capsys.readouterr().out)
     assert [split["images"] for split in result["splits"]] == [10, 10]
-    assert "10 images of val are also in train" in result["findings"][0]["text"]
+    assert result["findings"][0]["text"] == "images of val are also in train"
+    assert result["findings"][0]["count"] == 10
 
 
 def test_check_notes_a_split_that_is_not_there(small, capsys):
@@ -116,7 +116,7 @@ def test_check_notes_a_split_that_is_not_there(small, capsys):
 
 def test_check_of_nothing_is_one_sentence(tmp_path, capsys):
     assert call("check", tmp_path / "nowhere") == 1
-    assert capsys.readouterr().err == f"effdet inspect_data: error: data folder {tmp_path / 'nowhere'} does not exist\n"
+    assert capsys.readouterr().err == f"effdet data: error: data folder {tmp_path / 'nowhere'} does not exist\n"
 
 
 def test_an_image_size_that_is_none_is_refused(small, capsys):
@@ -127,7 +127,7 @@ def test_an_image_size_that_is_none_is_refused(small, capsys):
 @pytest.mark.parametrize("argv", [[], ["check"], ["download"], ["download", "coco2014"], ["demo", "--train", "x"]])
 def test_incomplete_command_lines_are_usage_errors(argv, capsys):
     assert call(*argv) == 2
-    assert "effdet inspect_data" in capsys.readouterr().err
+    assert "effdet data" in capsys.readouterr().err
 
 
 def test_download_without_network_is_one_sentence_at_once(tmp_path, capsys):
@@ -136,7 +136,7 @@ def test_download_without_network_is_one_sentence_at_once(tmp_path, capsys):
         == 1
     )
     error = capsys.readouterr().err
-    assert error.startswith("effdet inspect_data: error: http://127.0.0.1:9/zips/val2017.zip cannot be downloaded: ")
+    assert error.startswith("effdet data: error: http://127.0.0.1:9/zips/val2017.zip cannot be downloaded: ")
     assert error.count("\n") == 1
 
 
@@ -154,7 +154,7 @@ def test_download_leaves_a_complete_set_alone(tmp_path, capsys):
 def test_a_terminal_shows_a_bar(small):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
-    script = [sys.executable, str(ROOT / "tools" / "inspect_data.py"), "check", str(small), "--json"]
+    script = [sys.executable, str(ROOT / "tools" / "data.py"), "check", str(small), "--json"]
     done = subprocess.run(script, stdout=subprocess.PIPE, stderr=theirs, timeout=60)
     os.close(theirs)
     shown = os.read(ours, 100_000).decode()
@@ -163,3 +163,28 @@ def test_a_terminal_shows_a_bar(small):
     assert json.loads(done.stdout)["errors"] is False
     assert "opening the images of train" in shown
     assert "━" in shown
+
+
+def test_the_old_name_still_works(small, capsys):
+    assert main(["inspect_data", "check", str(small), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["errors"] is False
+    assert main(["inspect_data", "check"]) == 2
+    assert "usage: effdet inspect_data check" in capsys.readouterr().err
+
+
+def test_check_looks_at_a_test_split_too(small, capsys):
+    (small / "test.json").write_text((small / "val.json").read_text())
+    assert call("check", small, "--json") == 0
+    assert [split["split"] for split in json.loads(capsys.readouterr().out)["splits"]] == ["train", "val", "test"]
+
+
+def test_check_understands_home(small, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(small.parent))
+    assert call("check", "~/demo", "--quick") == 0
+
+
+def test_check_of_one_file_for_all_is_one_sentence(small, capsys):
+    (small / "val.json").unlink()
+    (small / "train.json").rename(small / "all.json")
+    assert call("check", small) == 1
+    assert capsys.readouterr().err.endswith("; divide it into train.json and val.json\n")

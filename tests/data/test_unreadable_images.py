@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from effdet.data import readable
+from effdet.data import unreadable_images
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
 from effdet.data.formats.coco import read_coco
-from effdet.data.readable import drop_unreadable
+from effdet.data.unreadable_images import drop_unreadable
 
 
 def make(root: Path, num_images: int, suffix: str = "jpg") -> Dataset:
@@ -81,8 +81,8 @@ def test_large_sets_are_decoded_only_where_a_file_looks_suspicious(
     damage(dataset)
     dataset.path(9).write_bytes(dataset.path(9).read_bytes() + b"trailing bytes")  # suspicious, but good
     dataset.path(10).write_bytes(b"")
-    monkeypatch.setattr(readable, "DECODE_ALL_UP_TO", 10)
-    monkeypatch.setattr(readable, "SAMPLE_SIZE", 1)
+    monkeypatch.setattr(unreadable_images, "DECODE_ALL_UP_TO", 10)
+    monkeypatch.setattr(unreadable_images, "SAMPLE_SIZE", 1)
     decoded = []
     original = Dataset.read
     monkeypatch.setattr(Dataset, "read", lambda self, index: decoded.append(index) or original(self, index))

@@ -1,0 +1,188 @@
+"""Check a data set, draw the demo set, download COCO.
+
+effdet data check data/coco --image-size 512
+effdet data demo --root data/demo
+effdet data download coco2017 --root data/coco
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effdet.commands import program
+from effdet.commands.model_options import image_size
+from effdet.commands.output import STDOUT, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from effdet.data.doctor.annotation_checks import AnchorOverlap
+    from effdet.data.doctor.examination import Examination
+    from effdet.data.findings import Finding
+    from effdet.data.formats.layouts import Files
+
+
+def parser(command: str = "data") -> argparse.ArgumentParser:
+    """Return the parser of ``data``; ``command`` is the name that it goes by."""
+    name = program(command)
+    result = argparse.ArgumentParser(prog=name, description="Check a data set, draw the demo set, download COCO.")
+    actions = result.add_subparsers(dest="action", required=True, metavar="ACTION", prog=name)
+
+    check = actions.add_parser("check", help="look for mistakes in a data set", description=_CHECK)
+    check.add_argument("data", metavar="DATA", help="folder in a known layout, COCO JSON file, or config file (.yaml)")
+    check.add_argument(
+        "--image-size",
+        nargs="+",
+        type=int,
+        metavar="PIXELS",
+        help="network input, one side or height and width; adds the check that anchors reach every box",
+    )
+    check.add_argument(
+        "--anchor-scale", type=float, default=4.0, help="smallest anchor / stride (default: 4, as D0-D5)"
+    )
+    check.add_argument("--quick", action="store_true", help="do not open the images, only see whether they exist")
+    check.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+    demo = actions.add_parser("demo", help="draw the demo set", description=_DEMO)
+    demo.add_argument("--root", type=Path, default=Path("data/demo"), help="folder to write (default: data/demo)")
+    demo.add_argument("--train", type=int, default=400, metavar="N", help="training images (default: 400)")
+    demo.add_argument("--val", type=int, default=100, metavar="N", help="held-out images (default: 100)")
+    demo.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default: 0)")
+
+    download = actions.add_parser("download", help="download a public data set", description=_DOWNLOAD)
+    download.add_argument("dataset", choices=["coco2017"], metavar="NAME", help="coco2017")
+    download.add_argument(
+        "--split", choices=["all", "val"], default="all", help="val: 5,000 images, 1 GB (default: all)"
+    )
+    download.add_argument("--root", type=Path, default=Path("data/coco"), help="folder to fill (default: data/coco)")
+    download.add_argument("--base-url", default=None, metavar="URL", help="a mirror of images.cocodataset.org")
+    download.add_argument("--delete-archives", action="store_true", help="remove each .zip file once it is unpacked")
+    return result
+
+
+_CHECK = "Look for mistakes in a data set. Exit status 0: usable, perhaps with warnings; 1: errors were found."
+_DEMO = "Draw the demo set: JPEG files and COCO JSON, the same bytes for the same seed. A finished set is left alone."
+_DOWNLOAD = "Download COCO 2017 (20 GB, and as much again unpacked). After an interruption the same command goes on."
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what ``args.action`` says and return the exit status."""
+    return {"check": _check, "demo": _demo, "download": _download}[args.action](args)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from effdet.data.demo import draw_demo
+
+    drawn = draw_demo(args.root, num_train=args.train, num_val=args.val, seed=args.seed)
+    print(f"{args.root}: {'drawn' if drawn else 'is there already'}", file=sys.stderr)
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from effdet.data.download import COCO_2017, COCO_URL, download
+    from effdet.progress import ProgressBar
+
+    with ProgressBar(seconds_between_lines=10) as progress:
+        new = download(
+            COCO_2017[args.split],
+            args.root,
+            base_url=args.base_url or COCO_URL,
+            delete_archives=args.delete_archives,
+            report=progress,
+        )
+    print(f"{args.root}: {'complete' if new else 'was complete already'}", file=sys.stderr)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from effdet.data.doctor.examination import examine
+    from effdet.progress import ProgressBar
+
+    size = image_size(args.image_size) if args.image_size else None
+    files, missing = _find_splits(args.data)
+    with ProgressBar(seconds_between_lines=10) as progress:
+        result = examine(
+            files,
+            decode_images=not args.quick,
+            image_size=size,
+            anchor_overlap=_anchor_overlap(size, args.anchor_scale) if size else None,
+            report=progress,
+        )
+    for split, finding in missing:
+        result.add(split, [finding])
+    if args.json:
+        write_json(result.to_dict(), STDOUT, indent=1)
+    else:
+        print(_as_text(result))
+    return 1 if result.has_errors else 0
+
+
+def _find_splits(data: str) -> tuple[dict[str, Files], list[tuple[str, Finding]]]:
+    """Return where each split is, and a finding for train or val where it is not there.
+
+    Raises:
+        DataError: If there is neither of them.
+    """
+    from effdet.config import DataConfig, load_config
+    from effdet.data.findings import DataError, Finding
+    from effdet.data.formats import find_files
+    from effdet.data.formats.layouts import SPLITS
+
+    config = load_config(data).data if data.endswith((".yaml", ".yml")) else DataConfig(root=data)
+    named = {
+        "train": (config.train_annotations, config.train_images),
+        "val": (config.val_annotations, config.val_images),
+    }
+    if config.root.lower().endswith(".json") and config.train_annotations is config.val_annotations is None:
+        return {"data": find_files(config.root, "train", images=config.train_images)}, []
+    files: dict[str, Files] = {}
+    faults: dict[str, DataError] = {}
+    for split in SPLITS:
+        annotations, images = named.get(split, (None, None))
+        try:
+            files[split] = find_files(config.root, split, annotations=annotations, images=images)
+        except DataError as error:
+            faults[split] = error
+    if not {"train", "val"} & files.keys():
+        raise faults["train"]
+    faults.pop("test", None)
+    return files, [(split, Finding("note", str(fault))) for split, fault in faults.items()]
+
+
+def _anchor_overlap(size: tuple[int, int], scale: float) -> AnchorOverlap:
+    """Return a function that gives the IoU of boxes (M, 4) with their best anchors of the published grid."""
+    import torch
+
+    from effdet.ops.anchors import level_sizes, make_anchors
+    from effdet.ops.boxes import iou_matrix
+
+    anchors = make_anchors(size, level_sizes(size, 3, 7), scale=scale)
+
+    def best(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        chunks = torch.from_numpy(boxes).split(64)  # 64 × 49,104 anchors at 512 × 512
+        return torch.cat([iou_matrix(chunk, anchors).amax(dim=1) for chunk in chunks]).numpy()
+
+    return best
+
+
+def _as_text(result: Examination) -> str:
+    lines = []
+    for split in result.splits:
+        sides = "/".join(f"{side:g}" for side in split["box_side_percentiles"])
+        lines += [
+            f"{split['file']}",
+            f"  {split['images']:,} images, {split['images_without_boxes']:,} of them without boxes; "
+            f"{split['boxes']:,} boxes, {split['crowd_boxes']:,} of them crowds",
+            f"  side of a box √(width·height), 5th/50th/95th percentile: {sides or 'no boxes'} pixels",
+            f"  {len(split['boxes_of_class'])} classes: "
+            + ", ".join(f"{name} {count:,}" for name, count in split["boxes_of_class"].items()),
+        ]
+    for finding in result.findings:
+        lines.append(f"{finding.severity:8}{finding.split + ': ' if finding.split else ''}{finding}")
+    counts = Counter(finding.severity for finding in result.findings)
+    return "\n".join([*lines, f"{counts['error']} errors, {counts['warning']} warnings"])
