@@ -56,7 +56,7 @@ class Batch:
     original_sizes: Tensor  # (B, 2) int64 (height, width)
     image_ids: tuple[int | str, ...]  # B, the data set's own
     targets: list[Target]  # B
-    unreadable: tuple[str, ...] = ()  # files that could not be decoded; another image took their place
+    unreadable: tuple[str, ...] = ()  # files that could not be decoded; in training another image took their place
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on another device; ids and sizes stay on the CPU."""

@@ -45,7 +45,7 @@ class _Item(NamedTuple):
     sample: Augmented
     original_size: tuple[int, int]
     image_id: int | str
-    unreadable: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()  # files that it would have been made of
 
 
 class _Packed(NamedTuple):
@@ -53,6 +53,7 @@ class _Packed(NamedTuple):
 
     images: Tensor  # (B, H, W, 3) uint8, or float32 that is normalised already
     items: tuple[_Item, ...]  # their images left out
+    unreadable: tuple[str, ...] = ()
     error: Exception | None = None  # raised in a loader process, it would arrive with a traceback in its text
 
 
@@ -129,7 +130,7 @@ class EvalLoader:
     """Batches of letterboxed images without augmentation; every image once, in the order of the data set.
 
     Process ``rank`` takes the images rank, rank + world_size, …, without repeats; it may get none at all. An image that
-    cannot be read is an ``ImageError``: a measurement on fewer images than asked for would go unnoticed.
+    cannot be read is not in its batch, which may be empty then; ``Batch.unreadable`` has file and reason.
 
     Args: as ``TrainLoader``; the last batch may be smaller.
         letterbox: How images become the network input: ``EfficientDet.letterbox``.
@@ -214,10 +215,11 @@ class _TrainItems:
         self.mixup = augment.mixup
         self.transform = build_train_transform(augment, image_size, fill)
 
-    def batch(self, places: Sequence[_Place]) -> tuple[Tensor, list[_Item]]:
-        """Return the images, (B, H, W, 3) uint8, and all that belongs to them."""
+    def batch(self, places: Sequence[_Place]) -> tuple[Tensor, list[_Item], list[str]]:
+        """Return the images, (B, H, W, 3) uint8, all that belongs to them, and the files that could not be read."""
         images = _new_images(len(places), self.image_size)
-        return images, [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
+        items = [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
+        return images, items, [name for item in items for name in item.unreadable]
 
     def _make(self, place: _Place, out: Array) -> _Item:
         """Augment one image into ``out``."""
@@ -252,17 +254,25 @@ class _EvalItems:
         self.dataset = dataset
         self.letterbox = letterbox
 
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, list[_Item]]:
-        """Return the images, (B, H, W, 3), and all that belongs to them."""
-        items = [self._make(index) for index in indices]
-        return torch.from_numpy(np.stack([item.sample.image for item in items])), items
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, list[_Item], list[str]]:
+        """Return the images, (B, H, W, 3), all that belongs to them, and file and reason of what cannot be read."""
+        items: list[_Item] = []
+        unreadable: list[str] = []
+        for index in indices:
+            try:
+                items.append(self._make(index))
+            except (ImageError, OSError) as error:
+                unreadable.append(str(error))
+        if not items:
+            return torch.empty(0, *self.letterbox.image_size, 3), items, unreadable
+        return torch.from_numpy(np.stack([item.sample.image for item in items])), items, unreadable
 
     def _make(self, index: int) -> _Item:
         _, image, original_size = self.dataset.read_picture(index, self.letterbox.read)
         boxes, labels, is_crowd = self.dataset.annotations(index)
         padded, content_size, scale = self.letterbox(image, original_size)
         sample = Augmented(padded, boxes * np.float32(scale), labels, is_crowd, content_size, scale)
-        return _Item(sample, original_size, self.dataset.image_id(index), ())
+        return _Item(sample, original_size, self.dataset.image_id(index))
 
 
 class _Items(torch_data.Dataset[_Packed]):
@@ -273,11 +283,12 @@ class _Items(torch_data.Dataset[_Packed]):
 
     def __getitem__(self, batch: Sequence[Any]) -> _Packed:
         try:
-            images, items = self.items.batch(batch)
+            images, items, unreadable = self.items.batch(batch)
         except (ConfigError, ImageError, OSError) as error:
-            return _Packed(torch.empty(0), (), error)
+            return _Packed(torch.empty(0), (), error=error)
         nothing = np.empty((0, 0, 3), dtype=np.uint8)
-        return _Packed(images, tuple(item._replace(sample=item.sample._replace(image=nothing)) for item in items))
+        without_images = (item._replace(sample=item.sample._replace(image=nothing)) for item in items)
+        return _Packed(images, tuple(without_images), tuple(unreadable))
 
 
 def _build_loader(
@@ -340,12 +351,12 @@ def _unpack(packed: _Packed) -> Batch:
     samples = [item.sample for item in packed.items]
     return Batch(
         images=packed.images.permute(0, 3, 1, 2),  # channels_last in memory
-        content_sizes=torch.tensor([sample.content_size for sample in samples], dtype=torch.int64),
+        content_sizes=torch.tensor([sample.content_size for sample in samples], dtype=torch.int64).reshape(-1, 2),
         scales=torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
-        original_sizes=torch.tensor([item.original_size for item in packed.items], dtype=torch.int64),
+        original_sizes=torch.tensor([item.original_size for item in packed.items], dtype=torch.int64).reshape(-1, 2),
         image_ids=tuple(item.image_id for item in packed.items),
         targets=[_target(sample) for sample in samples],
-        unreadable=tuple(dict.fromkeys(name for item in packed.items for name in item.unreadable)),
+        unreadable=tuple(dict.fromkeys(packed.unreadable)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from torch import nn
 
 from effdet.config import Config, load_config
 from effdet.data.dataset import Dataset
+from effdet.data.findings import DataError
 from effdet.data.formats import Split, find_dataset
 from effdet.data.formats.values import look_up
 from effdet.data.loader import EvalLoader
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound="Detector")
+
+MAX_UNREADABLE = 0.1  # of the images; an evaluation that leaves out more would not be one of this data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +121,15 @@ def evaluate_with_results(
     dataset, unreadable = leave_out_unreadable(dataset)
 
     started = time.perf_counter()
-    results = detect_dataset(model, dataset, batch_size=batch_size, workers=workers, progress=progress)
+    found = _detect(model, dataset, batch_size=batch_size, workers=workers, progress=progress)
     seconds = time.perf_counter() - started
+    if found.unreadable:
+        dataset = _select(dataset, found.image_ids)
     return Evaluation(
-        metrics=evaluate_coco(dataset, results, backend=backend),
-        results=results,
+        metrics=evaluate_coco(dataset, found.results, backend=backend),
+        results=found.results,
         dataset=dataset,
-        unreadable=tuple(unreadable),
+        unreadable=(*unreadable, *found.unreadable),
         seconds=seconds,
     )
 
@@ -156,7 +161,7 @@ def leave_out_unreadable(dataset: Dataset) -> tuple[Dataset, list[str]]:
     Raises:
         DataError: If more than a tenth of the images cannot be read.
     """
-    dataset, unreadable = drop_unreadable(dataset)
+    dataset, unreadable = drop_unreadable(dataset, max_fraction=MAX_UNREADABLE)
     for problem in unreadable:
         logger.warning("left out: %s", problem)
     return dataset, unreadable
@@ -190,7 +195,7 @@ def detect_dataset(
 
     Args:
         model: An ``EfficientDet`` in evaluation mode, or a loaded export.
-        dataset: The images. They must be readable.
+        dataset: The images. Those that cannot be read have no detections, and a warning names them.
         batch_size: Images that go through the network together, in each process.
         workers: Processes that read images for each process of ``world``; None: chosen from the machine.
         world: The processes that share the images; None: this one alone.
@@ -200,27 +205,10 @@ def detect_dataset(
         All detections on the main process; none on the others.
 
     Raises:
+        DataError: If more than a tenth of the images cannot be read.
         ValueError: If a category of the data set is not among the model's classes, or a detection is not finite.
-        FileNotFoundError, ImageError: If an image cannot be read.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    world = world or World(model.device)
-    categories = _match(model, dataset)
-    loader = EvalLoader(
-        dataset,
-        letterbox=model.letterbox,
-        batch_size=batch_size,
-        workers=choose_workers(workers, model.device, local_size=world.local_size),
-        rank=world.rank,
-        world_size=world.size,
-    )
-    parts: list[Results] = []
-    for batch in track(loader, "evaluating") if progress else loader:
-        found = [to_categories(detections, categories) for detections in model.detect(batch)]
-        parts.append(to_results(found, batch.image_ids))
-        parts[-1].check(f"detections of {model.name}")
-    return join_results(world.gather(parts))
+    return _detect(model, dataset, batch_size=batch_size, workers=workers, world=world, progress=progress).results
 
 
 def evaluate_dataset(
@@ -239,13 +227,72 @@ def evaluate_dataset(
     numbers of a data set without boxes are -1.
     """
     world = world or World(model.device)
-    results = detect_dataset(
+    found = _detect(
         model, dataset, batch_size=batch_size, workers=workers, world=world, progress=progress and world.is_main
     )
-    metrics = evaluate_coco(dataset, results, backend=backend) if world.is_main else None
+    metrics: CocoMetrics | None = None
+    if world.is_main:
+        part = _select(dataset, found.image_ids) if found.unreadable else dataset
+        metrics = evaluate_coco(part, found.results, backend=backend)
     metrics = world.broadcast(metrics)
     assert metrics is not None
     return metrics
+
+
+@dataclass(frozen=True)
+class _Detected:
+    """The detections of those images that could be read."""
+
+    results: Results
+    image_ids: list[Any]
+    unreadable: list[str]
+
+
+def _detect(
+    model: Detector,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    workers: int | None,
+    world: World | None = None,
+    progress: bool,
+) -> _Detected:
+    """Return what is found in all images, on the main process; see ``detect_dataset``."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    world = world or World(model.device)
+    categories = _match(model, dataset)
+    loader = EvalLoader(
+        dataset,
+        letterbox=model.letterbox,
+        batch_size=batch_size,
+        workers=choose_workers(workers, model.device, local_size=world.local_size),
+        rank=world.rank,
+        world_size=world.size,
+    )
+    parts: list[Results] = []
+    image_ids: list[Any] = []
+    unreadable: list[str] = []
+    for batch in track(loader, "evaluating") if progress else loader:
+        unreadable += batch.unreadable
+        if batch.image_ids:
+            found = [to_categories(detections, categories) for detections in model.detect(batch)]
+            parts.append(to_results(found, batch.image_ids))
+            parts[-1].check(f"detections of {model.name}")
+            image_ids += batch.image_ids
+    _check_unreadable(unreadable, len(image_ids), dataset)
+    return _Detected(join_results(world.gather(parts)), world.gather(image_ids), world.gather(unreadable))
+
+
+def _check_unreadable(unreadable: Sequence[str], num_read: int, dataset: Dataset) -> None:
+    """Name the images that could not be read; raise if these are more than a tenth."""
+    for problem in unreadable:
+        logger.warning("left out: %s", problem)
+    if len(unreadable) > MAX_UNREADABLE * (num_read + len(unreadable)):
+        raise DataError(
+            f"at most {MAX_UNREADABLE:.0%} of the images of {dataset.annotation_file} may be unreadable, got "
+            f"{len(unreadable)} of {num_read + len(unreadable)}; the first is {unreadable[0]}"
+        )
 
 
 def _for_evaluation(model: Model, score_threshold: float | None) -> Model:

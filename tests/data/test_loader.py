@@ -280,10 +280,19 @@ def test_only_unreadable_images_stop_with_one_sentence(dataset: Dataset, workers
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_of_an_unreadable_image_is_an_error(dataset: Dataset, workers: int) -> None:
-    dataset.path(4).write_bytes(b"broken")
-    with pytest.raises(ImageError, match=r"^\S+4\.jpg: is not an image of a known format$"):
-        list(eval_loader(dataset, workers=workers))
+def test_evaluation_leaves_out_and_names_unreadable_images(dataset: Dataset, workers: int) -> None:
+    whole = list(eval_loader(dataset, workers=workers, batch_size=2))
+    for number in (1, 2, 3):
+        dataset.path(number).write_bytes(b"broken")
+    batches = list(eval_loader(dataset, workers=workers, batch_size=2))
+    assert [len(batch.images) for batch in batches] == [1, 0, 2, 1]
+    assert [id for batch in batches for id in batch.image_ids] == [dataset.image_id(n) for n in (0, 4, 5, 6)]
+    assert torch.equal(batches[0].images[0], whole[0].images[0])
+    assert [batch.unreadable for batch in batches[1:]] == [
+        tuple(f"{dataset.path(number)}: is not an image of a known format" for number in (2, 3)),
+        (),
+        (),
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -17,7 +17,14 @@ from effdet.data.findings import DataError
 from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.evaluation.coco import evaluate_coco
-from effdet.runs.evaluate import check_measurable, detect_dataset, evaluate, evaluate_with_results, find_data
+from effdet.runs.evaluate import (
+    check_measurable,
+    detect_dataset,
+    evaluate,
+    evaluate_dataset,
+    evaluate_with_results,
+    find_data,
+)
 from effdet.structures import Detections
 from effdet.training.distributed import World
 
@@ -237,6 +244,42 @@ def test_too_many_unreadable_images_are_an_error(demo_root, seer, tmp_path):
     data = changed(demo_root, tmp_path / "other", change)
     with pytest.raises(DataError, match=r"2 of the 8 images of .*val.json cannot be read, more than the 10%"):
         evaluate(seer, data, workers=0)
+
+
+def with_damaged_images(demo_root, target, count):
+    """Copy the demo set with every image listed twice, of which the last ``count`` are damaged."""
+
+    def change(content):
+        twice = [{**item, "id": item["id"] + 500} for item in content["images"]]
+        content["images"] += twice
+        for image in twice[-count:]:
+            image["file_name"] = f"damaged-{image['id']}.jpg"
+
+    data = changed(demo_root, target, change)
+    for image in json.loads((data / "val.json").read_text())["images"]:
+        file = data / "images" / image["file_name"]
+        if not file.exists():
+            file.write_bytes(b"broken")
+    return find_dataset(data, "val")
+
+
+def test_an_image_that_is_damaged_later_is_left_out_of_the_numbers(demo_root, seer, tmp_path, caplog):
+    """The check at the start looks at a sample of a large data set only."""
+    dataset = with_damaged_images(demo_root, tmp_path / "other", 1)
+    without = dataset.without([15])
+    assert evaluate_dataset(seer, dataset, batch_size=4, workers=0).numbers() == (
+        evaluate_dataset(seer, without, batch_size=4, workers=0).numbers()
+    )
+    assert "left out: " in caplog.text
+    assert "damaged-" in caplog.text
+    assert set(detect_dataset(seer, dataset, batch_size=4, workers=0).image_ids) <= set(without.image_ids)
+
+
+def test_too_many_images_that_are_damaged_later_are_an_error(demo_root, seer, tmp_path):
+    dataset = with_damaged_images(demo_root, tmp_path / "other", 2)
+    message = r"at most 10% of the images of .*val.json may be unreadable, got 2 of 16; the first is .*damaged-"
+    with pytest.raises(DataError, match=message):
+        evaluate_dataset(seer, dataset, batch_size=4, workers=0)
 
 
 @pytest.mark.parametrize(
