@@ -258,7 +258,7 @@ class EfficientDet(nn.Module):
             ValueError: If the name is that of another kind of file.
         """
         write = save_folder if is_folder(path) else save_native
-        write(path, self.state_dict() if state is None else state, self._description())
+        write(path, self.state_dict() if state is None else state, self.description())
 
     def push_to_hub(
         self,
@@ -285,10 +285,11 @@ class EfficientDet(nn.Module):
             ConnectionError: If the hub cannot be reached.
         """
         with TemporaryDirectory() as folder:
-            save_folder(folder, self.state_dict(), self._description(), source=f"hf-hub:{repository}")
+            save_folder(folder, self.state_dict(), self.description(), source=f"hf-hub:{repository}")
             return upload_folder(folder, repository, private=private, revision=revision, message=message, token=token)
 
-    def _description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
+        """Return all that is needed to use the weights again, as plain JSON values; it travels in every file."""
         return {
             "name": self.name,
             "architecture": self.architecture.to_dict(),

@@ -23,6 +23,8 @@ class SavedState(NamedTuple):
     tensors: dict[str, Tensor]
     arch: str  # model name that the file gives itself; empty if none
     part: str  # key of the file that held the weights, as "state_dict_ema"; empty if the file is a plain state dict
+    is_run: bool = False  # last.ckpt of a run of this project
+    description: Mapping[str, Any] | None = None  # of the model, if such a file has one; earlier versions wrote none
 
 
 # Where projects keep weights inside a checkpoint; averaged ones come first.
@@ -46,6 +48,9 @@ def read_state(path: str | Path) -> SavedState:
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{path} must hold a state dict, plain or under one of {', '.join(_WEIGHTS)}; it holds {keys}")
+    if part and {"format", "progress", "ema"} <= set(content):
+        network = {name: tensor for name, tensor in tensors.items() if name.startswith("network.")}
+        return SavedState(network, "", part, is_run=True, description=content.get("description") or None)
     return SavedState(tensors, _find_arch(content) if part else "", part)
 
 

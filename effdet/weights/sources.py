@@ -84,9 +84,14 @@ def read_file(path: Path) -> Source:
         tensors, description = read_safetensors(path)
         return Source(str(path), tensors, path.name, description)
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save today, and before torch 1.6
-        tensors, arch, part = read_state(path)
-        where = f"{path} ({part})" if part else str(path)
-        return Source(where, tensors, arch or path.name)
+        saved = read_state(path)
+        if saved.is_run and saved.description is None:
+            raise ValueError(
+                f"{path} is what a run needs to go on, without the input size and class names of its model; "
+                f"take {path.with_name('best.safetensors')}"
+            )
+        where = f"{path} ({saved.part})" if saved.part else str(path)
+        return Source(where, saved.tensors, saved.arch or path.name, saved.description)
     if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":  # gzip, tar
         return _read_tensorflow(path)
     raise ValueError(f"{path} holds no weights: {_what_it_is(head)}")

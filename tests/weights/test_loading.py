@@ -118,6 +118,30 @@ def test_our_own_training_checkpoint_gives_its_average_with_mean_and_deviation(m
     assert (loaded.mean.tolist(), loaded.std.tolist()) == ([1, 2, 3], [4, 5, 6])
 
 
+def checkpoint_of_a_run(average, **parts):
+    """What ``last.ckpt`` holds, as far as weights are concerned."""
+    other = EfficientDet(average.architecture, average.num_classes)
+    ema = {"model": tensors_of(average), "count": 7}
+    return {"format": 1, "model": tensors_of(other), "ema": ema, "progress": {"step": 7}, **parts}
+
+
+def test_the_checkpoint_of_a_run_is_the_whole_model(tmp_path):
+    names, ids, settings = ["cell", "platelet"], [4, 9], PostprocessSettings(iou_threshold=0.4)
+    model = EfficientDet("lite0", 2, image_size=(96, 128), class_names=names, category_ids=ids, settings=settings)
+    torch.save(checkpoint_of_a_run(model, description=model.description()), tmp_path / "last.ckpt")
+    loaded = EfficientDet.from_pretrained(tmp_path / "last.ckpt")
+    assert_same_network(loaded, model)
+    assert loaded.description() == model.description()
+
+
+def test_the_checkpoint_of_an_older_run_points_to_its_best_model(tmp_path):
+    torch.save(checkpoint_of_a_run(EfficientDet("lite0", 2)), tmp_path / "last.ckpt")
+    with pytest.raises(
+        ValueError, match=r"without the input size and class names of its model; take .*best\.safetensor"
+    ):
+        EfficientDet.from_pretrained(tmp_path / "last.ckpt")
+
+
 def test_a_published_name_needs_nothing_but_its_file(theirs, tmp_path, monkeypatch, caplog):
     torch.save(theirs, tmp_path / "w.pth")
     monkeypatch.setattr(sources, "local_file", lambda file: tmp_path / "w.pth")
