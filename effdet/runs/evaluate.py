@@ -171,7 +171,8 @@ def check_measurable(model: Detector, dataset: Dataset) -> None:
     """Raise if an evaluation of this model on this data set cannot be done, before the time for it is spent.
 
     Raises:
-        ValueError: If no box of the data set counts, or one of its categories is not among the model's classes.
+        ValueError: If no box of the data set counts, a category of it is not among the model's classes, or the model
+            has weights that are not finite.
     """
     if dataset.is_crowd.all():
         crowds = f"all {len(dataset.is_crowd)} boxes are crowds" if len(dataset.is_crowd) else "it has none"
@@ -180,6 +181,13 @@ def check_measurable(model: Detector, dataset: Dataset) -> None:
             "add boxes, or choose another split"
         )
     _match(model, dataset)
+    if isinstance(model, nn.Module):
+        broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise ValueError(
+                f"all weights of {model.name} must be finite, got NaN or infinite numbers in {len(broken)} tensors, "
+                f"the first {broken[0]}; use weights of an earlier epoch"
+            )
 
 
 def detect_dataset(

@@ -181,6 +181,17 @@ def test_detections_that_are_not_finite_are_refused(val, seer, monkeypatch):
         evaluate(seer, val, workers=0)
 
 
+def test_weights_that_are_not_finite_are_refused(val, model):
+    """Post-processing drops boxes with NaN, so that their AP would be 0 without a word."""
+    broken = copy.deepcopy(model)
+    name, weight = next(iter(broken.network.named_parameters()))
+    with torch.no_grad():
+        weight.view(-1)[3] = float("nan")
+    message = rf"weights of lite0 must be finite, got NaN or infinite numbers in 1 tensors, the first network.{name};"
+    with pytest.raises(ValueError, match=message):
+        evaluate(broken, val, workers=0)
+
+
 @pytest.mark.parametrize("rename", [lambda number: f"img {number:04}", lambda number: number + 2**63])
 def test_image_ids_may_be_texts_or_huge(demo_root, seer, tmp_path, rename):
     def change(content):
