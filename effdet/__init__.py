@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from effdet.models.architecture import Architecture
     from effdet.models.published import list_variants
     from effdet.runs.evaluate import evaluate
+    from effdet.runs.train import Run, train
     from effdet.structures import Batch, Detection, Detections, Predictions, Target
 
 __version__ = "0.2.0.dev0"
@@ -32,12 +33,14 @@ __all__ = [
     "Detections",
     "EfficientDet",
     "Predictions",
+    "Run",
     "Target",
     "__version__",
     "evaluate",
     "list_variants",
     "load",
     "load_config",
+    "train",
 ]
 
 _HOMES = {
@@ -50,11 +53,13 @@ _HOMES = {
     "Detections": "effdet.structures",
     "EfficientDet": "effdet.detector.efficientdet",
     "Predictions": "effdet.structures",
+    "Run": "effdet.runs.train",
     "Target": "effdet.structures",
     "evaluate": "effdet.runs.evaluate",
     "list_variants": "effdet.models.published",
     "load": "effdet.deployment.load",
     "load_config": "effdet.config",
+    "train": "effdet.runs.train",
 }
 
 

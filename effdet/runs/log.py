@@ -1,4 +1,4 @@
-"""What a run leaves behind and says: its folder, metrics table, log file and progress."""
+"""What a run reports while it trains: metrics.csv, log.txt, TensorBoard events and lines on the terminal."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from effdet.atomic_write import replace_file
 from effdet.progress import ProgressBar
+from effdet.training.loop import StepReport
 
 logger = logging.getLogger(__name__)
 
@@ -24,23 +25,6 @@ SCORE_COLUMNS = (
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
 )
 LINE_SECONDS = 30.0  # between two plain progress lines
-
-
-def create_run_folder(parent: Path, name: str) -> Path:
-    """Create and return ``parent/name``; a name in use gets -2, -3 and so on.
-
-    Two runs that start at the same moment never share a folder.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
 
 
 @contextlib.contextmanager
@@ -55,14 +39,14 @@ def keep_lines() -> Iterator[list[logging.LogRecord]]:
 
 
 class RunLog:
-    """The voice of a run: metrics.csv, TensorBoard events, log.txt and the terminal.
+    """Reports of a run: metrics.csv, TensorBoard events, log.txt and the terminal.
 
     On a terminal a progress bar shows time left, loss, learning rate and images per second; elsewhere a plain line
     tells the same every 30 seconds. Lines go to the logger ``effdet``, which writes to stderr.
 
     Args:
         folder: The run folder; None makes every method silent, as on all processes but the main one.
-        total_steps: Optimizer steps of the whole run; ``Trainer`` sets it.
+        total_steps: Optimizer steps of the whole run.
     """
 
     def __init__(self, folder: Path | None, *, total_steps: int = 0) -> None:
@@ -94,22 +78,24 @@ class RunLog:
             self._bar("starting", first_step, self.total_steps)
             yield
 
-    def step(self, step: int, *, epoch: int, lr: float, loss: float, images_per_second: float) -> None:
-        """Tell that ``step`` optimizer steps are done; ``epoch`` counts from 1."""
+    def step(self, report: StepReport) -> None:
+        """Report a step."""
         if self.folder is None:
             return
+        step, total = report.step, self.total_steps
         if self._events is not None:
-            self._events.add_scalar("train/loss", loss, step)
-            self._events.add_scalar("train/lr", lr, step)
-        text = f"epoch {epoch}  loss {loss:.4f}  lr {lr:.2e}  {images_per_second:.1f} images/s"
+            self._events.add_scalar("train/loss", report.loss, step)
+            self._events.add_scalar("train/lr", report.lr, step)
+        speed = f"{report.images_per_second:.1f} images/s"
+        text = f"epoch {report.epoch}  loss {report.loss:.4f}  lr {report.lr:.2e}  {speed}"
         if self._bar.is_shown:
-            self._bar(f"step {step}/{self.total_steps}  {text}", step, self.total_steps)
+            self._bar(f"step {step}/{total}  {text}", step, total)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            logger.info("step %d/%d  %s  %s left", step, self.total_steps, text, self._time_left(step))
+            logger.info("step %d/%d  %s  %s left", step, total, text, self._time_left(step))
 
     def epoch(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write the table of all epochs so far and tell about the last."""
+        """Write the table of all epochs so far and report the last one."""
         if self.folder is None:
             return
         self.write_table(rows)

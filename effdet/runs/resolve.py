@@ -1,20 +1,14 @@
-"""Which run a command line means: its config, filled in from the data, and its folder."""
+"""The config of a run, filled in from the data."""
 
 from __future__ import annotations
 
-import logging
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from effdet.config import Config
     from effdet.data.dataset import Dataset
-
-logger = logging.getLogger(__name__)
 
 IMAGES_IN_A_RUN = 10_000  # training images that a run of unset length sees, within the limits below
 IMAGE_PIXELS = 320 * 416  # network input up to which it sees that many
@@ -22,8 +16,6 @@ FEWEST_IMAGES = 5_000
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 EVALUATIONS_IN_A_RUN = 10
 SMALL_OBJECT = 16  # pixels of the network input
-
-NEWEST = "newest"  # what a bare --resume means
 
 
 def resolve(config: Config, train: Dataset) -> Config:
@@ -105,50 +97,3 @@ def fit_input(long_side: int, sizes: Any) -> tuple[int, int]:
             short_side = min(long_side, 32 * math.ceil(long_side * float(np.median(ratios)) / 32))
             return (short_side, long_side) if axis == 0 else (long_side, short_side)
     return long_side, long_side
-
-
-def find_run(path: Path, overrides: Sequence[str], resume: str | None) -> tuple[Config, Path | None]:
-    """Return the config of the run, and its folder if it is to be continued.
-
-    A continued run keeps the config of its folder; only overrides change it.
-    """
-    from effdet.config import load_config
-
-    config = load_config(path, overrides)
-    if resume is None:
-        return config, None
-    assert config.run.name is not None
-    folder = newest_run(Path(config.run.dir), config.run.name) if resume == NEWEST else _run_folder(Path(resume))
-    logger.info("resuming %s with its own config.yaml", folder)
-    return load_config(folder / "config.yaml", overrides), folder
-
-
-def newest_run(parent: Path, name: str) -> Path:
-    """Return the folder of that name, with or without a number, whose checkpoint was written last.
-
-    Raises:
-        FileNotFoundError: If no such folder holds a checkpoint.
-    """
-    pattern = re.compile(re.escape(name) + r"(-\d+)?")
-    checkpoints = [path for path in parent.glob("*/last.ckpt") if pattern.fullmatch(path.parent.name)]
-    if not checkpoints:
-        raise FileNotFoundError(f"there is no run named '{name}' to resume in {parent}; start it without --resume")
-    return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent
-
-
-def _run_folder(path: Path) -> Path:
-    folder = path.parent if path.name == "last.ckpt" else path
-    if not (folder / "last.ckpt").is_file():
-        raise FileNotFoundError(f"--resume must name a run folder with a last.ckpt, got {path}")
-    return folder
-
-
-def new_run_folder(config: Config) -> Path:
-    """Make the folder of a run and write its config there."""
-    from effdet.config import config_to_yaml
-    from effdet.runs.log import create_run_folder
-
-    assert config.run.name is not None
-    folder = create_run_folder(Path(config.run.dir), config.run.name)
-    (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-    return folder

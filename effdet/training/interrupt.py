@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,12 +69,16 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Let Ctrl-C, SIGTERM and a closed terminal make the request; a second one raises ``Interrupted``.
 
-        SIGHUP stays ignored where it is, as under ``nohup``.
+        SIGHUP stays ignored where it is, as under ``nohup``. In a thread other than the main one signals are left to
+        the program that started it.
 
         Loader processes may die of the same signal, which PyTorch's handler of SIGCHLD reports as an error. After a
         request their death is no error, so a handler that does nothing takes its place. (``SIG_DFL`` would not do:
         CPython complains when a signal that is already on its way finds no handler.)
         """
+        if threading.current_thread() is not threading.main_thread():  # only the main one can set handlers
+            yield
+            return
         owner = os.getpid()
         replaced: dict[int, Any] = {}
 

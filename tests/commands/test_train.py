@@ -157,13 +157,13 @@ def test_a_run_from_another_projects_weights_has_their_name_and_goes_on(config, 
 
 
 def test_the_batch_must_be_shared_evenly():
-    from effdet.commands import train as command
+    from effdet.runs.build import build_loader
     from effdet.training.distributed import World
 
     three = World(torch.device("cpu"), rank=0, size=3)
     setting = Config(train=TrainConfig(batch_size=8, accumulate=2))
     with pytest.raises(ConfigError, match=r"divisible by train.accumulate × processes = 6, got 8; the nearest is 6"):
-        command._train_loader(setting, None, None, three)
+        build_loader(setting, None, None, three)
 
 
 def test_batch_norm_needs_more_than_one_value(config, tmp_path, capsys):

@@ -2,12 +2,12 @@ import csv
 import io
 import logging
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from effdet.runs import log
-from effdet.runs.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, create_run_folder, keep_lines
+from effdet.runs.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, keep_lines
+from effdet.training.loop import StepReport
 
 
 def row(epoch, **scores):
@@ -15,20 +15,13 @@ def row(epoch, **scores):
     return {"epoch": epoch, "step": 10 * epoch, "lr": 0.01, **losses, "images_per_second": 20.0, **scores}
 
 
+def report(step, *, lr, loss, speed):
+    return StepReport(step, epoch=1, lr=lr, loss=loss, images_per_second=speed, unreadable=())
+
+
 def read_table(folder):
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_a_name_in_use_gets_a_number(tmp_path):
-    names = [create_run_folder(tmp_path / "runs", "demo").name for _ in range(3)]
-    assert names == ["demo", "demo-2", "demo-3"]
-
-
-def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
-    with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: create_run_folder(tmp_path, "demo"), range(24)))
-    assert len(set(folders)) == 24
 
 
 def test_the_table_has_a_row_an_epoch_and_empty_cells_without_evaluation(tmp_path):
@@ -71,7 +64,7 @@ def test_a_plain_line_comes_every_so_often_with_the_time_left(tmp_path, caplog, 
     with caplog.at_level(logging.INFO, "effdet"), run.opened(first_step=10):
         for step in range(11, 41):
             now[0] += 2.0
-            run.step(step, epoch=1, lr=0.01, loss=1.25, images_per_second=7.0)
+            run.step(report(step, lr=0.01, loss=1.25, speed=7.0))
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "step 25/100  epoch 1  loss 1.2500  lr 1.00e-02  7.0 images/s  0:02:30 left",
@@ -93,7 +86,7 @@ def test_other_processes_are_silent_and_write_nothing(tmp_path, caplog, monkeypa
     monkeypatch.chdir(tmp_path)
     run = RunLog(None, total_steps=5)
     with caplog.at_level(logging.INFO, "effdet"), run.opened():
-        run.step(1, epoch=1, lr=0.1, loss=1.0, images_per_second=1.0)
+        run.step(report(1, lr=0.1, loss=1.0, speed=1.0))
         run.epoch([row(1)])
     assert caplog.records == []
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +105,7 @@ def test_a_terminal_gets_a_bar_with_loss_and_speed_instead_of_lines(tmp_path, mo
     monkeypatch.setattr(log, "LINE_SECONDS", 0.0)
     run = RunLog(tmp_path, total_steps=10)
     with caplog.at_level(logging.INFO, "effdet"), run.opened():
-        run.step(5, epoch=1, lr=0.01, loss=1.25, images_per_second=7.0)
+        run.step(report(5, lr=0.01, loss=1.25, speed=7.0))
     text = terminal.getvalue()
     assert "epoch 1  loss 1.2500  lr 1.00e-02  7.0 images/s" in text
     assert "5/10" in text
@@ -125,7 +118,7 @@ def test_tensorboard_gets_losses_and_scores(tmp_path):
 
     run = RunLog(tmp_path, total_steps=20)
     with run.opened():
-        run.step(3, epoch=1, lr=0.01, loss=1.25, images_per_second=7.0)
+        run.step(report(3, lr=0.01, loss=1.25, speed=7.0))
         run.epoch([row(1, ap=0.5)])
     events = EventAccumulator(str(tmp_path))
     events.Reload()

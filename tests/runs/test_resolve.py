@@ -1,19 +1,8 @@
-import os
-
 import numpy as np
 import pytest
 
-from effdet.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, load_config
-from effdet.runs.resolve import fit_input, grow_long_side, new_run_folder, newest_run, resolve
-
-
-def test_the_newest_run_of_a_name_is_the_one_written_last(tmp_path):
-    for age, name in [(3, "demo"), (1, "demo-2"), (2, "demo-3"), (0, "demo-other"), (0, "demo2")]:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "last.ckpt").touch()
-        os.utime(tmp_path / name / "last.ckpt", (1000 - age, 1000 - age))
-    (tmp_path / "demo-4").mkdir()  # has no checkpoint
-    assert newest_run(tmp_path, "demo").name == "demo-2"
+from effdet.config import Config, ConfigError, DataConfig, ModelConfig, TrainConfig
+from effdet.runs.resolve import fit_input, grow_long_side, resolve
 
 
 class Data:
@@ -63,13 +52,6 @@ def test_a_long_side_becomes_an_input_in_the_shape_of_most_images(sizes, expecte
     data = Data(len(sizes))
     data.sizes = np.array(sizes)
     assert resolve(Config(data=DataConfig(long_side=512)), data).data.image_size == expected
-
-
-def test_a_new_run_folder_holds_the_config(tmp_path):
-    config = Config(run=RunConfig(dir=str(tmp_path), name="demo"), train=TrainConfig(epochs=7))
-    folders = [new_run_folder(config) for _ in range(2)]
-    assert [folder.name for folder in folders] == ["demo", "demo-2"]
-    assert load_config(folders[1] / "config.yaml") == config
 
 
 def boxes_of(side, *, images=4, each=10):

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from effdet.commands.benchmark.contenders.ours_data import endless
-from effdet.commands.train import _build_trainer
 from effdet.config import Config, DataConfig, Optimizer, Precision, RunConfig, TrainConfig
 from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
+from effdet.runs.build import build_loader, build_trainer
 from effdet.runs.resolve import resolve
 from effdet.structures import Batch, Target
 from effdet.training.distributed import World
@@ -67,9 +67,13 @@ class Train:
             run=RunConfig(dir=self._folder.name, name="benchmark", device="cpu"),
         )
         world = World(torch.device("cpu"))
-        self.trainer = _build_trainer(resolve(config, dataset), model, dataset, dataset, world=world, resumed=None)
+        config = resolve(config, dataset)
+        loader = build_loader(config, model, dataset, world)
+        self.trainer = build_trainer(config, model, world, steps_per_epoch=loader.steps_per_epoch)
+        self.trainer.train_mode()
         self.losses: dict[str, float] = {}
-        self.batches: Iterator[Batch] = endless(self.trainer.loader)
+        self.num_steps = 0
+        self.batches: Iterator[Batch] = endless(loader)
         if not with_loader:
             images = torch.from_numpy(np.load(Path(folder) / "inputs.npy")[:batch]).permute(0, 3, 1, 2)
             self.batches = itertools.repeat(_batch(images, boxes, labels))
@@ -77,7 +81,8 @@ class Train:
         for part, owner, name in (
             ("forward", self.trainer, "network"),
             ("loss", self.trainer, "criterion"),
-            ("clipping and update", self.trainer, "_update"),
+            ("clipping and update", self.trainer, "clip_gradient"),
+            ("clipping and update", self.trainer, "update_weights"),
         ):
             setattr(owner, name, self.stopwatch.around(getattr(owner, name), part))
 
@@ -85,7 +90,8 @@ class Train:
         """Do one step."""
         self.stopwatch.seconds.clear()
         batch = self.stopwatch.around(next, "wait for the batch")(self.batches)
-        self.losses = self.trainer._step([batch])
+        self.losses = self.trainer.step([batch], self.num_steps).losses
+        self.num_steps += 1
         return dict(self.stopwatch.seconds)
 
     def result(self) -> dict[str, float]:

@@ -3,23 +3,26 @@ import logging
 import os
 import signal
 import socket
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import nn
 
 from effdet.config import Precision
+from effdet.runs.checkpoints import Checkpoints
 from effdet.runs.log import RunLog
+from effdet.runs.training_run import Plan, TrainingRun
 from effdet.structures import Batch, Predictions, Target
 from effdet.training.checkpoint import load_checkpoint, tensors_of
 from effdet.training.distributed import World, join_world
 from effdet.training.ema import EMA
 from effdet.training.freezing import freeze
 from effdet.training.interrupt import Interrupted
-from effdet.training.loop import Settings, Trainer, seed_everything
+from effdet.training.loop import Progress
 from effdet.training.losses import DetectionLoss
 from effdet.training.schedule import build_optimizer, learning_rate
+from effdet.training.step import StepSettings, Trainer, seed_everything
 
 SIZE, STRIDE, K = 32, 8, 2
 
@@ -94,41 +97,61 @@ def no_scores(model):
 ALONE = World(torch.device("cpu"))
 
 
-def make_trainer(
-    folder, *, loader=None, kind="sgd", evaluate=no_scores, part="none", options=None, world=ALONE, **settings
+STEP_SETTINGS = {field.name for field in fields(StepSettings)}
+
+
+def make_run(
+    folder,
+    *,
+    loader=None,
+    kind="sgd",
+    evaluate=no_scores,
+    part="none",
+    options=None,
+    world=ALONE,
+    num_images=0,
+    minutes=5.0,
+    **settings,
 ):
     torch.manual_seed(0)
     folder.mkdir(exist_ok=True)
     model = Detector(**(options or {}))
     frozen = freeze(model.network, part)
-    saved = []
+    schedule = functools.partial(learning_rate, peak=0.05, warmup_steps=3, total_steps=21)
+    settings = {"epochs": 3, "learning_rate": schedule, **settings}
     trainer = Trainer(
         model,
         criterion=DetectionLoss(),
         optimizer=build_optimizer(model.network, kind, weight_decay=0.01),
         ema=EMA(model, 0.9),
-        loader=loader or Loader(),
-        evaluate=evaluate,
-        save_best=lambda best: saved.append({n: t.clone() for n, t in tensors_of(best).items()}),
-        log=RunLog(folder if world.is_main else None),
-        folder=folder,
         world=world,
         frozen=frozen,
-        settings=Settings(
-            **{
-                "epochs": 3,
-                "learning_rate": functools.partial(learning_rate, peak=0.05, warmup_steps=3, total_steps=21),
-                **settings,
-            }
-        ),
+        settings=StepSettings(**{name: value for name, value in settings.items() if name in STEP_SETTINGS}),
     )
-    trainer.saved = saved
-    return trainer
+    plan = Plan(**{name: value for name, value in settings.items() if name not in STEP_SETTINGS})
+    loader, progress, saved = loader or Loader(), Progress(), []
+    steps = plan.steps_per_epoch(loader)
+    run = TrainingRun(
+        trainer=trainer,
+        loader=loader,
+        progress=progress,
+        checkpoints=Checkpoints(folder, trainer, progress, steps, num_images=num_images, minutes=minutes),
+        evaluate=evaluate,
+        save_best=lambda best: saved.append({n: t.clone() for n, t in tensors_of(best).items()}),
+        log=RunLog(folder if world.is_main else None, total_steps=plan.epochs * steps),
+        plan=plan,
+    )
+    run.saved = saved
+    return run
 
 
-def state_of(trainer):
+def resume(run, folder):
+    run.checkpoints.load_state_dict(load_checkpoint(folder / "last.ckpt"))
+
+
+def state_of(run):
     """Every tensor and number that a run carries, flat; time is left out."""
-    state = trainer.state_dict()
+    state = run.checkpoints.state_dict()
     for row in [*state["progress"]["history"], state["progress"]["sums"]]:
         for name in ("seconds", "images_per_second"):
             row.pop(name, None)
@@ -178,26 +201,24 @@ def killer(*moments):
     ],
 )
 def test_a_killed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path, kind, minutes, kills):
-    unbroken = make_trainer(tmp_path / "a", kind=kind, accumulate=2)
+    unbroken = make_run(tmp_path / "a", kind=kind, accumulate=2)
     unbroken.run()
 
     before = killer(*kills)
     for _ in kills:
-        broken = make_trainer(
-            tmp_path / "b", kind=kind, accumulate=2, loader=Loader(before=before), checkpoint_minutes=minutes
-        )
+        broken = make_run(tmp_path / "b", kind=kind, accumulate=2, loader=Loader(before=before), minutes=minutes)
         if (tmp_path / "b" / "last.ckpt").exists():
-            broken.load_state_dict(load_checkpoint(tmp_path / "b" / "last.ckpt"))
+            resume(broken, tmp_path / "b")
         with pytest.raises(KilledError):
             broken.run()
     torch.rand(17)  # whatever the generator did meanwhile must not matter
-    resumed = make_trainer(tmp_path / "b", kind=kind, accumulate=2)
-    resumed.load_state_dict(load_checkpoint(tmp_path / "b" / "last.ckpt"))
+    resumed = make_run(tmp_path / "b", kind=kind, accumulate=2)
+    resume(resumed, tmp_path / "b")
     torch.rand(5)
     resumed.run()
 
     assert_equal(state_of(resumed), state_of(unbroken))
-    assert resumed.ema.count == resumed.progress.step == 12  # 4 steps an epoch, the last of one micro-batch
+    assert resumed.trainer.ema.count == resumed.progress.step == 12  # 4 steps an epoch, the last of one micro-batch
     tables = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in "ab"]
     assert len(tables[0]) == 4
     without_speed = [[line.split(",")[:6] for line in table] for table in tables]
@@ -216,7 +237,7 @@ def test_dropout_depends_on_the_step_and_not_on_the_past(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_leaves_a_resumable_run(tmp_path, number):
-    unbroken = make_trainer(tmp_path / "a")
+    unbroken = make_run(tmp_path / "a")
     unbroken.run()
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
@@ -225,12 +246,12 @@ def test_a_signal_finishes_the_step_and_leaves_a_resumable_run(tmp_path, number)
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted):
-        make_trainer(tmp_path / "b", loader=Loader(before=interrupt)).run()
+        make_run(tmp_path / "b", loader=Loader(before=interrupt)).run()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     state = load_checkpoint(tmp_path / "b" / "last.ckpt")
     assert state["progress"]["step"] == 7 + 3
-    resumed = make_trainer(tmp_path / "b")
-    resumed.load_state_dict(state)
+    resumed = make_run(tmp_path / "b")
+    resumed.checkpoints.load_state_dict(state)
     resumed.run()
     assert_equal(state_of(resumed), state_of(unbroken))
 
@@ -241,10 +262,10 @@ def test_a_signal_ends_an_evaluation_at_once_and_resuming_repeats_only_that(tmp_
         raise AssertionError("the evaluation went on")
 
     with pytest.raises(Interrupted):
-        make_trainer(tmp_path, evaluate=evaluate).run()
+        make_run(tmp_path, evaluate=evaluate).run()
     steps = []
-    resumed = make_trainer(tmp_path, loader=Loader(before=lambda epoch, step: steps.append((epoch, step))))
-    resumed.load_state_dict(load_checkpoint(tmp_path / "last.ckpt"))
+    resumed = make_run(tmp_path, loader=Loader(before=lambda epoch, step: steps.append((epoch, step))))
+    resume(resumed, tmp_path)
     resumed.run()
     assert steps[0] == (1, 0)
     assert resumed.progress.step == 21
@@ -288,15 +309,15 @@ def train_in_two(rank, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with join_world("cpu") as world:
-        trainer = make_trainer(folder / "two", loader=Share(rank), options=WITHOUT_NORM, epochs=1, world=world)
-        trainer.run()
-        torch.save(trainer.progress.history, folder / f"history_{rank}.pt")
+        run = make_run(folder / "two", loader=Share(rank), options=WITHOUT_NORM, epochs=1, world=world)
+        run.run()
+        torch.save(run.progress.history, folder / f"history_{rank}.pt")
 
         def interrupt(epoch, step):
             if rank == 1 and step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        stopped = make_trainer(folder / "three", loader=Share(rank, before=interrupt), epochs=1, world=world)
+        stopped = make_run(folder / "three", loader=Share(rank, before=interrupt), epochs=1, world=world)
         with pytest.raises(Interrupted):  # on both processes, though only one had the signal
             stopped.run()
 
@@ -308,10 +329,10 @@ def test_two_processes_compute_the_gradient_of_one_and_stop_together(tmp_path):
         port = probe.getsockname()[1]
     torch.multiprocessing.spawn(train_in_two, (port, tmp_path), nprocs=2)
 
-    whole = make_trainer(tmp_path / "one", options=WITHOUT_NORM, epochs=1)
+    whole = make_run(tmp_path / "one", options=WITHOUT_NORM, epochs=1)
     whole.run()
     for name, tensor in load_checkpoint(tmp_path / "two" / "last.ckpt")["model"].items():
-        torch.testing.assert_close(tensor, tensors_of(whole.model)[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(tensor, tensors_of(whole.trainer.model)[name], rtol=1e-4, atol=1e-6)
     for rank in range(2):
         (row,) = torch.load(tmp_path / f"history_{rank}.pt")
         assert row["loss"] == pytest.approx(whole.progress.history[0]["loss"], rel=1e-4)
@@ -321,26 +342,26 @@ def test_two_processes_compute_the_gradient_of_one_and_stop_together(tmp_path):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path, channels_last):
     options = {"options": WITHOUT_NORM, "epochs": 1, "channels_last": channels_last}
-    whole = make_trainer(tmp_path / "a", **options)
-    parts = make_trainer(tmp_path / "b", **options, accumulate=2, loader=Halves())
+    whole = make_run(tmp_path / "a", **options)
+    parts = make_run(tmp_path / "b", **options, accumulate=2, loader=Halves())
     whole.run()
     parts.run()
     assert parts.progress.step == whole.progress.step == 7
-    for name, tensor in tensors_of(whole.model).items():
-        torch.testing.assert_close(tensors_of(parts.model)[name], tensor, rtol=1e-4, atol=1e-6)
+    for name, tensor in tensors_of(whole.trainer.model).items():
+        torch.testing.assert_close(tensors_of(parts.trainer.model)[name], tensor, rtol=1e-4, atol=1e-6)
     for name in ("loss", "class_loss", "box_loss"):
         assert parts.progress.history[0][name] == pytest.approx(whole.progress.history[0][name], rel=1e-4)
 
 
 def test_the_gradient_is_clipped_at_every_step_over_all_parameters(tmp_path):
-    trainer = make_trainer(tmp_path, clip_norm=0.01, epochs=2, accumulate=2)
+    run = make_run(tmp_path, clip_norm=0.01, epochs=2, accumulate=2)
     norms = []
 
     def measure(optimizer, args, kwargs):
-        norms.append(torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm())
+        norms.append(torch.stack([p.grad.norm() for p in run.trainer.model.parameters()]).norm())
 
-    trainer.optimizer.register_step_pre_hook(measure)
-    trainer.run()
+    run.trainer.optimizer.register_step_pre_hook(measure)
+    run.run()
     torch.testing.assert_close(torch.stack(norms), torch.full((8,), 0.01), rtol=1e-3, atol=0)
 
 
@@ -349,50 +370,51 @@ def test_the_loop_learns_what_repeats(tmp_path):
         def batch(self, epoch, step):
             return super().batch(0, 0)
 
-    trainer = make_trainer(
+    run = make_run(
         tmp_path, kind="adamw", loader=OneBatch(), options={"dropout": 0.0}, epochs=20, learning_rate=lambda step: 0.02
     )
-    losses = [row["loss"] for row in trainer.run().history]
+    run.run()
+    losses = [row["loss"] for row in run.progress.history]
     assert losses[-1] < 0.2 * losses[0]
 
 
 def test_a_step_uses_the_learning_rate_of_its_number(tmp_path):
-    trainer = make_trainer(tmp_path, learning_rate=lambda step: 0.001 * step)
+    run = make_run(tmp_path, learning_rate=lambda step: 0.001 * step)
     rates = []
-    trainer.optimizer.register_step_pre_hook(lambda o, a, k: rates.append(o.param_groups[0]["lr"]))
-    trainer.run()
+    run.trainer.optimizer.register_step_pre_hook(lambda o, a, k: rates.append(o.param_groups[0]["lr"]))
+    run.run()
     assert rates == [0.001 * step for step in range(21)]
 
 
 def test_a_loss_that_is_not_finite_names_the_images_and_saves_the_batch(tmp_path):
-    trainer = make_trainer(tmp_path)
-    criterion, good = trainer.criterion, {}
+    run = make_run(tmp_path)
+    criterion, good = run.trainer.criterion, {}
 
     def explode_at_step_ten(*args, **kwargs):
         losses = criterion(*args, **kwargs)
-        if trainer.progress.step != 10:
+        if run.progress.step != 10:
             return losses
-        good.update({name: tensor.clone() for name, tensor in trainer.model.named_parameters()})
+        good.update({name: tensor.clone() for name, tensor in run.trainer.model.named_parameters()})
         return {**losses, "box_loss": losses["box_loss"] * float("nan")}
 
-    explode_at_step_ten.positive_iou = 0.5
-    trainer.criterion = explode_at_step_ten
+    explode_at_step_ten.assign = criterion.assign
+    run.trainer.criterion = explode_at_step_ten
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 10 .* ids \[1030, 1031, 1032, 1033\], saved in"):
-        trainer.run()
+        run.run()
     (saved,) = load_checkpoint(tmp_path / "non_finite_batch_rank0.pt")["batches"]
     expected = Loader().batch(1, 3)
     assert torch.equal(saved["images"], expected.images)
     assert torch.equal(saved["targets"][2]["boxes"], expected.targets[2].boxes)
-    for name, tensor in trainer.model.named_parameters():
+    for name, tensor in run.trainer.model.named_parameters():
         assert torch.equal(tensor, good[name])  # the weights of the last good step
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
-    trainer = make_trainer(tmp_path)
-    trainer.model.network.box_head.bias.register_hook(lambda gradient: gradient * float("inf"))
+    run = make_run(tmp_path)
+    run.trainer.model.network.box_head.bias.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(FloatingPointError, match=r"gradient norm is (nan|inf) at step 0 .* ids \[0, 1, 2, 3\]"):
-        trainer.run()
-    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+        run.run()
+    assert all(parameter.isfinite().all() for parameter in run.trainer.model.parameters())
 
 
 def test_evaluation_comes_every_so_often_and_at_the_end_and_the_best_average_is_kept(tmp_path):
@@ -400,33 +422,33 @@ def test_evaluation_comes_every_so_often_and_at_the_end_and_the_best_average_is_
 
     def evaluate(model):
         seen.append({name: tensor.clone() for name, tensor in tensors_of(model).items()})
-        assert model is trainer.ema.model
+        assert model is run.trainer.ema.model
         assert not model.training
         return {"ap": next(scores), "ap50": 0.5}
 
-    trainer = make_trainer(tmp_path, evaluate=evaluate, epochs=5, evaluate_every=2)
-    trainer.run()
-    assert [row.get("ap") for row in trainer.progress.history] == [None, 0.3, None, 0.1, 0.3]
-    assert trainer.progress.best == 0.3
-    assert_equal(trainer.saved, [seen[0], seen[2]])  # of equals the later one
+    run = make_run(tmp_path, evaluate=evaluate, epochs=5, evaluate_every=2)
+    run.run()
+    assert [row.get("ap") for row in run.progress.history] == [None, 0.3, None, 0.1, 0.3]
+    assert run.progress.best == 0.3
+    assert_equal(run.saved, [seen[0], seen[2]])  # of equals the later one
 
 
 def test_the_best_score_survives_a_resume(tmp_path):
     with pytest.raises(KilledError):
-        make_trainer(tmp_path, evaluate=lambda _: {"ap": 0.7}, loader=Loader(before=killer((1, 0)))).run()
-    resumed = make_trainer(tmp_path, evaluate=lambda _: {"ap": 0.6})
-    resumed.load_state_dict(load_checkpoint(tmp_path / "last.ckpt"))
+        make_run(tmp_path, evaluate=lambda _: {"ap": 0.7}, loader=Loader(before=killer((1, 0)))).run()
+    resumed = make_run(tmp_path, evaluate=lambda _: {"ap": 0.6})
+    resume(resumed, tmp_path)
     resumed.run()
     assert resumed.progress.best == 0.7
     assert resumed.saved == []
 
 
 def test_rows_behind_the_checkpoint_are_written_anew(tmp_path):
-    make_trainer(tmp_path, epochs=2).run()
+    make_run(tmp_path, epochs=2).run()
     state = load_checkpoint(tmp_path / "last.ckpt")
     state["progress"]["history"] = state["progress"]["history"][:1]  # as if killed before the last checkpoint
-    resumed = make_trainer(tmp_path, epochs=2)
-    resumed.load_state_dict(state)
+    resumed = make_run(tmp_path, epochs=2)
+    resumed.checkpoints.load_state_dict(state)
     resumed.loader.before = lambda epoch, step: pytest.fail("all steps are done")
     resumed.run()
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
@@ -434,15 +456,15 @@ def test_rows_behind_the_checkpoint_are_written_anew(tmp_path):
 
 def test_the_last_epochs_are_plain(tmp_path):
     loader = Loader()
-    make_trainer(tmp_path, loader=loader, plain_epochs=2).run()
+    make_run(tmp_path, loader=loader, plain_epochs=2).run()
     assert loader.plain == {0: False, 1: True, 2: True}
 
 
 def test_frozen_modules_stay_as_they_are_through_the_loop(tmp_path):
-    trainer = make_trainer(tmp_path, part="backbone")
-    before = {name: tensor.clone() for name, tensor in trainer.model.network.backbone.state_dict().items()}
-    trainer.run()
-    for name, tensor in trainer.model.network.backbone.state_dict().items():
+    run = make_run(tmp_path, part="backbone")
+    before = {name: tensor.clone() for name, tensor in run.trainer.model.network.backbone.state_dict().items()}
+    run.run()
+    for name, tensor in run.trainer.model.network.backbone.state_dict().items():
         assert torch.equal(tensor, before[name])
 
 
@@ -453,18 +475,20 @@ def test_batches_without_a_single_box_train_every_parameter(tmp_path):
             none = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
             return replace(batch, targets=[none] * self.images)
 
-    trainer = make_trainer(tmp_path, loader=Empty(), epochs=1)
-    trainer.optimizer.register_step_pre_hook(lambda o, a, k: gradients.append([p.grad for p in trainer.parameters]))
+    run = make_run(tmp_path, loader=Empty(), epochs=1)
+    run.trainer.optimizer.register_step_pre_hook(
+        lambda o, a, k: gradients.append([p.grad for p in run.trainer.parameters])
+    )
     gradients = []
-    trainer.run()
+    run.run()
     assert all(gradient is not None and gradient.isfinite().all() for step in gradients for gradient in step)
-    assert trainer.progress.history[0]["box_loss"] == 0
+    assert run.progress.history[0]["box_loss"] == 0
 
 
 def test_bfloat16_follows_float32(tmp_path):
     options = {"dropout": 0.0}
-    full = make_trainer(tmp_path / "a", options=options, epochs=1)
-    half = make_trainer(tmp_path / "b", options=options, epochs=1, precision=Precision.bf16)
+    full = make_run(tmp_path / "a", options=options, epochs=1)
+    half = make_run(tmp_path / "b", options=options, epochs=1, precision=Precision.bf16)
     full.run()
     half.run()
     loss = full.progress.history[0]["loss"]
@@ -478,42 +502,42 @@ def test_an_unreadable_file_is_reported_once(tmp_path, caplog):
             return replace(super().batch(epoch, step), unreadable=("photo_7.jpg",))
 
     with caplog.at_level(logging.WARNING, "effdet"):
-        make_trainer(tmp_path, loader=Broken()).run()
+        make_run(tmp_path, loader=Broken()).run()
     assert [record.getMessage() for record in caplog.records] == [
         "photo_7.jpg cannot be decoded; another image takes its place"
     ]
 
 
 def test_a_run_cannot_go_on_with_other_batches(tmp_path):
-    make_trainer(tmp_path, epochs=1, num_images=28).run()
+    make_run(tmp_path, epochs=1, num_images=28).run()
     state = load_checkpoint(tmp_path / "last.ckpt")
     for change in ({"accumulate": 2, "num_images": 28}, {"num_images": 27}):
         with pytest.raises(ValueError, match="a resumed run must keep its data and batches"):
-            make_trainer(tmp_path, **change).load_state_dict(state)
+            make_run(tmp_path, **change).checkpoints.load_state_dict(state)
 
 
 def test_a_finished_run_does_nothing_more(tmp_path):
-    make_trainer(tmp_path).run()
-    again = make_trainer(tmp_path, loader=Loader(before=lambda epoch, step: pytest.fail("no step is left")))
-    again.load_state_dict(load_checkpoint(tmp_path / "last.ckpt"))
+    make_run(tmp_path).run()
+    again = make_run(tmp_path, loader=Loader(before=lambda epoch, step: pytest.fail("no step is left")))
+    resume(again, tmp_path)
     again.run()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of the compiler
 def test_a_compiled_network_learns_the_same(tmp_path):
-    plain = make_trainer(tmp_path / "a", options={"dropout": 0.0}, epochs=1)
-    compiled = make_trainer(tmp_path / "b", options={"dropout": 0.0}, epochs=1, compile=True)
+    plain = make_run(tmp_path / "a", options={"dropout": 0.0}, epochs=1)
+    compiled = make_run(tmp_path / "b", options={"dropout": 0.0}, epochs=1, compile=True)
     plain.run()
     compiled.run()
-    for name, tensor in tensors_of(plain.model).items():
-        torch.testing.assert_close(tensors_of(compiled.model)[name], tensor, rtol=1e-3, atol=1e-5)
+    for name, tensor in tensors_of(plain.trainer.model).items():
+        torch.testing.assert_close(tensors_of(compiled.trainer.model)[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_every_step_sets_the_bn_momentum_of_its_number(tmp_path):
     seen = []
-    trainer = make_trainer(tmp_path / "run", loader=Loader(steps=70), epochs=2)
-    network = trainer.model.network
+    run = make_run(tmp_path / "run", loader=Loader(steps=70), epochs=2)
+    network = run.trainer.model.network
     network.register_forward_hook(lambda *_: seen.append(network.backbone[1].momentum))
-    trainer.run()
+    run.run()
     assert seen == [0.1] * 100 + [0.03] * 40

@@ -1,0 +1,202 @@
+"""Build the parts of a run from its config; beyond these functions there are only plain values."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from effdet.config import ConfigError, Precision
+from effdet.data.loader import TrainLoader
+from effdet.kernels.blocks import fuse_for_training
+from effdet.runs.checkpoints import Checkpoints
+from effdet.runs.evaluate import check_measurable, evaluate_dataset
+from effdet.runs.log import SCORE_COLUMNS, RunLog
+from effdet.runs.training_run import Plan, TrainingRun
+from effdet.runs.workers import choose_workers
+from effdet.training.ema import EMA
+from effdet.training.freezing import freeze
+from effdet.training.loop import Progress
+from effdet.training.losses import DetectionLoss
+from effdet.training.schedule import build_optimizer, learning_rate, scale_learning_rate
+from effdet.training.step import StepSettings, Trainer
+
+if TYPE_CHECKING:
+    from effdet.config import Config, TrainConfig
+    from effdet.data.dataset import Dataset
+    from effdet.detector.efficientdet import EfficientDet
+    from effdet.training.distributed import World
+
+
+def build_run(
+    config: Config,
+    model: EfficientDet,
+    train: Dataset,
+    val: Dataset,
+    *,
+    world: World,
+    open_folder: Callable[[], Path],
+    fingerprints: Mapping[str, Mapping[str, str]],
+) -> TrainingRun:
+    """Return a run with all its parts.
+
+    Args:
+        config: Resolved.
+        model: On its device.
+        train: Training images.
+        val: Validation images.
+        world: The processes of the run.
+        open_folder: Creates or opens the run folder; called on the main process when nothing else can fail any more.
+        fingerprints: Of the ``train`` and the ``val`` images; see ``Dataset.fingerprint``.
+
+    Raises:
+        ConfigError: If settings do not go together.
+        ValueError: If AP cannot be measured on the validation images.
+    """
+    loader = build_loader(config, model, train, world)
+    plan = build_plan(config)
+    trainer = build_trainer(config, model, world, steps_per_epoch=plan.steps_per_epoch(loader))
+    evaluate = build_evaluation(config, model, val, world)
+    folder = world.broadcast(open_folder() if world.is_main else None)
+    assert folder is not None
+    progress = Progress()
+    return TrainingRun(
+        trainer=trainer,
+        loader=loader,
+        progress=progress,
+        checkpoints=Checkpoints(
+            folder,
+            trainer,
+            progress,
+            steps_per_epoch=plan.steps_per_epoch(loader),
+            num_images=len(train),
+            fingerprints=fingerprints,
+            minutes=config.train.checkpoint_minutes,
+        ),
+        evaluate=evaluate,
+        save_best=lambda best: best.save_pretrained(folder / "best.safetensors"),
+        log=RunLog(folder if world.is_main else None, total_steps=plan.epochs * plan.steps_per_epoch(loader)),
+        plan=plan,
+    )
+
+
+def build_trainer(config: Config, model: EfficientDet, world: World, *, steps_per_epoch: int) -> Trainer:
+    """Return what does the steps; the model gets the memory layout and the kernels that the config asks for."""
+    train = config.train
+    frozen = freeze(model.network, train.freeze, bn_statistics=train.freeze_bn)
+    model.network.set_gradient_checkpointing(train.gradient_checkpointing)
+    if train.channels_last:
+        model.network.to(memory_format=torch.channels_last)
+    if train.fused and world.device.type == "cpu" and train.precision is Precision.fp32 and not train.compile:
+        fuse_for_training(model.network)
+    return Trainer(
+        model,
+        criterion=build_criterion(train),
+        optimizer=build_optimizer(
+            model.network, train.optimizer, momentum=train.momentum, weight_decay=train.weight_decay
+        ),
+        ema=EMA(model, train.ema_decay),
+        world=world,
+        frozen=frozen,
+        settings=StepSettings(
+            learning_rate=build_schedule(train, steps_per_epoch),
+            clip_norm=train.clip_norm,
+            precision=train.precision,
+            channels_last=train.channels_last,
+            compile=train.compile,
+            seed=config.run.seed,
+        ),
+    )
+
+
+def build_criterion(train: TrainConfig) -> DetectionLoss:
+    """Return the loss of a batch."""
+    return DetectionLoss(
+        alpha=train.focal_alpha,
+        gamma=train.focal_gamma,
+        label_smoothing=train.label_smoothing,
+        box_loss=train.box_loss,
+        huber_delta=train.huber_delta,
+        box_weight=train.box_weight,
+        mask_zero_targets=train.mask_zero_targets,
+        fused=train.fused,
+    )
+
+
+def build_schedule(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Return the learning rate of a step, which is counted from 0."""
+    assert train.epochs is not None
+    return functools.partial(
+        learning_rate,
+        peak=scale_learning_rate(train.lr, train.batch_size, train.optimizer),
+        warmup_steps=round(train.warmup_epochs * steps_per_epoch),
+        total_steps=train.epochs * steps_per_epoch,
+    )
+
+
+def build_plan(config: Config) -> Plan:
+    """Return how long the run is and how often it is evaluated."""
+    assert config.train.epochs is not None
+    assert config.eval.every is not None
+    return Plan(
+        epochs=config.train.epochs,
+        accumulate=config.train.accumulate,
+        plain_epochs=config.data.augment.plain_epochs,
+        evaluate_every=config.eval.every,
+    )
+
+
+def build_loader(config: Config, model: EfficientDet, train: Dataset, world: World) -> TrainLoader:
+    """Return the loader of this process's micro-batches.
+
+    Raises:
+        ConfigError: If the batch cannot be divided evenly, or is too small for BN statistics.
+    """
+    batch_size = _micro_batch_size(config, model, world)
+    return TrainLoader(
+        train,
+        image_size=(model.image_size[0], model.image_size[1]),
+        batch_size=batch_size,
+        augment=config.data.augment,
+        seed=config.run.seed,
+        workers=choose_workers(config.data.workers, world.device, local_size=world.local_size),
+        fill=model.fill,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def _micro_batch_size(config: Config, model: EfficientDet, world: World) -> int:
+    """Return the images of one micro-batch of one process."""
+    parts = config.train.accumulate * world.size
+    if config.train.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size must be divisible by train.accumulate × processes = {parts}, "
+            f"got {config.train.batch_size}; the nearest is {max(1, round(config.train.batch_size / parts)) * parts}"
+        )
+    batch_size, coarsest_stride = config.train.batch_size // parts, model.architecture.coarsest_stride
+    if batch_size == 1 and max(model.image_size) <= coarsest_stride:
+        raise ConfigError(
+            "a forward pass needs two images, or one that is larger than the coarsest stride "
+            f"{coarsest_stride}, for BN statistics; raise train.batch_size or data.image_size"
+        )
+    return batch_size
+
+
+def build_evaluation(
+    config: Config, model: EfficientDet, val: Dataset, world: World
+) -> Callable[[EfficientDet], Mapping[str, float]]:
+    """Return the function that scores a model on the validation images, which all processes share."""
+    check_measurable(model, val)
+
+    def evaluate(candidate: EfficientDet) -> Mapping[str, float]:
+        metrics = evaluate_dataset(
+            candidate, val, batch_size=config.eval.batch_size, workers=config.data.workers, world=world
+        )
+        return dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
+
+    return evaluate

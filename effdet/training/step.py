@@ -1,0 +1,195 @@
+"""One optimizer step: micro-batches in, new weights and their average out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from effdet.config import Precision
+from effdet.structures import Batch, Predictions
+from effdet.training.dense_targets import DenseAssignment
+from effdet.training.distributed import World
+from effdet.training.ema import EMA
+from effdet.training.freezing import train_mode
+from effdet.training.losses import DetectionLoss
+from effdet.training.schedule import bn_momentum, set_learning_rate
+from effdet.training.targets import Assignment
+
+AUTOCAST = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+LOSSES = ("class_loss", "box_loss")
+AnyAssignment: TypeAlias = Assignment | DenseAssignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How a step is computed; units and meaning as in ``effdet.config.TrainConfig``."""
+
+    learning_rate: Callable[[int], float]  # of a step, counted from 0
+    clip_norm: float = 10.0
+    precision: Precision = Precision.fp32
+    channels_last: bool = True
+    compile: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step tells."""
+
+    losses: dict[str, float]  # weighted and normalised, of this process
+    stop: bool  # whether any process wanted to stop when the step began
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a gradient is not finite; the weights are still those of the step before."""
+
+    def __init__(self, what: str, batches: Sequence[Batch]) -> None:
+        super().__init__(what)
+        self.batches = batches  # those that the fault came from
+
+
+class Trainer:
+    """Trains a detector, one optimizer step at a time.
+
+    Every random number is a function of (seed, step, process): torch's generator is seeded anew at every step. A run
+    that continues from a checkpoint therefore repeats exactly what it would have done.
+
+    N of the losses counts the positive anchors of the whole step, over its micro-batches and all processes, so that
+    k processes or micro-batches compute the gradient of one.
+
+    Args:
+        model: Detector with ``network``, ``normalise`` and ``anchors``, on its device.
+        criterion: Loss of a batch.
+        optimizer: Of the parameters that learn.
+        ema: Average of the model.
+        world: The processes of the run.
+        frozen: Modules that stay in eval mode.
+        settings: Numbers and switches.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        criterion: DetectionLoss,
+        optimizer: Optimizer,
+        ema: EMA[Any],
+        world: World,
+        frozen: Sequence[nn.Module] = (),
+        settings: StepSettings,
+    ) -> None:
+        self.model, self.criterion, self.optimizer, self.ema = model, criterion, optimizer, ema
+        self.world, self.frozen, self.settings = world, frozen, settings
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision is Precision.fp16)
+        self.network = world.wrap(model.network)
+        if settings.compile:
+            self.network = torch.compile(self.network)  # type: ignore[assignment]
+
+    def train_mode(self) -> None:
+        """Put the model into training mode except its frozen modules."""
+        train_mode(self.model, self.frozen)
+
+    def step(self, micro_batches: Sequence[Batch], number: int, *, stop: bool = False) -> StepResult:
+        """Do one optimizer step.
+
+        Args:
+            micro_batches: Their gradients are added.
+            number: Of the step, counted from 0.
+            stop: Whether this process wants the run to stop; the processes tell each other.
+
+        Raises:
+            NonFiniteError: If a loss or the gradient is not finite.
+        """
+        seed_everything(self.settings.seed, number, self.world.rank)
+        set_learning_rate(self.optimizer, self.settings.learning_rate(number))
+        self.model.network.set_bn_momentum(bn_momentum(number))
+
+        batches = [self._to_device(batch) for batch in micro_batches]
+        anchors = [self.model.anchors(tuple(batch.images.shape[-2:]), self.world.device) for batch in batches]
+        assignments = [self.criterion.assign(*pair) for pair in zip(anchors, (b.targets for b in batches), strict=True)]
+        normaliser, num_stops = self._agree(assignments, stop)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for index, parts in enumerate(zip(batches, anchors, assignments, strict=True)):
+            with self._synchronise(last=index == len(batches) - 1):
+                losses.append(self._backward(*parts, normaliser))
+        norm = self.clip_gradient()
+        result = self._read(losses, norm, num_stops, micro_batches)
+        self.update_weights()
+        self.ema.update(self.model)
+        return result
+
+    def clip_gradient(self) -> Tensor:
+        """Clip the gradient of all parameters together, and return the norm that it had: ()."""
+        self.scaler.unscale_(self.optimizer)
+        return nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+
+    def update_weights(self) -> None:
+        """Let the optimizer use the gradient; the scaler of fp16 skips one that is not finite."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _to_device(self, batch: Batch) -> Batch:
+        """Return the batch with its images on the device; the boxes follow all at once, in ``assign``."""
+        return replace(batch, images=batch.images.to(self.world.device, non_blocking=True))
+
+    def _backward(self, batch: Batch, anchors: Tensor, assignment: AnyAssignment, normaliser: Tensor) -> Tensor:
+        """Add the gradient of one micro-batch and return its losses: (2,)."""
+        images = self.model.normalise(batch.images, batch.content_sizes)
+        if self.settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        dtype = AUTOCAST[self.settings.precision]
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            predictions: Predictions = self.network(images)
+        losses = self.criterion(predictions, anchors, batch.targets, assignment=assignment, normaliser=normaliser)
+        parts = torch.stack([losses[name] for name in LOSSES])
+        self.scaler.scale(parts.sum()).backward()
+        return parts.detach()
+
+    def _agree(self, assignments: Sequence[AnyAssignment], stop: bool) -> tuple[Tensor, Tensor]:
+        """Return N of this step, () float32, and the number of processes that want to stop, () int64.
+
+        DDP takes the mean over k processes, hence N = (Σ positives + 1) / k.
+        """
+        counts = torch.zeros(2, dtype=torch.int64, device=self.world.device)
+        for assignment in assignments:
+            counts[0] += assignment.num_positives
+        counts[1] += stop
+        positives, num_stops = self.world.sum(counts).unbind()
+        return (positives + 1) / self.world.size, num_stops
+
+    def _synchronise(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Let processes exchange gradients only in the last micro-batch of a step."""
+        if last or self.world.size == 1:
+            return contextlib.nullcontext()
+        return self.network.no_sync()  # type: ignore[operator]
+
+    def _read(
+        self, losses: Sequence[Tensor], norm: Tensor, num_stops: Tensor, micro_batches: Sequence[Batch]
+    ) -> StepResult:
+        """Bring the numbers of the step to the host, all in one transfer, and check them before weights change."""
+        total = torch.zeros_like(losses[0])
+        for part in losses:
+            total += part
+        numbers = torch.cat([total, norm.float().reshape(1), num_stops.float().reshape(1), *losses]).tolist()
+        sums, (norm_value, stops), parts = numbers[:2], numbers[2:4], np.reshape(numbers[4:], (-1, 2))
+        for batch, values in zip(micro_batches, parts, strict=True):
+            if not np.isfinite(values).all():
+                raise NonFiniteError(f"loss is {values.sum()}", [batch])
+        if not self.scaler.is_enabled() and not np.isfinite(norm_value):  # the scaler itself skips such a step
+            raise NonFiniteError(f"gradient norm is {norm_value}", micro_batches)
+        return StepResult(dict(zip(LOSSES, sums, strict=True)), stop=stops > 0)
+
+
+def seed_everything(seed: int, step: int, rank: int = 0) -> None:
+    """Make torch's random numbers, on every device, a function of (seed, step, rank)."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
