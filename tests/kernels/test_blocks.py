@@ -55,13 +55,19 @@ def passes(module, inputs, *, frozen=False):
 
 def assert_as_exact_as_plain(plain, fused, inputs, **options):
     exact = passes(copy.deepcopy(plain).double(), inputs, **options)
-    expected, found = passes(plain, inputs, **options), passes(fused, inputs, **options)
+    plain_errors = errors(exact, passes(plain, inputs, **options))
+    for name, error in errors(exact, passes(fused, inputs, **options)).items():
+        assert error < 1e-5 + 3 * plain_errors[name], f"{name}: {error:.1e}, plain {plain_errors[name]:.1e}"
+
+
+def errors(exact, found):
+    """Return by name the largest difference to the value in float64, as a share of the value's largest element."""
     largest = max(value.abs().max().item() for value in exact.values())
+    result = {}
     for name, value in exact.items():
         scale = value.abs().max().item() + 1e-3 * largest  # gradients before a BN cancel to 0
-        plain_error = (expected[name].double() - value).abs().max().item() / scale
-        error = (found[name].double() - value).abs().max().item() / scale
-        assert error < 1e-5 + 3 * plain_error, f"{name}: {error:.1e}, plain {plain_error:.1e}"
+        result[name] = (found[name].double() - value).abs().max().item() / scale
+    return result
 
 
 def fused_copy(block, kind):
@@ -163,21 +169,19 @@ def test_everything_that_costs_time_is_fused_and_names_stay(name):
 @needs_kernels
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_a_frozen_stem_and_recomputed_activations_change_nothing(checkpointing):
-    plain = network()
-    fused = copy.deepcopy(plain)
+    plain = network("d0")  # smooth: ReLU6 has kinks, where rounding decides between the gradients 0 and 1
+    fused, exact = copy.deepcopy(plain), copy.deepcopy(plain).double()
     fuse_for_training(fused)
     x = torch.randn(2, 3, 64, 96)
-    gradients = []
-    for model in (plain, fused):
+    found = []
+    for model in (exact, plain, fused):
         model.set_gradient_checkpointing(checkpointing)
         train_mode(model, freeze(model, "stem", bn_statistics=True))
-        losses(model, x).backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
-    largest = max(grad.abs().max().item() for grad in gradients[0].values())
-    for name, grad in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], grad, rtol=1e-3, atol=1e-4 * largest, msg=name)
-    for (name, buffer), other in zip(plain.named_buffers(), fused.buffers(), strict=True):
-        torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-5, msg=name)
+        losses(model, x.to(next(model.parameters()).dtype)).backward()
+        values = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+        found.append(values | {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()})
+    plain_errors, fused_errors = (errors(found[0], values) for values in found[1:])
+    assert max(fused_errors.values()) < 3 * max(plain_errors.values()) < 0.01, fused_errors
 
 
 def test_without_gradients_the_plain_modules_run():
