@@ -1,0 +1,32 @@
+// The focal loss of background logits.
+
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+// log(1 + e) for e in [0, 1], relative error below 3e-7: 2·artanh(e / (2 + e)) by its series.
+template <class V> inline V log_one_plus(V e) {
+    const V z = e / (2.0f + e), q = z * z;
+    V p = fill<V>(1.0f / 15);
+    p = p * q + 1.0f / 13;
+    p = p * q + 1.0f / 11;
+    p = p * q + 1.0f / 9;
+    p = p * q + 1.0f / 7;
+    p = p * q + 1.0f / 5;
+    p = p * q + 1.0f / 3;
+    return 2.0f * z * (p * q + 1.0f);
+}
+
+// h(x) = p^gamma·c and its slope, with p the sigmoid of x and c = softplus(x) - smoothing/2·x.
+template <class V> inline V focal(V x, float gamma, float smoothing, V& slope) {
+    const V zero = V{}, negative = x < zero ? x : zero, positive = x < zero ? zero : x;
+    const V e = exponential<V>(negative - positive), s = 1.0f / (1.0f + e), l = log_one_plus<V>(e);
+    const V p = x < zero ? e * s : s, q = x < zero ? s : e * s;  // q = 1 - p
+    const V c = positive + l - (0.5f * smoothing) * x, w = exponential<V>(gamma * (negative - l));
+    slope = w * (gamma * q * c + p - 0.5f * smoothing);
+    return w * c;
+}
+
+}  // namespace

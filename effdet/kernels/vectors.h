@@ -1,0 +1,89 @@
+// Vectors of floats, and how threads share the rows of a map.
+
+#pragma once
+
+#include <omp.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+typedef float vf16 __attribute__((vector_size(64)));
+typedef float vf8 __attribute__((vector_size(32)));
+
+namespace {
+
+constexpr int BLOCK = 16384;  // floats that a sum in float32 covers before it goes into a sum in float64
+
+template <class V> inline V load(const float* p) {
+    V v;
+    memcpy(&v, p, sizeof(V));
+    return v;
+}
+template <class V> inline void store(float* p, V v) { memcpy(p, &v, sizeof(V)); }
+template <class V> inline V fill(float x) { return x - V{}; }
+
+template <class V> constexpr int lanes() { return sizeof(V) / sizeof(float); }
+
+// Call f(c, V()) for every run of channels: 16 at a time, then 8.
+template <class F> inline void over_channels(int channels, F f) {
+    int c = 0;
+    for (; c + 16 <= channels; c += 16) f(c, vf16());
+    for (; c < channels; c += 8) f(c, vf8());
+}
+
+// e^x, relative error below 2e-7; x is cut to where the result is a normal number.
+template <class V> inline V exponential(V x) {
+    typedef int32_t I __attribute__((vector_size(sizeof(V))));
+    const V low = fill<V>(-87.0f), high = fill<V>(88.0f), magic = fill<V>(12582912.0f);  // 1.5·2^23 rounds
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    V t = x * 1.44269504f + magic;
+    V n = t - magic;
+    V r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    V p = fill<V>(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    I exponent = ((I)t - 0x4B400000 + 127) << 23;
+    return p * (V)exponent;
+}
+
+// Call f(begin, end, thread) on every thread with its part of `count`.
+template <class F> inline void over_threads(int threads, int64_t count, F f) {
+    if (threads > count) threads = count > 0 ? count : 1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        f(count * thread / team, count * (thread + 1) / team, thread);
+    }
+}
+
+inline int64_t block_rows(int channels) { return BLOCK / channels > 8 ? BLOCK / channels : 8; }
+
+// Call f(image, first row, rows) for blocks of rows between begin and end, none of which has rows of two images.
+template <class F> void over_blocks(int64_t begin, int64_t end, int64_t image_rows, int C, F f) {
+    for (int64_t r = begin; r < end;) {
+        int64_t image = r / image_rows, stop = (image + 1) * image_rows;
+        if (stop > end) stop = end;
+        int64_t rows = stop - r < block_rows(C) ? stop - r : block_rows(C);
+        f(image, r, rows);
+        r += rows;
+    }
+}
+
+void write_sums(const std::vector<std::vector<double>>& parts, double* out) {
+    for (size_t i = 0; i < parts[0].size(); i++) {
+        double sum = 0;
+        for (const auto& part : parts) sum += part[i];
+        out[i] = sum;
+    }
+}
+
+}  // namespace
