@@ -1,4 +1,8 @@
-"""The blocks of a network in training on a CPU: fused passes where they apply, the plain forward elsewhere."""
+"""The blocks of a network in training on a CPU: fused passes where they apply, the plain forward elsewhere.
+
+The blocks of the backbone are private classes of timm. ``PARTS`` says which parts this module knows; a block with
+others, as another version of timm may have, keeps its plain forward. tests/kernels/test_timm_blocks.py compares.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import Tensor, nn
 
 from effdet.kernels.autograd import Parameters, Plan, fused_block, fused_norm, fused_sum
@@ -18,6 +21,19 @@ from effdet.models.heads import DenseHead
 from effdet.models.layers import SeparableConv
 from effdet.models.necks import FastFusion, FusionNode
 
+try:
+    from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+except ImportError as error:
+    raise ImportError(
+        f"this version of timm has other classes for the blocks of an EfficientNet ({error}); train with "
+        "train.fused=false, or install a version that the package's requirements allow"
+    ) from error
+
+# Parts of timm's blocks, in the order in which their forward methods call them.
+PARTS = {
+    InvertedResidual: ("conv_pw", "bn1", "conv_dw", "bn2", "aa", "se", "conv_pwl", "bn3", "drop_path"),
+    DepthwiseSeparableConv: ("conv_dw", "bn1", "aa", "se", "conv_pw", "bn2", "drop_path"),
+}
 ACTIVATIONS = {nn.Identity: 0, nn.SiLU: 1, nn.ReLU6: 2}
 FUNCTIONS: dict[Any, int] = {F.silu: 1, F.relu6: 2}
 KERNEL_SIZES = ((3, 3), (5, 5))
@@ -141,7 +157,7 @@ def _separable_fits(conv: nn.Module, activation: Any) -> bool:
 
 
 def kernels_for(block: nn.Module, x: Tensor) -> Kernels | None:
-    """Return the kernels if a block's fused pass applies to x: float32 on the CPU, with gradients, nobody watching."""
+    """Return the kernels if a block's fused pass applies to x: float32 on the CPU, with gradients, without hooks."""
     plain = (
         x.device.type != "cpu"
         or x.dtype != torch.float32
@@ -156,14 +172,16 @@ def kernels_for(block: nn.Module, x: Tensor) -> Kernels | None:
 
 def _fits(block: Any) -> bool:
     """Return whether a block has the parts that the fused pass knows, and no others."""
+    known = next(parts for kind, parts in PARTS.items() if isinstance(block, kind))
+    if tuple(name for name, _ in block.named_children()) != known:
+        return False
     project = block.conv_pwl if isinstance(block, InvertedResidual) else block.conv_pw
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     se_fits = isinstance(block.se, nn.Identity) or (
         type(block.se.act1) is nn.SiLU and type(block.se.gate) is nn.Sigmoid and block.se.conv_reduce.bias is not None
     )
     return (
-        block.conv_s2d is None
-        and isinstance(block.aa, nn.Identity)
+        isinstance(block.aa, nn.Identity)
         and se_fits
         and block.conv_dw.kernel_size in KERNEL_SIZES
         and block.conv_dw.groups == block.conv_dw.in_channels == block.conv_dw.out_channels
@@ -173,7 +191,7 @@ def _fits(block: Any) -> bool:
         and block.conv_dw.in_channels % 8 == project.out_channels % 8 == 0
         and project.kernel_size == (1, 1)
         and all(bn.affine and bn.track_running_stats and bn.momentum is not None for bn in norms)
-        and all(type(bn.act) in ACTIVATIONS for bn in norms)
+        and all(type(bn.act) in ACTIVATIONS and isinstance(bn.drop, nn.Identity) for bn in norms)
     )
 
 

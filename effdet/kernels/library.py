@@ -1,7 +1,7 @@
 """Kernels of the training step on a CPU, compiled on the machine that runs them.
 
-``training.cpp`` is compiled once by the C++ compiler of the system, for its own processor, and kept in the user's
-cache. Without a compiler, or with one that does not know OpenMP, there are no kernels and PyTorch does the work.
+``training.cpp`` and its headers are compiled once by the system's C++ compiler, for its own processor, and kept in the
+user's cache. Without a compiler, or with one that does not know OpenMP, there are no kernels and PyTorch does the work.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from effdet.kernels.signatures import SIGNATURES, checked
 
 logger = logging.getLogger(__name__)
 
@@ -27,46 +28,31 @@ SOURCE = Path(__file__).with_name("training.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 
-FUNCTIONS = (
-    "bn_moments",
-    "bn_prepare",
-    "bn_finish",
-    "act_forward",
-    "act_pool",
-    "act_reduce",
-    "act_backward",
-    "depthwise_forward",
-    "depthwise_backward",
-    "focal_background",
-)
-
 
 class Kernels:
     """The compiled functions; each is called by its name in ``training.cpp`` with tensors, numbers and None.
 
-    Tensors are dense and on the CPU, maps channels last; the number of threads, PyTorch's, is passed last where the
-    function takes it.
+    A call is checked against ``SIGNATURES``: tensors are dense and on the CPU, maps channels last. PyTorch's number of
+    threads is passed last to the functions that take it.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._functions = {name: getattr(library, name) for name in FUNCTIONS}
-        for function in self._functions.values():
+        self._functions = {name: getattr(library, name) for name in SIGNATURES}
+        for name, function in self._functions.items():
+            function.argtypes = [argument.c_type for argument in SIGNATURES[name]]
             function.restype = None
 
-    def __call__(self, name: str, *arguments: Tensor | float | None, threads: bool = True) -> None:
-        """Call a function."""
-        converted: list[Any] = [_convert(argument) for argument in arguments]
-        if threads:
-            converted.append(ctypes.c_int64(torch.get_num_threads()))
-        self._functions[name](*converted)
+    def __call__(self, name: str, *arguments: Tensor | float | None) -> None:
+        """Call a function.
 
-
-def _convert(argument: Tensor | float | None) -> Any:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    if isinstance(argument, float):
-        return ctypes.c_double(argument)
-    return ctypes.c_void_p(None) if argument is None else ctypes.c_int64(argument)
+        Raises:
+            TypeError, ValueError: If an argument is not what the function takes; see ``checked``.
+        """
+        passed = checked(name, arguments)
+        function = self._functions[name]
+        if len(passed) < len(function.argtypes):
+            passed.append(torch.get_num_threads())
+        function(*passed)
 
 
 @functools.lru_cache(maxsize=1)
@@ -85,8 +71,9 @@ def _build() -> Path:
     if compiler is None:
         raise FileNotFoundError("no C++ compiler (c++, g++ or clang++) on the PATH")
     flags = [*FLAGS, *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else [])]
+    sources = [path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
     macros = _run([compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])  # names compiler and processor
-    key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), macros, " ".join(flags).encode()])).hexdigest()[:16]
+    key = hashlib.sha256(b"\0".join([*sources, macros, " ".join(flags).encode()])).hexdigest()[:16]
     library = cache_folder() / f"training-{key}.so"
     if not library.exists():
         logger.info("compiling the kernels of the training step, once on this machine")

@@ -30,16 +30,25 @@ class Norm:
 
     @classmethod
     def of_batch(cls, kernels: Kernels, bn: nn.BatchNorm2d, moments: Tensor) -> Norm:
-        """Return BN by the ``moments`` (2C + 1,) of its input, which also move the running statistics."""
+        """Return BN by the ``moments`` (2C + 1,) of its input, which also move the running statistics.
+
+        Raises:
+            ValueError: If the input has a single value per channel, which has no variance; PyTorch refuses it too.
+        """
+        count = int(moments[-1])
+        if count < 2:
+            raise ValueError(
+                f"BN must get more than 1 value per channel when training, got 1 in each of {len(bn.weight)} channels; "
+                "give more images in a batch, or larger ones"
+            )
         rows = torch.empty(4, bn.num_features)
         kernels(
             *("bn_prepare", moments, bn.num_features, bn.weight, bn.bias, bn.running_mean, bn.running_var),
             *(float(bn.momentum or 0.0), float(bn.eps), rows),
-            threads=False,
         )
         if bn.num_batches_tracked is not None:
             bn.num_batches_tracked.add_(1)
-        return cls(kernels, rows, int(moments[-1]))
+        return cls(kernels, rows, count)
 
     @classmethod
     def frozen(cls, kernels: Kernels, bn: nn.BatchNorm2d) -> Norm:
@@ -60,7 +69,7 @@ class Norm:
     def back(self, sums: Tensor) -> Tensor:
         """Return (5, C) a, b, k of dx = a·dz + b·x + k and both gradients, from (2C,) Σ dz and Σ dz·(x - mean)."""
         result = torch.empty(5, self.rows.shape[1])
-        self.kernels("bn_finish", sums, float(self.count), self.rows.shape[1], self.rows, result, threads=False)
+        self.kernels("bn_finish", sums, float(self.count), self.rows.shape[1], self.rows, result)
         return result
 
 
@@ -220,7 +229,7 @@ def depthwise(x: Activated, weight: Tensor, sizes: Tensor, moments: Tensor | Non
     out = x.rows.new_empty(images * out_height * out_width, x.channels)
     x.kernels(
         *("depthwise_forward", x.rows, norm.scale, norm.shift, x.activation),
-        *(_taps(weight), weight.shape[-1], sizes, out, moments),
+        *(_by_position(weight), weight.shape[-1], sizes, out, moments),
     )
     return out
 
@@ -233,18 +242,20 @@ def depthwise_backward(x: Activated, weight: Tensor, sizes: Tensor, grad: Gradie
         the sums Σ dz and Σ dz·(x - mean) over all rows, (2C,) float64;
         the gradient of the weight, (C, 1, k, k).
     """
-    size, taps, out = weight.shape[-1], _taps(weight), grad.of
-    dz, d_taps = torch.empty_like(x.rows), torch.empty_like(taps)
+    size, positions, out = weight.shape[-1], _by_position(weight), grad.of
+    dz, d_positions = torch.empty_like(x.rows), torch.empty_like(positions)
     sums = torch.zeros(2 * x.channels, dtype=torch.float64)
     after = (None, None, None, None, 0, None, None, None)
     if out.norm is not None and grad.back is not None:
         a, b, k, *_ = grad.back
         after = (out.rows, grad.extra, out.norm.scale, out.norm.shift, out.activation, a, b, k)  # type: ignore[assignment]
     before = (x.norm.scale, x.norm.shift, x.activation, x.norm.mean) if x.norm else (None, None, 0, None)
-    x.kernels(*("depthwise_backward", grad.grad, *after, x.rows, *before), *(taps, size, sizes, dz, d_taps, sums))
-    return dz, sums, d_taps.t().reshape(weight.shape)
+    x.kernels(
+        *("depthwise_backward", grad.grad, *after, x.rows, *before), *(positions, size, sizes, dz, d_positions, sums)
+    )
+    return dz, sums, d_positions.t().reshape(weight.shape)
 
 
-def _taps(weight: Tensor) -> Tensor:
+def _by_position(weight: Tensor) -> Tensor:
     """(C, 1, k, k) → (k·k, C)."""
     return weight.flatten(1).t().contiguous()

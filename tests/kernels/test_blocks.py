@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import nn
 
@@ -15,6 +16,7 @@ from effdet.kernels.blocks import (
     FusedHead,
     FusedInvertedResidual,
     FusedNode,
+    FusedStemNorm,
     fuse_for_training,
 )
 from effdet.kernels.library import load_kernels
@@ -138,6 +140,27 @@ def test_fused_head_is_as_exact_as_plain():
     fused.__class__ = FusedHead
     pyramid = [torch.randn(2, 24, 8, 10), torch.randn(2, 24, 4, 5)]
     assert_as_exact_as_plain(OneList(head), OneList(fused), pyramid)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["node", "block", "stem", "head"])
+def test_a_single_value_per_channel_is_refused_as_pytorch_refuses_it(kind):
+    module, fused = {
+        "node": lambda: (FusionNode(16, 1, fusion="sum", activation="silu"), FusedNode),
+        "block": lambda: (InvertedResidual(16, 16, act_layer=nn.SiLU), FusedInvertedResidual),
+        "stem": lambda: (BatchNormAct2d(16, act_layer=nn.SiLU), FusedStemNorm),
+        "head": lambda: (DenseHead(16, 1, 1, num_anchors=1, num_outputs=4), FusedHead),
+    }[kind]()
+    x = torch.randn(1, 16, 1, 1)
+    before = copy.deepcopy(module.state_dict())
+    call = (lambda: module([x])) if kind == "head" else (lambda: module(x))
+    with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+        call()
+    module.load_state_dict(before)
+    module.__class__ = fused
+    with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+        call()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 # -- the whole network -----------------------------------------------------------------------------------------------

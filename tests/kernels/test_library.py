@@ -1,10 +1,12 @@
+import ctypes
 import logging
 import subprocess
 
 import pytest
 
-from effdet.kernels import library as native
-from effdet.kernels.library import FUNCTIONS, SOURCE, Kernels, load_kernels
+from effdet.kernels import library
+from effdet.kernels.library import SOURCE, Kernels, load_kernels
+from effdet.kernels.signatures import SIGNATURES
 
 
 @pytest.fixture(autouse=True)
@@ -35,16 +37,16 @@ def test_a_compiler_that_fails_leaves_no_kernels_and_its_last_line_in_the_log(mo
 def test_the_library_is_compiled_once(monkeypatch, tmp_path):
     if load_kernels() is None:
         pytest.skip("this machine cannot compile the kernels")
-    built = native._build()
+    built = library._build()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    target = native.cache_folder() / built.name
+    target = library.cache_folder() / built.name
     target.parent.mkdir()
     target.write_bytes(built.read_bytes())
     commands = []
-    run = native._run
-    monkeypatch.setattr(native, "_run", lambda command: commands.append(command) or run(command))
-    assert native._build() == target
+    run = library._run
+    monkeypatch.setattr(library, "_run", lambda command: commands.append(command) or run(command))
+    assert library._build() == target
     assert [command for command in commands if str(SOURCE) in command] == []
 
 
@@ -56,27 +58,25 @@ def test_another_source_makes_another_library(monkeypatch, tmp_path):
     names = set()
     for number in (1, 2):
         source.write_text(f'extern "C" int answer() {{ return {number}; }}')
-        monkeypatch.setattr(native, "SOURCE", source)
-        names.add(native._build().name)
+        monkeypatch.setattr(library, "SOURCE", source)
+        names.add(library._build().name)
     assert len(names) == 2
-    assert sorted(path.name for path in native.cache_folder().iterdir()) == sorted(names)
+    assert sorted(path.name for path in library.cache_folder().iterdir()) == sorted(names)
 
 
 def test_the_source_has_every_function():
     source = SOURCE.read_text()
-    assert all(f"void {name}(" in source for name in FUNCTIONS)
+    assert all(f"void {name}(" in source for name in SIGNATURES)
 
 
 def test_a_timeout_of_the_compiler_leaves_no_kernels(monkeypatch):
     def late(command):
         raise subprocess.TimeoutExpired(command, 300)
 
-    monkeypatch.setattr(native, "_run", late)
+    monkeypatch.setattr(library, "_run", late)
     assert load_kernels() is None
 
 
 def test_kernels_refuse_a_library_without_them():
-    import ctypes
-
     with pytest.raises(AttributeError):
         Kernels(ctypes.CDLL(None))

@@ -8,8 +8,14 @@ from effdet.models.published.google import ADVPROP_MODELS, GOOGLE_MODELS
 from effdet.models.published.zylo import ZYLO_MODELS
 
 __all__ = [
-    *("ADVPROP_MODELS", "EFFDET_MODELS", "FAMILIES", "GOOGLE_MODELS", "PUBLISHED", "ZYLO_MODELS"),
-    *("describe_families", "list_variants"),
+    "ADVPROP_MODELS",
+    "EFFDET_MODELS",
+    "FAMILIES",
+    "GOOGLE_MODELS",
+    "PUBLISHED",
+    "ZYLO_MODELS",
+    "describe_families",
+    "list_variants",
 ]
 
 FAMILIES: dict[str, dict[str, Architecture]] = {"google": GOOGLE_MODELS, "effdet": EFFDET_MODELS, "zylo": ZYLO_MODELS}
