@@ -1,12 +1,12 @@
-"""Value types that cross doors between the rooms of this package.
+"""Value types that the parts of this package hand to each other.
 
 Legend of dimensions, used in comments everywhere:
 
     B images · C channels · H×W pixels or cells · L levels · A anchors per cell · N anchors per image
     K classes · M ground-truth boxes · D detections · P positive anchors of a batch
 
-Sizes are (height, width). Boxes are float32 xyxy in absolute pixels; the centre of a pixel lies at +½.
-Labels are contiguous 0-based indices without a background class; ``category_id`` is the data set's own number.
+Units: sizes are (height, width) in pixels; boxes are float32 xyxy in pixels, and the centre of a pixel lies at +½;
+scores lie in [0, 1]. Labels are the indices 0…K-1 without a background class; ``category_id`` is the data set's own number.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
-
-BACKGROUND = -1  # class of an anchor that matches nothing
-IGNORE = -2  # class of an anchor that takes no part in the loss
 
 
 @dataclass(frozen=True)
@@ -101,11 +98,12 @@ class Detection:
 class Detections:
     """Detections of one image, best score first, in pixels of the original image.
 
-    ``labels`` index ``class_names`` and ``category_ids``; the latter holds the data set's own ids.
+    ``labels`` start at 0: they index ``class_names`` and ``category_ids``, and no number stands for the background.
+    (torchvision's detectors start at 1.) ``category_ids`` has the data set's own ids.
     """
 
     boxes: Tensor  # (D, 4) float32 xyxy
-    labels: Tensor  # (D,) int64
+    labels: Tensor  # (D,) int64, 0…K-1
     scores: Tensor  # (D,) float32
     class_names: tuple[str, ...] = ()  # K
     category_ids: tuple[int, ...] = ()  # K
@@ -170,7 +168,7 @@ class Detections:
 
         Boxes are scaled where the picture has another size than the image that they were found in.
         """
-        from effdet.visualize import draw_detections  # the drawing room opens only when somebody draws
+        from effdet.visualize import draw_detections  # imported only when something is drawn
 
         return draw_detections(image, self.above(score_threshold))
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import colorsys
 import csv
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from effdet.fonts import drawable_text, font_for
 from effdet.structures import Detections
 
 Color = tuple[int, int, int]
@@ -50,7 +49,8 @@ class GroundTruth(Protocol):
 def draw_detections(image: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.uint8]:
     """Return a copy of the image with each box, its class name and its score in per cent.
 
-    The best detection is drawn last, so that none hides it.
+    The best detection is drawn last, so that no other hides it. Letters that no font of this machine has are drawn as
+    their codes, and the log says so once.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -63,7 +63,11 @@ def draw_detections(image: npt.NDArray[np.uint8], detections: Detections) -> npt
     return _draw(
         image,
         [
-            (found.box, class_color(found.label), f"{found.class_name} {100 * found.score:.0f}")
+            (
+                found.box,
+                class_color(found.label),
+                f"{drawable_text(found.class_name)} {100 * found.score:.0f}",
+            )
             for found in sorted(detections, key=lambda detection: detection.score)
         ],
     )
@@ -93,7 +97,7 @@ def draw_targets(
     crowd = [False] * len(boxes) if is_crowd is None else is_crowd
     for box, label, many in zip(boxes, labels, crowd, strict=True):
         index = int(label)
-        name = class_names[index] if len(class_names) else str(index)
+        name = drawable_text(class_names[index]) if len(class_names) else str(index)
         left, top, right, bottom = (float(value) for value in box)
         marks.append(((left, top, right, bottom), class_color(index), f"{name} (crowd)" if many else name))
     return _draw(image, marks)
@@ -206,13 +210,13 @@ def _draw(image: npt.NDArray[np.uint8], marks: Sequence[Mark]) -> npt.NDArray[np
     text_size = min(side / 40, float(np.median(sides)) / 3) if sides else side / 40  # tiny objects: less ink on them
 
     picture = Image.fromarray(image).copy()
-    draw, font = ImageDraw.Draw(picture), _font(max(10, round(text_size)))
+    draw, font_size = ImageDraw.Draw(picture), max(10, round(text_size))
     for (left, top, right, bottom), color, _ in marks:
         x, y = round(left), round(top)
         corner = max(x, round(right) - 1), max(y, round(bottom) - 1)  # xyxy ends behind the last pixel
         draw.rectangle((x, y, *corner), outline=color, width=line)
     for (left, top, _, _), color, text in marks:
-        _draw_plate(draw, (round(left), round(top)), color, text, font)
+        _draw_plate(draw, (round(left), round(top)), color, text, font_for(text, font_size))
     return np.array(picture)
 
 
@@ -229,28 +233,16 @@ def _draw_plate(
     y = top - height + 1 if top >= height else top
     y = min(max(0, y), max(0, image_height - height))
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
-    draw.text((x + pad - x1, y + pad - y1), text, fill=_readable_on(color), font=font)
+    draw.text((x + pad - x1, y + pad - y1), text, fill=_text_color_on(color), font=font)
 
 
-def _readable_on(color: Color) -> Color:
+def _text_color_on(color: Color) -> Color:
     red, green, blue = color
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 
 
-@lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which matplotlib brings and which knows far more alphabets than Pillow's own font.
-
-    Matplotlib is found without being imported: that would take longer than drawing.
-    """
-    place = importlib.util.find_spec("matplotlib")
-    assert place is not None, "matplotlib is a requirement of this package"
-    assert place.origin is not None
-    return ImageFont.truetype(str(Path(place.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
 def _heading(width: int) -> npt.NDArray[np.uint8]:
-    font = _font(22)
+    font = font_for("", 22)
     strip = Image.new("RGB", (2 * width + _GAP, 36), "white")
     draw = ImageDraw.Draw(strip)
     for column, text in enumerate(("ground truth", "predictions")):

@@ -18,6 +18,7 @@ FLOORS = (
     "config",
     "progress",
     "download",
+    "fonts",
     "visualize",
     "ops",
     "images",

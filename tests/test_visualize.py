@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from effdet import fonts
 from effdet.structures import Detections
 from effdet.visualize import class_color, draw_detections, draw_targets, plot_curves, save_image, side_by_side
 
@@ -321,3 +322,37 @@ def test_plotting_leaves_the_global_state_of_matplotlib_alone(tmp_path):
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def drawn_name(name):
+    return draw_detections(blank(), detections([[40, 60, 200, 160]], names=(name, "dog", "emu")))
+
+
+@pytest.mark.parametrize(("one", "other"), [("红细胞", "血小板"), ("적혈구", "혈소판"), ("a\nb", "a\rb")])
+def test_names_of_every_script_can_be_told_apart(one, other):
+    assert (drawn_name(one) != drawn_name(other)).any()
+
+
+def test_letters_that_no_font_has_are_drawn_as_codes_and_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
+    fonts._path_of_font.cache_clear()
+    fonts._say_once.cache_clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(drawn_name("红a"), drawn_name("\\u7ea2a"))
+    (record,) = caplog.records
+    assert "no font of this machine has all letters of '红a'" in record.getMessage()
+    fonts._path_of_font.cache_clear()
+
+
+def test_a_font_of_the_system_that_has_the_letters_is_used(monkeypatch, caplog):
+    """A font with few letters stands for the default one, and the real default one for a font of the system."""
+    few = next(path for path in fonts.default_font().parent.glob("cmr10.ttf"))
+    many = str(fonts.default_font())
+    monkeypatch.setattr(fonts, "default_font", lambda: few)
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: (str(few), many))
+    fonts._path_of_font.cache_clear()
+    assert fonts.font_for("Жук", 20).path == many
+    assert fonts.font_for("abc", 20).path == str(few)
+    assert fonts.drawable_text("Жук") == "Жук"
+    assert not caplog.records
+    fonts._path_of_font.cache_clear()
