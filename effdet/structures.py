@@ -6,7 +6,8 @@ Legend of dimensions, used in comments everywhere:
     K classes · M ground-truth boxes · D detections · P positive anchors of a batch
 
 Units: sizes are (height, width) in pixels; boxes are float32 xyxy in pixels, and the centre of a pixel lies at +½;
-scores lie in [0, 1]. Labels are the indices 0…K-1 without a background class; ``category_id`` is the data set's own number.
+scores lie in [0, 1]. Labels are the indices 0…K-1 without a background class; ``category_id`` is the data set's own
+number.
 """
 
 from __future__ import annotations

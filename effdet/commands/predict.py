@@ -7,21 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
 from effdet.commands.model_options import add_model_options, load_model
-from effdet.commands.output import prepare_output
-from effdet.commands.record import ListedImages, Record
-
-if TYPE_CHECKING:
-    from effdet.images.reading import Picture
-    from effdet.structures import Detections
+from effdet.commands.output import STDOUT, prepare_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,115 +43,23 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.score_threshold <= 1:
         parser().error(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
 
-    files, problems = _expand(args.sources)
-    job = _Job(args, files)
-    for problem in problems:
-        job.record.fail(problem)
-    try:
-        for is_video, group in groupby(files, key=_is_video):
-            if is_video:
-                for file in group:
-                    job.predict_video(file)
-            else:
-                job.predict_images(list(group))
-    finally:  # also after an interruption: what was found until then is not lost
-        job.record.write(args.json)
-    return 1 if job.record.num_failures else 0
+    model = load_model(args)
+    if args.json:
+        prepare_output(args.json)
+    from effdet.runs.predict import predict_to_folder
 
-
-def _expand(sources: list[str]) -> tuple[list[Path], list[str]]:
-    """Return the files of all sources in order, each once, and a sentence for every source that has none."""
-    from effdet.images.reading import ImageError
-    from effdet.images.sources import find_files
-
-    files: dict[Path, None] = {}
-    problems = []
-    for source in sources:
-        try:
-            files.update(dict.fromkeys(find_files(source)))
-        except (FileNotFoundError, ImageError) as error:
-            problems.append(str(error))
-    return list(files), problems
-
-
-def _is_video(file: Path) -> bool:
-    from effdet.images.file_types import VIDEO_SUFFIXES
-
-    return file.suffix.lower() in VIDEO_SUFFIXES
-
-
-class _Job:
-    """The model, what it is asked, and the record of what it finds."""
-
-    def __init__(self, args: argparse.Namespace, files: list[Path]) -> None:
-        from effdet.evaluation.categories import match_categories
-
-        self.model = load_model(args)
-        self.options = {"score_threshold": args.score_threshold, "batch_size": args.batch_size}
-
-        names, ids = self.model.class_names, self.model.category_ids
-        self.image_ids = None if args.annotations is None else ListedImages(args.annotations)
-        self.categories: tuple[int | None, ...] = tuple(ids)
-        if self.image_ids is not None:
-            names, ids = self.image_ids.class_names, self.image_ids.category_ids
-            self.categories = match_categories(
-                self.model.class_names, self.model.category_ids, dataset_names=names, dataset_ids=ids
-            )
-        report = sys.stderr if args.json == "-" else sys.stdout
-        self.record = Record(args.out, files, dict(zip(ids, names, strict=True)), report=report)
-        if args.json:
-            prepare_output(args.json)
-
-    def predict_images(self, files: list[Path]) -> None:
-        """Draw every image that can be read; name the others."""
-        from effdet.visualize import save_image
-
-        images = self._read(files)
-        while chunk := list(islice(images, self.options["batch_size"])):
-            found = self.model.predict([picture for _, _, picture in chunk], **self.options)
-            for (file, image_id, picture), detections in zip(chunk, found, strict=True):
-                detections = self._in_categories(replace(detections, source=str(file)))
-                target = self.record.path_for(file)
-                save_image(target, detections.draw(picture.pixels))
-                self.record.add(detections, image_id, target)
-                self.record.say(f"{file}: {_counted(detections)} -> {target}")
-
-    def predict_video(self, file: Path) -> None:
-        """Draw every frame into a video of the same rate; the frames before a damaged one are kept."""
-        from effdet.images.video import VideoWriter, frame_rate
-
-        target = self.record.path_for(file, ".mp4")
-        frames = found = 0
-        try:
-            if self.image_ids is not None:
-                raise ValueError(f"{file}: a video has no image ids; leave it out or leave out --annotations")
-            with VideoWriter(target, frame_rate(file)) as video:
-                for detections, image in self.model.predict_iter(str(file), **self.options):
-                    video.write(detections.draw(image))
-                    self.record.add(detections, None, target)
-                    frames, found = frames + 1, found + len(detections)
-        except (ValueError, OSError) as error:
-            self.record.fail(str(error))
-        if frames:
-            self.record.say(f"{file}: {frames} frames, {found} detections -> {target}")
-
-    def _read(self, files: list[Path]) -> Iterator[tuple[Path, Any, Picture]]:
-        """Yield file, image id (None: the next number) and picture of what can be read."""
-        letterbox = self.model.letterbox
-        for file in files:
-            try:
-                image_id = None if self.image_ids is None else self.image_ids.id_of(file)
-                yield file, image_id, letterbox.read(file)
-            except (ValueError, OSError) as error:
-                self.record.fail(str(error))
-
-    def _in_categories(self, detections: Detections) -> Detections:
-        from effdet.evaluation.categories import to_categories
-
-        return to_categories(detections, self.categories)
-
-
-def _counted(detections: Detections) -> str:
-    counts = Counter(found.class_name for found in detections)
-    classes = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    return f"{len(detections)} detection{'' if len(detections) == 1 else 's'}" + (f" ({classes})" if classes else "")
+    to_stdout = args.json == STDOUT
+    done = predict_to_folder(
+        model,
+        args.sources,
+        args.out,
+        score_threshold=args.score_threshold,
+        batch_size=args.batch_size,
+        annotations=args.annotations,
+        details=sys.stdout if to_stdout else Path(args.json) if args.json else None,
+        report=lambda line: print(line, file=sys.stderr if to_stdout else sys.stdout, flush=True),
+        complain=lambda sentence: print(sentence, file=sys.stderr, flush=True),
+    )
+    if done.failures:
+        print(f"{len(done.failures)} of the sources could not be read", file=sys.stderr)
+    return 1 if done.failures else 0

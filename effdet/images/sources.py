@@ -52,10 +52,18 @@ def iterate_images(source: Any) -> Iterator[tuple[str, Array]]:
     return ((picture.name, picture.pixels) for picture in iterate_pictures(source))
 
 
-def iterate_pictures(source: Any, read: Callable[[Path | EncodedImage], Picture] = read_picture) -> Iterator[Picture]:
-    """Return an iterator over pictures, as ``iterate_images`` does; ``read`` reads image files and their bytes."""
+def iterate_pictures(
+    source: Any, read: Callable[[Path | EncodedImage], Picture] = read_picture, *, first_number: int = 0
+) -> Iterator[Picture]:
+    """Return an iterator over pictures, as ``iterate_images`` does.
+
+    Args:
+        source: See ``iterate_images``.
+        read: Reads image files and their bytes.
+        first_number: Of images without a file, in their names.
+    """
     check_source(source)
-    return _pictures(source, read)
+    return _pictures(source, read, first_number)
 
 
 def check_source(source: Any) -> None:
@@ -88,8 +96,8 @@ def _is_binary_file(source: Any) -> bool:
     return not isinstance(source, io.TextIOBase | type) and callable(getattr(source, "read", None))
 
 
-def _pictures(source: Any, read: Callable[[Path | EncodedImage], Picture]) -> Iterator[Picture]:
-    for number, (name, item) in enumerate(_expand(source)):
+def _pictures(source: Any, read: Callable[[Path | EncodedImage], Picture], first_number: int) -> Iterator[Picture]:
+    for number, (name, item) in enumerate(_expand(source), start=first_number):
         if isinstance(item, Picture):
             yield item
         elif isinstance(item, _BYTES):

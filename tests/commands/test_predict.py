@@ -1,6 +1,8 @@
 """Tests of effdet/commands/predict.py with record.py and video.py: the command as it is called."""
 
+import io
 import json
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +13,12 @@ import torch
 from PIL import Image
 
 from effdet.commands import main
-from effdet.commands.record import ListedImages, Record
 from effdet.detector.efficientdet import EfficientDet
 from effdet.images.reading import read_image
 from effdet.images.video import VideoWriter
+from effdet.runs.image_ids import ListedImages
+from effdet.runs.predict import predict_to_folder
+from effdet.runs.prediction_files import PredictionFiles
 from effdet.structures import Detections
 
 NAMES, IDS = ("Platelets", "RBC", "WBC"), (1, 2, 3)
@@ -159,6 +163,7 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(weights, seer, photos
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
     problems = captured.err.splitlines()
+    assert problems.pop() == "5 of the sources could not be read"
     assert len(problems) == 5
     for problem, name in zip(problems, ("gone.jpg", "empty", "*.tif", "gone.mp4", "half.jpg"), strict=True):
         assert problem.startswith(f"{photos}/") or problem.startswith(f"{photos / 'b'}/")
@@ -223,7 +228,7 @@ def test_an_image_or_video_without_an_id_is_named(weights, seer, photos, photo_s
     assert predict(weights, photos / "a" / "x.jpg", video, "--annotations", truth, "--out", photos / "out") == 1
     error = capsys.readouterr().err
     assert f"x.jpg: is not among the images of {truth}" in error
-    assert "clip.mp4: a video has no image ids; leave it out or leave out --annotations" in error
+    assert "clip.mp4: a video has no image ids; leave it out or leave out the annotations" in error
 
 
 def test_annotations_with_other_classes_are_an_error(weights, photos, photo_sets, capsys):
@@ -293,13 +298,70 @@ def test_annotations_must_list_images(tmp_path, content):
         ListedImages(tmp_path / "truth.json")
 
 
-def test_what_was_found_before_an_interruption_is_written(weights, seer, photos, monkeypatch):
-    say = Record.say
-
-    def interrupted(self, line):
-        say(self, line)
+def test_what_was_found_before_an_interruption_is_written(weights, seer, photos):
+    def interrupt(line):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Record, "say", interrupted)
-    assert predict(weights, photos / "b", "--out", photos / "out") == 130
+    with pytest.raises(KeyboardInterrupt):
+        predict_to_folder(EfficientDet.from_pretrained(weights), photos / "b", photos / "out", report=interrupt)
     assert len(read(photos / "out", "results.json")) == 1
+    assert len(read(photos / "out", "images.json")["images"]) == 1
+    assert not list((photos / "out").glob(".*"))
+
+
+def test_a_failed_write_leaves_the_files_of_last_time(weights, seer, photos):
+    predict(weights, photos / "a", "--out", photos / "out")
+    before = read(photos / "out", "results.json")
+    with (
+        pytest.raises(TypeError, match="not JSON serializable"),
+        PredictionFiles(photos / "out", [], {}) as files,
+    ):
+        files._images.close = lambda: json.dumps(object())
+    assert read(photos / "out", "results.json") == before
+    assert not list((photos / "out").glob(".*"))
+
+
+def test_python_callers_get_what_was_done(weights, seer, photos, caplog):
+    caplog.set_level("INFO")
+    (photos / "bad.jpg").write_text("hello")
+    data = (photos / "a" / "x.jpg").read_bytes()
+    sources = [photos / "a", data, np.zeros((20, 30, 3), np.uint8), photos / "bad.jpg", io.BytesIO(data)]
+    model = EfficientDet.from_pretrained(weights)
+    done = predict_to_folder(model, sources, photos / "out", details=photos / "all.json")
+    assert (done.folder, done.num_images, done.num_detections) == (photos / "out", 4, 4)
+    assert done.failures == (f"{photos}/bad.jpg: is not an image of a known format",)
+    drawn = [image["drawn"] for image in read(photos / "out", "images.json")["images"]]
+    assert drawn == ["x.jpg", "bytes-1.png", "image-2.png", "bytes-4.png"]
+    assert all((photos / "out" / name).is_file() for name in drawn)
+    assert [row["drawn"] for row in json.loads((photos / "all.json").read_text())] == [
+        str(photos / "out" / name) for name in drawn
+    ]
+    assert caplog.messages[0] == f"{photos}/a/x.jpg: 1 detection (1 WBC) -> {photos}/out/x.jpg"
+
+
+def test_a_wrong_type_writes_nothing(weights, photos):
+    with pytest.raises(TypeError, match=r"a source must be a path, .* got int"):
+        predict_to_folder(EfficientDet.from_pretrained(weights), [photos / "a", 5], photos / "out")
+    assert not (photos / "out").exists()
+
+
+def test_only_files_have_ids(weights, seer, photos, photo_sets):
+    model = EfficientDet.from_pretrained(weights)
+    sources = [np.zeros((20, 30, 3), np.uint8)]
+    done = predict_to_folder(model, sources, photos / "out", annotations=photo_sets / "bccd" / "val.json")
+    assert done.failures == ("image 0: only files have ids in the annotations, got ndarray",)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.jpg", b"two\nlines.jpg", "f\u00fcnf.jpg".encode()])
+def test_names_of_every_kind_come_back_from_the_files(weights, seer, photos, name, capsys):
+    file = Path(os.fsdecode(os.fsencode(photos) + b"/c/" + name))
+    file.parent.mkdir()
+    shutil.copy(photos / "a" / "x.jpg", file)
+    assert predict(weights, photos / "c", "--out", photos / "out", "--json", photos / "all.json") == 0
+    (image,) = read(photos / "out", "images.json")["images"]
+    assert os.fsencode(image["file_name"]) == os.fsencode(file)
+    assert os.fsencode(image["drawn"]) == name
+    assert (photos / "out" / image["drawn"]).is_file()
+    (entry,) = json.loads((photos / "all.json").read_text())
+    assert os.fsencode(entry["source"]) == os.fsencode(file)
+    assert len(capsys.readouterr().out.splitlines()) == 1
