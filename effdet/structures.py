@@ -23,13 +23,30 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True)
+def _equal(self: Any, other: object) -> bool:
+    """Return whether two values of one type are equal in every field; tensors by shape and numbers, on any device."""
+    if type(other) is not type(self):
+        return NotImplemented
+    mine, theirs = vars(self), vars(other)
+    return all(_equal_values(mine[name], theirs[name]) for name in mine)
+
+
+def _equal_values(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+    return bool(a == b)
+
+
+@dataclass(frozen=True, eq=False)
 class Target:
     """Ground truth of one image, in pixels of the network input."""
 
     boxes: Tensor  # (M, 4) float32 xyxy
     classes: Tensor  # (M,) int64 in [0, K)
     crowd_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # (M', 4) regions to ignore
+
+    __eq__ = _equal
+    __hash__ = None  # type: ignore[assignment]
 
     def to(self, device: torch.device | str) -> Target:
         """Return the same target on another device."""
@@ -40,7 +57,7 @@ class Target:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Letterboxed images with their ground truth, as the loaders yield them.
 
@@ -56,6 +73,9 @@ class Batch:
     targets: list[Target]  # B
     unreadable: tuple[str, ...] = ()  # files that could not be decoded; in training another image took their place
 
+    __eq__ = _equal
+    __hash__ = None  # type: ignore[assignment]
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on another device; ids and sizes stay on the CPU."""
         return replace(
@@ -69,7 +89,7 @@ class Batch:
         return replace(self, images=self.images.pin_memory())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """Raw output for every anchor, levels concatenated fine to coarse.
 
@@ -78,6 +98,9 @@ class Predictions:
 
     class_logits: Tensor  # (B, N, K); score = sigmoid(logit)
     box_deltas: Tensor  # (B, N, 4) dx, dy, dw, dh relative to the anchor
+
+    __eq__ = _equal
+    __hash__ = None  # type: ignore[assignment]
 
     def float(self) -> Predictions:
         """Return the predictions in float32, whatever precision the network ran in."""
@@ -95,7 +118,7 @@ class Detection:
     category_id: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Detections of one image, best score first, in pixels of the original image.
 
@@ -110,6 +133,9 @@ class Detections:
     category_ids: tuple[int, ...] = ()  # K
     image_size: tuple[int, int] | None = None  # (height, width) of the original image
     source: str = ""  # file, or file and frame, that the image came from
+
+    __eq__ = _equal
+    __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -133,3 +133,21 @@ def test_names_and_ids_must_be_as_many_as_classes(names, ids, message):
     check_same_length(("a", "b"), (1, 2), 2)
     with pytest.raises(ValueError, match=message):
         check_same_length(names, ids, 2)
+
+
+def test_values_with_tensors_are_compared_by_their_numbers():
+    def detections(score=0.5, source="a.jpg"):
+        return Detections(torch.ones(1, 4), torch.tensor([0]), torch.tensor([score]), ("cat",), (3,), (8, 8), source)
+
+    assert detections() == detections()
+    assert [detections()] == [detections()]
+    assert detections() != detections(score=0.4)
+    assert detections() != detections(source="b.jpg")
+    assert detections() != detections().above(0.9)
+    assert detections() != "a.jpg"
+
+    assert Target(torch.ones(2, 4), torch.zeros(2)) == Target(torch.ones(2, 4), torch.zeros(2))
+    assert Target(torch.ones(2, 4), torch.zeros(2)) != Target(torch.ones(2, 4), torch.ones(2))
+    assert Predictions(torch.ones(1, 2, 3), torch.ones(1, 2, 4)) != Predictions(
+        torch.ones(1, 2, 3), torch.zeros(1, 2, 4)
+    )

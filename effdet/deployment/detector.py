@@ -113,7 +113,7 @@ class DeployedDetector:
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
-        return to_detections(self._found(self.network_input(batch), batch), batch, self)
+        return to_detections(list(self._found(self.network_input(batch), batch)), batch, self)
 
     def network_input(self, batch: Batch) -> Tensor:
         """Return the images of a letterboxed batch as (B, 3, H, W) float32, normalised."""

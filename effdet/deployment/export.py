@@ -95,8 +95,8 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         class_names=model.class_names,
         category_ids=model.category_ids,
         image_size=options.image_size or model.image_size,
-        mean=tuple(model.mean.tolist()),
-        std=tuple(model.std.tolist()),
+        mean=model.letterbox.mean,
+        std=model.letterbox.std,
         preprocessing=model.preprocessing,
         settings=settings,
         batch=options.batch,
@@ -112,7 +112,7 @@ def as_exported(model: EfficientDet, description: Description) -> EfficientDet:
     twin.__dict__.update(model.__dict__)
     twin.settings = description.settings
     twin.image_size = description.image_size
-    return twin.eval()
+    return twin
 
 
 def onnx_graph(model: EfficientDet, description: Description) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from effdet.deployment.dynamic_shapes import make_dynamic, say_same
 from effdet.deployment.runtimes import require
 from effdet.detector.efficientdet import EfficientDet
+from effdet.detector.evaluation_copies import unwrapped
 
 INPUT = "images"  # (B, 3, H, W) float32, normalised
 RAW_OUTPUTS = ("class_logits", "box_deltas")  # (B, N, K) and (B, N, 4)
@@ -34,7 +35,7 @@ class RawNetwork(nn.Module):
     def __init__(self, model: EfficientDet, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
-        self.network = copy.deepcopy(model.network).cpu().to(dtype).eval().requires_grad_(False)
+        self.network = copy.deepcopy(unwrapped(model.network)).cpu().to(dtype).eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (B, N, K) and box deltas (B, N, 4) for normalised images (B, 3, H, W)."""

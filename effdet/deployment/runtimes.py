@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections import deque
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ class Runtime(Protocol):
     description: str | None  # JSON text that the file holds, if it does
 
     def run(self, images: np.ndarray) -> Arrays:
-        """Return the outputs for (B, 3, H, W) float32 images; valid until the next run."""
+        """Return the outputs for (B, 3, H, W) float32 images; several threads may call it at once."""
 
 
 class OnnxRuntime:
@@ -83,14 +84,20 @@ class OpenVino:
 
     def _use(self, compiled: Any, description: str | None) -> None:
         self.description = description
-        self._compiled = compiled  # is to live as long as its request
-        self._request = compiled.create_infer_request()
+        self._compiled = compiled
         self._outputs = range(len(compiled.outputs))
+        self._idle: deque[Any] = deque()  # requests that no thread uses; each has buffers of its own
 
     def run(self, images: np.ndarray) -> Arrays:
-        """Return the outputs for (B, 3, H, W) float32 images; the next run writes over them."""
-        self._request.infer({0: images}, share_inputs=True)
-        return [self._request.get_output_tensor(index).data for index in self._outputs]
+        """Return the outputs for (B, 3, H, W) float32 images."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        request.infer({0: images}, share_inputs=True)
+        outputs = [request.get_output_tensor(index).data.copy() for index in self._outputs]
+        self._idle.append(request)
+        return outputs
 
 
 class TorchExport:

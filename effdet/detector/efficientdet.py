@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effdet.detector.inputs import check_images, check_targets, letterbox_tensors, normalise
+from effdet.detector.evaluation_copies import EvaluationCopies, unwrapped, without_wrapper_names
+from effdet.detector.inputs import (
+    KnownNumbers,
+    at_least_float32,
+    check_image_size,
+    check_images,
+    check_targets,
+    letterbox_tensors,
+    normalise,
+)
+from effdet.detector.new_classes import check_classes, head_like
 from effdet.detector.prediction import predict_iter, to_detections
+from effdet.detector.saving import describe, push, save
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.anchors import anchors_of
@@ -21,13 +30,11 @@ from effdet.models.architecture import Architecture
 from effdet.models.network import Network, build_class_head
 from effdet.ops.postprocess import postprocess
 from effdet.ops.settings import PostprocessSettings
-from effdet.structures import Batch, Detections, Predictions, Target, check_same_length
+from effdet.structures import Batch, Detections, Predictions, Target
 from effdet.training.losses import DetectionLoss
 from effdet.weights.fit import check_fit
-from effdet.weights.hub import upload_folder
 from effdet.weights.imagenet import find_backbone_weights, load_backbone
 from effdet.weights.loading import Loaded, load
-from effdet.weights.own_format import is_folder, save_folder, save_native
 
 
 class EfficientDet(nn.Module):
@@ -43,7 +50,7 @@ class EfficientDet(nn.Module):
         num_classes: K, without a background class.
         backbone_weights: None for random weights (never touches the network); "imagenet", a timm tag or a file:
             see ``find_backbone_weights``. They bring their own mean and standard deviation.
-        image_size: Network input (height, width); any size. Default: the published one.
+        image_size: Network input, one side or (height, width); any size. Default: that of the architecture.
         class_names: One name per class. Default: the label as text.
         category_ids: The data set's own id of each class. Default: the label.
         stochastic_depth: Drop rate of the last backbone block while training. Default: the architecture's.
@@ -64,7 +71,7 @@ class EfficientDet(nn.Module):
         num_classes: int = 90,
         *,
         backbone_weights: str | None = None,
-        image_size: tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | None = None,
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         stochastic_depth: float | None = None,
@@ -72,17 +79,14 @@ class EfficientDet(nn.Module):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
         self.architecture = _architecture(architecture)
         self.name = self.architecture.name
-        height, width = image_size or self.architecture.image_size
-        self.image_size = (int(height), int(width))
+        self.image_size = self.architecture.image_size if image_size is None else image_size
         self.stochastic_depth = self.architecture.stochastic_depth if stochastic_depth is None else stochastic_depth
         self.settings = settings or PostprocessSettings()
         self.preprocessing = preprocessing or Preprocessing()
         self.criterion = DetectionLoss()
-        self._set_classes(num_classes, class_names, category_ids)
+        self.num_classes, self.class_names, self.category_ids = check_classes(num_classes, class_names, category_ids)
 
         self.network = Network(self.architecture, num_classes, stochastic_depth=self.stochastic_depth)
         self.register_buffer("mean", torch.tensor(self.architecture.mean), persistent=False)
@@ -95,6 +99,8 @@ class EfficientDet(nn.Module):
             self.std.copy_(torch.tensor(weights.std))
             self.start = f"backbone weights from {weights.source}; neck and heads random"
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+        self._evaluation_copies = EvaluationCopies()
+        self._known_mean, self._known_std = KnownNumbers(), KnownNumbers()
 
     # ------------------------------------------------------------------ torchvision's contract
 
@@ -118,12 +124,12 @@ class EfficientDet(nn.Module):
         Raises:
             TypeError, ValueError: If images or targets do not fit; the message names the image by its index.
         """
-        checked = [image.to(self.device) * 255 for image in check_images(images)]
+        checked = [at_least_float32(image.to(self.device)) * 255 for image in check_images(images)]
         if self.training:
             originals = check_targets(targets, len(checked), self.num_classes)
-            self._check_bn_can_train(len(checked))
+            self._check_can_train(len(checked))
         batch, content_sizes, scales, original_sizes = letterbox_tensors(checked, self.letterbox)
-        predictions = self.network(self.normalise(batch, content_sizes))
+        predictions = self._predict_raw(self.network, self.normalise(batch, content_sizes))
         anchors = self.anchors(self.image_size, self.device)
         if self.training:
             scaled = [
@@ -141,7 +147,17 @@ class EfficientDet(nn.Module):
         )
         return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
 
-    def _check_bn_can_train(self, num_images: int) -> None:
+    def _predict_raw(self, network: nn.Module, images: Tensor) -> Predictions:
+        """Return float32 predictions of a network that computes in the type of its weights."""
+        predictions: Predictions = network(images.to(self.dtype))
+        return predictions.float()
+
+    def _check_can_train(self, num_images: int) -> None:
+        if self.dtype == torch.float16:
+            raise ValueError(
+                "training needs weights in float32 or bfloat16, got torch.float16, in which gradients vanish; call "
+                "model.float() and train under torch.autocast"
+            )
         coarsest_stride = self.architecture.coarsest_stride
         if num_images == 1 and max(self.image_size) <= coarsest_stride:
             raise ValueError(
@@ -153,13 +169,19 @@ class EfficientDet(nn.Module):
 
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:
-        """Return the detections of a letterboxed batch, in pixels of the original images."""
-        return self.postprocess(self.network(self.network_input(batch)), batch)
+        """Return the detections of a letterboxed batch, in pixels of the original images, on the CPU.
+
+        The network computes in evaluation mode, whatever mode the model is in, and the model stays as it is: it may be
+        called from several threads at once, also while another one trains the model.
+        """
+        with self._evaluation_copies.borrow(self.network) as network:
+            predictions = self._predict_raw(network, self.network_input(batch))
+        return self.postprocess(predictions, batch)
 
     def network_input(self, batch: Batch) -> Tensor:
         """Return the images of a letterboxed batch as (B, 3, H, W) float32 on the device of the weights, normalised.
 
-        They lie channels last, and so will all that follows, which convolutions on a CPU like better.
+        Their memory format is channels last, and so will be that of all feature maps: convolutions on a CPU are faster.
         """
         images = batch.images.to(self.device)
         if not images.is_floating_point():  # else the letterbox has normalised them
@@ -180,7 +202,9 @@ class EfficientDet(nn.Module):
         return to_detections(results, batch, self)
 
     def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
-        """Detect objects in images of any kind.
+        """Detect objects in images of any kind, in evaluation mode whatever mode the model is in.
+
+        Nothing in the model changes, and several threads may call it at once.
 
         Args:
             source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
@@ -203,12 +227,7 @@ class EfficientDet(nn.Module):
 
         Arguments as for ``predict``. Memory stays flat however many images or frames there are.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            yield from predict_iter(self, source, score_threshold=score_threshold, batch_size=batch_size)
-        finally:
-            self.train(was_training)
+        return predict_iter(self, source, score_threshold=score_threshold, batch_size=batch_size)
 
     # ------------------------------------------------------------------ parts that training uses
 
@@ -221,7 +240,8 @@ class EfficientDet(nn.Module):
         """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
         key = (image_size, torch.device(device))
         if key not in self._anchors:
-            self._anchors[key] = anchors_of(self.architecture, image_size, device)
+            with torch.inference_mode(False):  # training uses them too
+                self._anchors[key] = anchors_of(self.architecture, image_size, device)
         return self._anchors[key]
 
     @property
@@ -230,12 +250,34 @@ class EfficientDet(nn.Module):
         return self.mean.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, in which the network computes; losses and detections are float32 all the same."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Network input (height, width) in pixels; it is set by one side or by a pair."""
+        return self._image_size
+
+    @image_size.setter
+    def image_size(self, size: int | tuple[int, int]) -> None:
+        self._image_size = check_image_size(size)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EfficientDet:
+        """Move or convert all tensors, as ``to`` and ``half`` do, but keep mean and standard deviation in float32."""
+        exact = {"mean": self.mean, "std": self.std}
+        super()._apply(fn, recurse)
+        for name, values in exact.items():
+            setattr(self, name, values.to(getattr(self, name).device))
+        return self
+
+    @property
     def letterbox(self) -> Letterbox:
         """What brings images into the frame of the network input; it can be sent to loader processes."""
         return Letterbox(
             image_size=self.image_size,
-            mean=tuple(self.mean.tolist()),
-            std=tuple(self.std.tolist()),
+            mean=self._known_mean.of(self.mean),
+            std=self._known_std.of(self.std),
             preprocessing=self.preprocessing,
         )
 
@@ -257,8 +299,7 @@ class EfficientDet(nn.Module):
         Raises:
             ValueError: If the name is that of another kind of file.
         """
-        write = save_folder if is_folder(path) else save_native
-        write(path, self.state_dict() if state is None else state, self.description())
+        save(self, path, state)
 
     def push_to_hub(
         self,
@@ -284,25 +325,11 @@ class EfficientDet(nn.Module):
         Raises:
             ConnectionError: If the hub cannot be reached.
         """
-        with TemporaryDirectory() as folder:
-            save_folder(folder, self.state_dict(), self.description(), source=f"hf-hub:{repository}")
-            return upload_folder(folder, repository, private=private, revision=revision, message=message, token=token)
+        return push(self, repository, private=private, revision=revision, message=message, token=token)
 
     def description(self) -> dict[str, Any]:
         """Return all that is needed to use the weights again, as plain JSON values; it travels in every file."""
-        return {
-            "name": self.name,
-            "architecture": self.architecture.to_dict(),
-            "num_classes": self.num_classes,
-            "class_names": list(self.class_names),
-            "category_ids": list(self.category_ids),
-            "image_size": list(self.image_size),
-            "mean": self.mean.tolist(),
-            "std": self.std.tolist(),
-            "stochastic_depth": self.stochastic_depth,
-            "settings": asdict(self.settings),
-            "preprocessing": asdict(self.preprocessing),
-        }
+        return describe(self)
 
     @classmethod
     def from_pretrained(
@@ -352,8 +379,9 @@ class EfficientDet(nn.Module):
         if found.mean is not None and found.std is not None:
             model.mean.copy_(torch.tensor(found.mean))
             model.std.copy_(torch.tensor(found.std))
-        check_fit(model.state_dict(), found.state, f"{found.where} does not fit {model.name}")
-        model.load_state_dict(found.state, strict=False)  # the counters of BN batches may be absent
+        state = without_wrapper_names(found.state)  # also of a compiled network
+        check_fit(model.state_dict(), state, f"{found.where} does not fit {model.name}")
+        model.load_state_dict(state, strict=False)  # the counters of BN batches may be absent
         model.start = f"the detector in {found.where}"
         return model.eval()
 
@@ -363,22 +391,27 @@ class EfficientDet(nn.Module):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
     ) -> None:
-        """Give the model a new class head with random weights and the published prior, for other classes."""
-        self._set_classes(num_classes, class_names, category_ids)
-        self.network.class_head = build_class_head(self.architecture, num_classes).to(self.device)
+        """Give the model a new class head with random weights and the published prior, for other classes.
+
+        The new head has the mode, device, data type and memory format of the old one.
+
+        Args:
+            num_classes: K, without a background class.
+            class_names: One name per class. Default: the label as text.
+            category_ids: The data set's own id of each class. Default: the label.
+
+        Raises:
+            ValueError: If ``num_classes`` is below 1, or there is not one name or id per class; the model is then as it
+                was.
+        """
+        self.num_classes, self.class_names, self.category_ids = check_classes(num_classes, class_names, category_ids)
+        network: Any = unwrapped(self.network)
+        network.class_head = head_like(network.class_head, build_class_head(self.architecture, num_classes))
 
     def name_classes(self, class_names: Sequence[str] | None = None, category_ids: Sequence[int] | None = None) -> None:
         """Give the classes other names or category ids, in the order of labels; what is None stays as it is."""
-        self._set_classes(self.num_classes, class_names or self.class_names, category_ids or self.category_ids)
-
-    def _set_classes(
-        self, num_classes: int, class_names: Sequence[str] | None, category_ids: Sequence[int] | None
-    ) -> None:
-        self.num_classes = num_classes
-        labels = range(num_classes)
-        self.class_names = tuple(str(label) for label in labels) if class_names is None else tuple(class_names)
-        self.category_ids = tuple(labels) if category_ids is None else tuple(int(i) for i in category_ids)
-        check_same_length(self.class_names, self.category_ids, num_classes)
+        names, ids = class_names or self.class_names, category_ids or self.category_ids
+        self.num_classes, self.class_names, self.category_ids = check_classes(self.num_classes, names, ids)
 
 
 def _architecture(given: Any) -> Architecture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from effdet.images.letterbox import Letterbox
 from effdet.structures import Target
+
+TOLERANCE = 0.5  # by which pixels of model(images) may leave [0, 1]
 
 
 def letterbox_tensors(images: Sequence[Tensor], letterbox: Letterbox) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -28,18 +31,26 @@ def letterbox_tensors(images: Sequence[Tensor], letterbox: Letterbox) -> tuple[T
         original sizes (B, 2) int64.
     """
     preprocessing = letterbox.preprocessing
-    batch = images[0].new_tensor(letterbox.fill).view(3, 1, 1).repeat(len(images), 1, *letterbox.image_size)
+    batch = _filled(images[0], (len(images), *images[0].shape[:1], *letterbox.image_size), letterbox.fill)
     contents, scales = [], []
-    for slot, image in zip(batch, images, strict=True):
+    for index, image in enumerate(images):
         content, scale = preprocessing.content_size((image.shape[1], image.shape[2]), letterbox.image_size)
         if content != image.shape[-2:]:
             mode, antialias = _TORCH_RESIZE[preprocessing.resize]
             image = F.interpolate(image[None], size=content, mode=mode, align_corners=False, antialias=antialias)[0]
-        slot[:, : content[0], : content[1]] = image
+        batch[index, :, : content[0], : content[1]] = image
         contents.append(content)
         scales.append(scale)
     original_sizes = torch.tensor([image.shape[-2:] for image in images])
     return batch, torch.tensor(contents), torch.tensor(scales, dtype=torch.float32), original_sizes
+
+
+def _filled(like: Tensor, shape: tuple[int, ...], colour: Sequence[int]) -> Tensor:
+    """Return a batch (B, C, H, W) of one colour; the numbers are not copied to the device, so nothing waits for it."""
+    batch = like.new_empty(shape)
+    for channel, value in enumerate(colour):
+        batch[:, channel] = value
+    return batch
 
 
 _TORCH_RESIZE: dict[str, tuple[str, bool]] = {
@@ -54,27 +65,53 @@ _TORCH_RESIZE: dict[str, tuple[str, bool]] = {
 def normalise(images: Tensor, content_sizes: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
     """Return ``(images - mean) / std`` as float32, with zeros in the padding where content sizes are given.
 
+    float64 images stay float64.
+
     Args:
         images: (B, 3, H, W) uint8, or float in 0…255.
-        content_sizes: (B, 2) int64 (height, width) without padding; None leaves the padding as it is.
+        content_sizes: (B, 2) int64 (height, width) without padding, on the CPU; None leaves the padding as it is.
         mean: (3,) RGB in 0…255.
         std: (3,).
     """
-    normalised = (images.float() - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    normalised = (at_least_float32(images) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     if content_sizes is None:
         return normalised
-    for image, (h, w) in zip(normalised, content_sizes.tolist(), strict=True):
-        image[:, h:] = 0
-        image[:, :, w:] = 0
+    for index, (h, w) in enumerate(content_sizes.tolist()):
+        normalised[index, :, h:] = 0
+        normalised[index, :, :, w:] = 0
     return normalised
+
+
+class KnownNumbers:
+    """The numbers of a small tensor; they are read from its device only when they have changed."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Tensor, int, tuple[float, ...]] | None = None
+
+    def of(self, tensor: Tensor) -> tuple[float, ...]:
+        """Return the numbers of a tensor (C,)."""
+        if tensor.is_inference():  # it counts no changes
+            return tuple(tensor.tolist())
+        if self._known is None or self._known[0] is not tensor or self._known[1] != tensor._version:
+            self._known = (tensor, tensor._version, tuple(tensor.tolist()))
+        return self._known[2]
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return values in float32, or as they are if they are float64."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def check_images(images: Any) -> list[Tensor]:
     """Return the images as a list of (3, H, W) float tensors.
 
+    Values may leave [0, 1] by ``TOLERANCE``, as antialiased or augmented images do. Images that lie on a GPU are
+    checked by one number for all of them, so the host waits for the device once.
+
     Raises:
         TypeError: If they are not tensors.
-        ValueError: If one has another shape, is empty, or is not float; the message names it by its index.
+        ValueError: If one has another shape, is empty, is not float, or has values of another range such as 0…255; the
+            message names it by its index.
     """
     if isinstance(images, Tensor):
         if images.ndim != 4:
@@ -89,7 +126,38 @@ def check_images(images: Any) -> list[Tensor]:
             raise ValueError(f"image {index} must have the shape (3, H, W), got {_shape(image)}")
         if not image.is_floating_point():
             raise ValueError(f"image {index} must be float in [0, 1], got {image.dtype}; divide by 255")
+    _check_range(images)
     return list(images)
+
+
+def _check_range(images: Sequence[Tensor]) -> None:
+    distances = [(image.detach() - 0.5).abs_().amax().float() for image in images]
+    farthest = distances[0] if len(distances) == 1 else torch.stack([one.to(distances[0].device) for one in distances])
+    if not (farthest > 0.5 + TOLERANCE).any():  # also where an image has NaN, which has no range
+        return
+    for index, image in enumerate(images):
+        low, high = (float(value) for value in image.detach().aminmax())
+        if low < -TOLERANCE or high > 1 + TOLERANCE:
+            raise ValueError(
+                f"image {index} must be float in [0, 1], got values from {low:g} to {high:g}; divide pixels of 0…255 "
+                "by 255, and leave mean and standard deviation to the model"
+            )
+
+
+def check_image_size(size: Any) -> tuple[int, int]:
+    """Return the (height, width) of a network input that is given as one side or as a pair.
+
+    Raises:
+        TypeError: If it is neither a whole number nor a pair of them.
+        ValueError: If a side is below 1.
+    """
+    sides = (size, size) if isinstance(size, numbers.Integral) else size
+    is_pair = isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2
+    if not is_pair or not all(isinstance(side, numbers.Integral) and not isinstance(side, bool) for side in sides):
+        raise TypeError(f"image_size must be one whole number or a pair (height, width) of them, got {size!r}")
+    if min(sides) < 1:
+        raise ValueError(f"image_size must have sides of 1 pixel or more, got {size}")
+    return int(sides[0]), int(sides[1])
 
 
 def check_targets(targets: Sequence[Mapping[str, Tensor]] | None, num_images: int, num_classes: int) -> list[Target]:

@@ -1,5 +1,7 @@
 """``effdet.load``: weights and exported files in every runtime, behind the same ``predict``."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -76,3 +78,20 @@ def test_a_missing_runtime_is_named_before_the_weights_are_read(monkeypatch):
 def test_missing_weights_are_named():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors do not exist"):
         effdet.load("nowhere.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_threads_share_a_detector_and_each_gets_its_own_answer(weights, runtime):
+    pytest.importorskip(runtime)
+    pytest.importorskip("onnxscript")
+    detector = effdet.load(weights, runtime=runtime, num_threads=1)
+    images = list(torch.rand(8, 3, 70, 90, generator=torch.Generator().manual_seed(1)))
+
+    def boxes(image):
+        return detector.predict(image, score_threshold=0.0)[0].boxes
+
+    alone = [boxes(image) for image in images] * 8
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(boxes, images * 8))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))

@@ -269,3 +269,138 @@ def test_one_class_and_one_tiny_image_work():
     with torch.no_grad():
         [found] = model([torch.rand(3, 1, 1)])
     assert set(found["labels"].tolist()) <= {0}
+
+
+@pytest.mark.parametrize("wrap", ["network", "backbone", "parallel"])
+def test_a_wrapped_network_is_saved_by_its_own_names(model, tmp_path, wrap):
+    import copy
+
+    wrapped = copy.deepcopy(model)
+    if wrap == "network":
+        wrapped.network = torch.compile(wrapped.network)
+    elif wrap == "backbone":
+        wrapped.network.backbone = torch.compile(wrapped.network.backbone)
+    else:
+        wrapped.network = torch.nn.DataParallel(wrapped.network)
+    wrapped.save_pretrained(tmp_path / "wrapped.safetensors")
+    loaded = EfficientDet.from_pretrained(tmp_path / "wrapped.safetensors")
+    expected = model.state_dict()
+    assert list(loaded.state_dict()) == list(expected)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_file_that_an_earlier_version_wrote_of_a_compiled_network_is_loaded(model, tmp_path):
+    model.save_pretrained(tmp_path / "model.safetensors")
+    state, description = read_safetensors(tmp_path / "model.safetensors")
+    state = {name.replace("network.", "network._orig_mod.", 1): tensor for name, tensor in state.items()}
+    save_native(tmp_path / "compiled.safetensors", state, description)
+    loaded = EfficientDet.from_pretrained(tmp_path / "compiled.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_of_another_dtype_detects_in_float32(model, dtype):
+    import copy
+
+    images = torch.rand(2, 3, 90, 120, generator=torch.Generator().manual_seed(0))
+    expected = model(images)
+    converted = copy.deepcopy(model).to(dtype)
+    found = converted(images.to(dtype))
+    for one, other in zip(found, expected, strict=True):
+        assert one["boxes"].dtype == one["scores"].dtype == torch.float32
+        assert one["scores"][0].item() == pytest.approx(other["scores"][0].item(), abs=0.05)
+    assert len(converted.predict(images, score_threshold=0.0)) == 2
+    assert torch.equal(converted.mean, model.mean)  # 123.675 would be 123.5 in bfloat16
+
+
+def test_half_precision_weights_train_in_bfloat16_only():
+    target = {"boxes": torch.tensor([[20.0, 30, 90, 100]]), "labels": torch.tensor([1])}
+    losses = make_model().bfloat16().train()(torch.rand(2, 3, 128, 128), [target, target])
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    with pytest.raises(ValueError, match=r"weights in float32 or bfloat16, got torch\.float16.* call model\.float\(\)"):
+        make_model().half().train()(torch.rand(2, 3, 128, 128), [target, target])
+
+
+@pytest.mark.parametrize("preset", ["default", "effdet"])
+def test_the_gradient_of_the_image_is_that_of_finite_differences(preset):
+    model = make_model(preprocessing=Preprocessing.preset(preset)).double().train()
+    with torch.no_grad():
+        for head in (model.network.class_head, model.network.box_head):
+            head.predict.pointwise.weight.mul_(1e5)
+    for module in model.network.modules():  # without noise and statistics of the batch
+        module.eval()
+    torch.manual_seed(0)
+    images = [torch.rand(3, 60, 100, dtype=torch.float64), torch.rand(3, 140, 90, dtype=torch.float64)]
+    target = {"boxes": torch.tensor([[10.0, 10, 50, 55]]), "labels": torch.tensor([1])}
+
+    def loss(change=0.0):
+        return sum(model([images[0] + change, images[1]], [target, target]).values())
+
+    images[0].requires_grad_()
+    loss().backward()
+    direction = images[0].grad / images[0].grad.norm()
+    with torch.no_grad():
+        expected = (loss(0.01 * direction) - loss(-0.01 * direction)) / 0.02
+
+    assert images[0].grad.norm().item() == pytest.approx(expected.item(), rel=0.03)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_pixels_of_0_to_255_are_refused(training):
+    model = make_model().train(training)
+    target = {"boxes": torch.tensor([[20.0, 30, 90, 100]]), "labels": torch.tensor([1])}
+    images = torch.rand(2, 3, 64, 64)
+    images[1] *= 255
+    with pytest.raises(ValueError, match=r"image 1 must be float in \[0, 1\], got values from 0\.0.* to 25.*by 255"):
+        model(images, [target, target])
+
+
+def test_the_input_size_is_one_side_or_a_pair():
+    model = make_model()
+    model.image_size = 256
+    assert model.image_size == (256, 256)
+    model.image_size = [96, np.int64(128)]
+    assert model.image_size == (96, 128)
+    assert make_model(image_size=64).image_size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        ("256", TypeError, "must be one whole number or a pair .* got '256'"),
+        (256.0, TypeError, "must be one whole number or a pair"),
+        (True, TypeError, "must be one whole number or a pair"),
+        ((1, 2, 3), TypeError, "must be one whole number or a pair"),
+        ((96, 128.5), TypeError, "must be one whole number or a pair"),
+        (0, ValueError, "sides of 1 pixel or more, got 0"),
+        ((64, -64), ValueError, "sides of 1 pixel or more"),
+    ],
+)
+def test_a_bad_input_size_is_refused_when_it_is_set(size, error, message):
+    model = make_model()
+    with pytest.raises(error, match=message):
+        model.image_size = size
+    assert model.image_size == (128, 128)
+    with pytest.raises(error, match=message):
+        make_model(image_size=size)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_new_class_head_takes_after_the_old_one(training):
+    model = make_model().to(torch.bfloat16, memory_format=torch.channels_last).train(training)
+    old = model.network.class_head
+    model.reset_classes(5, ["a", "b", "c", "d", "e"])
+    new = model.network.class_head
+    assert {module.training for module in new.modules()} == {training}
+    assert [p.stride() for p in new.convs.parameters()] == [p.stride() for p in old.convs.parameters()]
+    assert {p.dtype for p in new.parameters()} == {torch.bfloat16}
+    assert type(new) is type(old)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((0,), "num_classes must be 1"), ((2, ["a"]), "class_names must")])
+def test_classes_that_do_not_fit_leave_the_model_as_it_was(arguments, message):
+    model = make_model(class_names=["a", "b", "c"])
+    head = model.network.class_head
+    with pytest.raises(ValueError, match=message):
+        model.reset_classes(*arguments)
+    assert (model.num_classes, model.class_names, model.network.class_head) == (3, ("a", "b", "c"), head)
