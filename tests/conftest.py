@@ -44,12 +44,6 @@ def peer_python() -> str:
     return _interpreter("EFFDET_PEER_PYTHON", "PyPI's effdet 0.4.1; `make peer-env` makes one")
 
 
-@pytest.fixture(scope="session")
-def tensorflow_python() -> str:
-    """Interpreter of an environment with TensorFlow."""
-    return _interpreter("EFFDET_TENSORFLOW_PYTHON", "TensorFlow 2.15")
-
-
 def _interpreter(variable: str, what: str) -> str:
     python = os.environ.get(variable)
     if not python:  # an empty value is the same as none
@@ -57,7 +51,7 @@ def _interpreter(variable: str, what: str) -> str:
     return python
 
 
-NOT_IN_A_CLONE = {"shared_data", "peer_python", "tensorflow_python"}
+NOT_IN_A_CLONE = {"shared_data", "peer_python"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

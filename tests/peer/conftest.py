@@ -7,6 +7,7 @@ are skipped.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,9 +29,26 @@ def run_peer(peer_python: str, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def run_tensorflow(tensorflow_python: str, tmp_path: Path) -> Run:
-    """Send arrays through a script of this folder under the interpreter that has TensorFlow."""
-    return _runner(tensorflow_python, tmp_path)
+def ask_tensorflow(tmp_path: Path) -> Run:
+    """Return TensorFlow's answer to a question; the question's name is that of a file in ``tensorflow_answers``.
+
+    With EFFDET_TENSORFLOW_PYTHON set, TensorFlow answers again: the answer must be the recorded one, or is recorded if
+    there is none.
+    """
+
+    def ask(name: str, arrays: Arrays) -> dict[str, np.ndarray]:
+        file = HERE / "tensorflow_answers" / f"{name}.npz"
+        if python := os.environ.get("EFFDET_TENSORFLOW_PYTHON"):
+            answer = _runner(python, tmp_path)("make_tensorflow.py", arrays)
+            if not file.exists():
+                np.savez_compressed(file, **answer)
+            with np.load(file) as recorded:
+                assert answer.keys() == set(recorded)
+                assert all(np.array_equal(answer[key], recorded[key]) for key in answer), f"delete {file} to renew it"
+        with np.load(file) as recorded:
+            return dict(recorded)
+
+    return ask
 
 
 def _runner(python: str, folder: Path) -> Run:

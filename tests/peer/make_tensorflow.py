@@ -1,11 +1,13 @@
 """Resize images and suppress boxes with TensorFlow's kernels: python make_tensorflow.py IN.npz OUT.npz.
 
 IN: either ``image_size`` (2,), mean and std (3,) in 0…255, and images image_n (h, w, 3) uint8; or boxes (C, 4) yxyx,
-scores (C,), labels (C,), sigma (), score_threshold () and max_detections (). OUT: for each image_n (H, W, 3) float32
-and scale_n, network per original pixel; or ``indices`` and ``scores`` of the boxes that remain, best first.
+scores (C,), labels (C,), sigma (), score_threshold () and max_detections (). OUT: for each image_n the SHA-256
+of its (H, W, 3) float32 pixels, and scale_n, network per original pixel; or ``indices`` and ``scores`` of the boxes
+that remain, best first.
 """
 
 import sys
+from hashlib import sha256
 
 import numpy as np
 import tensorflow as tf
@@ -48,7 +50,8 @@ def main(source, target):
     for name, image in given.items():
         if name.startswith("image_") and name != "image_size":
             size = given["image_size"].tolist()
-            made[name], made[name.replace("image", "scale")] = letterbox(image, size, given["mean"], given["std"])
+            pixels, made[name.replace("image", "scale")] = letterbox(image, size, given["mean"], given["std"])
+            made[name] = np.frombuffer(sha256(pixels.tobytes()).digest(), np.uint8)
     np.savez(target, **made)
 
 

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-# Names that differ in structure, three to a group because starting the peer takes longer than running a model.
+# Names that differ in structure; two tests, so that two cores share them.
 GROUPS = [
-    ("tf_efficientdet_d0", "efficientdet_d0", "tf_efficientdet_lite0"),  # SAME or symmetric padding; plain sum
-    ("efficientdet_q1", "cspdarkdet53m", "efficientdet_w0"),  # quad-FPN; Mish; features from inside a block
-    ("cspresdext50pan", "resdet50", "efficientdet_es"),  # PAN; full convolutions
-    ("efficientdetv2_dt", "mobiledetv3_large", "mixdet_m"),  # bilinear, a level without lateral; hard-swish
-    ("tf_efficientdet_d7x",),  # P8
+    (
+        *("tf_efficientdet_d0", "efficientdet_d0", "tf_efficientdet_lite0"),  # SAME or symmetric padding; plain sum
+        *("efficientdet_q1", "cspdarkdet53m", "efficientdet_w0"),  # quad-FPN; Mish; features from inside a block
+    ),
+    (
+        *("cspresdext50pan", "resdet50", "efficientdet_es"),  # PAN; full convolutions
+        *("efficientdetv2_dt", "mobiledetv3_large", "mixdet_m"),  # bilinear, a level without lateral; hard-swish
+        "tf_efficientdet_d7x",  # P8
+    ),
 ]
 
 
@@ -30,7 +34,9 @@ def parity():
 @pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
 def test_logits_deltas_and_anchors_are_those_of_effdet(parity, peer_python, names, tmp_path):
-    for row in parity.compare(names, peer_python, tmp_path):
+    three_at_a_time = [names[start : start + 3] for start in range(0, len(names), 3)]  # their outputs fill the disk
+    rows = [row for three in three_at_a_time for row in parity.compare(three, peer_python, tmp_path)]
+    for row in rows:
         assert row.class_difference <= parity.LIMIT, row
         assert row.box_difference <= parity.LIMIT, row
 

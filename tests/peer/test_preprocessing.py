@@ -1,6 +1,7 @@
 """The presets of pre-processing against the projects they are named after, bit for bit."""
 
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -39,18 +40,17 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-@pytest.mark.parametrize(
-    ("image_size", "preset", "constants", "fill", "interpolation"),
-    [
+def test_the_effdet_presets_make_the_inputs_of_effdet(run_peer, images):
+    for image_size, preset, constants, fill, interpolation in (
         ((128, 128), "effdet", IMAGENET, "mean", "bilinear"),
         ((96, 160), "effdet", IMAGENET, "mean", "bicubic"),
         ((128, 128), "effdet", HALF, "mean", "bilinear"),  # its Lite models
         ((96, 160), "effdet-advprop", HALF, "0", "bilinear"),
-    ],
-)
-def test_the_effdet_preset_makes_the_inputs_of_effdet(
-    run_peer, images, image_size, preset, constants, fill, interpolation
-):
+    ):
+        compare_inputs(run_peer, images, image_size, preset, constants, fill, interpolation)
+
+
+def compare_inputs(run_peer, images, image_size, preset, constants, fill, interpolation):
     theirs = run_peer(
         "make_inputs.py",
         {
@@ -72,13 +72,14 @@ def test_the_effdet_preset_makes_the_inputs_of_effdet(
 
 
 @pytest.mark.parametrize("image_size", [(96, 160), (512, 512)])
-def test_the_google_preset_makes_the_inputs_of_tensorflow(run_tensorflow, images, image_size):
+def test_the_google_preset_makes_the_inputs_of_tensorflow(ask_tensorflow, images, image_size):
     mean, std = (tuple(np.float32(255 * value).item() for value in values) for values in IMAGENET)
-    theirs = run_tensorflow(
-        "make_tensorflow.py",
+    theirs = ask_tensorflow(
+        "inputs_{}x{}".format(*image_size),
         {"image_size": image_size, "mean": np.float32(mean), "std": np.float32(std), **images},
     )
     preprocessing = Preprocessing.preset("google")
     ours = network_inputs(Letterbox(image_size=image_size, mean=mean, std=std, preprocessing=preprocessing), images)
     for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name])
+        found = np.frombuffer(sha256(array.tobytes()).digest(), np.uint8) if name in images else array
+        np.testing.assert_array_equal(found, theirs[name], err_msg=name)

@@ -1,6 +1,5 @@
 import json
 import logging
-import tarfile
 from argparse import Namespace
 from dataclasses import replace
 
@@ -286,55 +285,3 @@ def test_two_detectors_in_one_file_are_not_mixed(model, theirs, tmp_path, caplog
     torch.save({f"student.{name}": tensor for name, tensor in theirs.items()} | other, tmp_path / "w.pth")
     assert_same_network(EfficientDet.from_pretrained(tmp_path / "w.pth"), model)
     assert "holds several detectors: taking student., not teacher." in caplog.text
-
-
-# -- files that the original code wrote
-
-
-def relative_difference(ours, theirs):
-    return ((ours - theirs).abs().max() / theirs.std()).item()
-
-
-@pytest.mark.parametrize(
-    ("source", "first_level"), [("legacy", 3), ("legacy/model", 3), ("keras", 0), ("keras/model.index", 0)]
-)
-def test_googles_checkpoints_give_googles_outputs_without_a_flag(shared_data, source, first_level):
-    folder = shared_data / "google_d0"
-    io = {name: torch.from_numpy(array) for name, array in np.load(folder / source.split("/")[0] / "io.npz").items()}
-    levels = range(first_level, first_level + 5)
-    logits = torch.cat([io[f"cls{level}"].reshape(1, -1, 90) for level in levels], dim=1)
-    deltas = torch.cat([io[f"box{level}"].reshape(1, -1, 4) for level in levels], dim=1)[..., [1, 0, 3, 2]]
-    model = EfficientDet.from_pretrained(folder / source)
-    with torch.no_grad():
-        found = model.network(io["x"].permute(0, 3, 1, 2))
-    assert relative_difference(found.class_logits, logits) < 1e-3
-    assert relative_difference(found.box_deltas, deltas) < 1e-3
-    assert (model.name, model.class_names, model.category_ids) == ("d0", COCO_NAMES, COCO_IDS)
-    assert model.settings == PostprocessSettings.preset("google")
-    assert model.preprocessing == Preprocessing.preset("google")
-
-
-def test_zylos_checkpoint_gives_zylos_outputs_without_a_flag(shared_data):
-    io = torch.load(shared_data / "zylo_d0" / "io.pt", weights_only=True)
-    model = EfficientDet.from_pretrained(shared_data / "zylo_d0" / "efficientdet-d0.pth")
-    with torch.no_grad():
-        found = model.network(io["x"])
-    assert relative_difference(found.class_logits.sigmoid(), io["scores"]) < 1e-3
-    assert relative_difference(found.box_deltas, io["regression"][..., [1, 0, 3, 2]]) < 1e-3
-    assert (model.name, model.category_ids) == ("efficientdet-d0", COCO_IDS)
-    assert model.settings == PostprocessSettings.preset("zylo")
-
-
-def test_zylos_checkpoint_survives_effdets_layout(shared_data, tmp_path):
-    model = EfficientDet.from_pretrained(shared_data / "zylo_d0" / "efficientdet-d0.pth")
-    torch.save(to_effdet(model.network.state_dict(), model.name), tmp_path / "w.pth")
-    assert_same_network(EfficientDet.from_pretrained(tmp_path / "w.pth", variant="efficientdet-d0"), model)
-
-
-def test_an_archive_under_a_published_name_is_read(shared_data, tmp_path, monkeypatch):
-    with tarfile.open(tmp_path / "google-advprop-efficientdet-d0.tar.gz", "w:gz") as archive:
-        archive.add(shared_data / "google_d0" / "keras", arcname="efficientdet-d0")
-    monkeypatch.setattr(sources, "local_file", lambda file: tmp_path / file.file_name)
-    found = load("google/advprop/efficientdet-d0")
-    assert (found.architecture.name, found.preprocessing) == ("d0_ap", Preprocessing.preset("google-advprop"))
-    assert load(tmp_path / "google-advprop-efficientdet-d0.tar.gz").architecture.name == "d0_ap"

@@ -160,10 +160,3 @@ def test_truncated_index_is_named(folder, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"kinds.index cannot be read: it does not end like a table"):
         read_checkpoint(folder / "kinds")
-
-
-@pytest.mark.parametrize(("layout", "count"), [("keras", 709), ("legacy", 1419)])
-def test_original_checkpoints_are_read_whole(shared_data, layout, count):
-    tensors = read_checkpoint(shared_data / "google_d0" / layout)
-    assert len(tensors) == count
-    assert tensors["class_net/class-predict/pointwise_kernel"].shape == (1, 1, 64, 810)

@@ -1,13 +1,12 @@
+from hashlib import sha256
+
 import pytest
 import torch
 
-from effdet import EfficientDet
 from effdet.models.architecture import Architecture
-from effdet.models.network import Network
 from effdet.models.published import list_variants
 from effdet.weights import zylo
 from effdet.weights.fit import network_shapes
-from effdet.weights.pickles import read_state
 
 # Names that stand in the file of D0, typed from it: ours → theirs.
 TYPED = {
@@ -56,42 +55,29 @@ def fake(variant: str = "efficientdet-d0", num_classes: int = 90) -> dict[str, t
     return state
 
 
+# SHA-256 of the sorted lines "name shape" of all tensors that the original code saves for D0.
+NAMES_OF_D0 = "65a69afd1f4672dad2e5a6b5d433180249a9a2b645b3387a7fee385c0d88ba8f"
+
+
 @pytest.fixture(scope="module")
-def original(shared_data):
-    return read_state(shared_data / "zylo_d0" / "efficientdet-d0.pth").tensors
+def d0():
+    return fake("efficientdet-d0")
 
 
-def test_outputs_equal_the_originals(shared_data, original):
-    checkpoint = zylo.convert(original)
-    assert (checkpoint.variant, checkpoint.num_classes, checkpoint.skipped) == ("efficientdet-d0", 90, ())
-    network = Network(Architecture.named(checkpoint.variant), 90, stochastic_depth=0.0).eval()
-    network.load_state_dict(checkpoint.state)
-    expected = torch.load(shared_data / "zylo_d0" / "io.pt", weights_only=True)
-    with torch.inference_mode():
-        given = network(expected["x"])
-    scores, deltas = expected["scores"], expected["regression"][..., [1, 0, 3, 2]]
-    assert (given.class_logits.sigmoid() - scores).abs().max() < 1e-4 * scores.std()
-    assert (given.box_deltas - deltas).abs().max() < 1e-4 * deltas.std()
+def test_names_and_shapes_are_the_originals(d0):
+    lines = sorted(f"{name} {tuple(tensor.shape)}\n" for name, tensor in d0.items())
+    assert sha256("".join(lines).encode()).hexdigest() == NAMES_OF_D0
 
 
-def test_a_file_is_loaded_without_a_flag(shared_data):
-    model = EfficientDet.from_pretrained(shared_data / "zylo_d0" / "efficientdet-d0.pth")
-    assert (model.name, model.num_classes) == ("efficientdet-d0", 90)
-    expected = torch.load(shared_data / "zylo_d0" / "io.pt", weights_only=True)
-    anchors = expected["anchors"].squeeze(0)[:, [1, 0, 3, 2]]
-    assert anchors.shape == (12276, 4)
-    torch.testing.assert_close(model.anchors((256, 256), "cpu"), anchors, atol=1e-3, rtol=0)
-
-
-def test_names_are_those_in_the_file(original):
-    checkpoint = zylo.convert(original)
+def test_names_are_those_in_the_file(d0):
+    checkpoint = zylo.convert(d0)
     assert {own: checkpoint.sources[own] for own in TYPED} == TYPED
-    assert len(set(checkpoint.sources.values())) == len(original)
+    assert len(set(checkpoint.sources.values())) == len(d0)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
-def test_prefixes_of_wrappers_are_taken_off(original, prefix):
-    wrapped = {f"{prefix}{name}": value for name, value in original.items()} | {"anchors": torch.zeros(1)}
+def test_prefixes_of_wrappers_are_taken_off(d0, prefix):
+    wrapped = {f"{prefix}{name}": value for name, value in d0.items()} | {"anchors": torch.zeros(1)}
     assert zylo.recognises(wrapped)
     checkpoint = zylo.convert(wrapped)
     assert checkpoint.skipped == ("anchors",)
