@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from effdet.deployment.formats import RUNTIMES, is_exported
 
 if TYPE_CHECKING:
-    import torch
-
     from effdet.detector.prediction import Detector
 
 PRESETS = ("default", "fast", "google", "effdet", "zylo")
@@ -53,7 +51,9 @@ def load_model(args: argparse.Namespace) -> Detector:
         exported = load_exported(args.weights, runtime=args.runtime)
         _apply_options(exported, args)
         return exported
-    device = choose_device(args.device)
+    from effdet.runs.device import choose_device
+
+    device = choose_device(args.device, option="--device")
     model = EfficientDet.from_pretrained(args.weights)
     _apply_options(model, args)
     if args.runtime in ("auto", "torch"):
@@ -74,24 +74,6 @@ def _apply_options(model: Detector, args: argparse.Namespace) -> None:
     model.settings = replace(model.settings, **given)
     if args.image_size is not None:
         model.image_size = image_size(args.image_size)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first CUDA device, or the CPU.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ValueError(f"--device must be auto, cpu or a device of this machine, got {name}") from error
-    return device
 
 
 def image_size(sides: list[int]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.architecture import with_architecture
 from effdet.runs.build import build_run
 from effdet.runs.data import read_data
+from effdet.runs.device import choose_device
 from effdet.runs.folder import find_run_folder, new_run_folder, write_config
 from effdet.runs.lock import lock_run
 from effdet.runs.log import keep_lines
@@ -70,7 +71,7 @@ def train(config: Config, *, resume: str | Path | None = None) -> Run:
         ConfigError: If settings do not go together, or not with the data.
         DataError: If the data is missing or cannot be used.
         FileNotFoundError: If weights, or the run to continue, are missing.
-        ValueError: If weights or the checkpoint do not fit.
+        ValueError: If weights or the checkpoint do not fit, or the device is not there.
         FloatingPointError: If a loss or gradient is not finite; the batch is saved in the run folder.
         RuntimeError: If the device has too little memory.
         Interrupted: A ``KeyboardInterrupt``: on Ctrl-C or SIGTERM, with the checkpoint written.
@@ -78,7 +79,7 @@ def train(config: Config, *, resume: str | Path | None = None) -> Run:
     folder = None if resume is None else find_run_folder(Path(resume))
     if config.run.name is None:
         config = replace(config, run=replace(config.run, name="run"))
-    with huge_pages(), join_world(config.run.device) as world, log_level(is_main=world.is_main):
+    with huge_pages(), join_world(choose_device(config.run.device)) as world, log_level(is_main=world.is_main):
         _check_precision(config, world)
         with process_state(world.device, seed=config.run.seed, threads=config.run.threads), _advice_on_memory():
             return _train(config, world, folder)

@@ -27,8 +27,6 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 
-_ADVICE = "use run.device=cpu, or auto"
-
 
 @dataclass(frozen=True)
 class World:
@@ -92,21 +90,20 @@ class World:
 
 
 @contextlib.contextmanager
-def join_world(device: str = "auto", *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
+def join_world(device: torch.device | str, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, by gloo on CPU and NCCL on CUDA; alone otherwise.
 
     A process that leaves the block by an error tells the others why. They leave it, too, by one sentence.
 
     Args:
-        device: "auto" (CUDA if there is one, else CPU), "cpu", "cuda", "cuda:N" or "mps".
+        device: Where this process computes.
         timeout: How long a process may stand still before the others give up.
 
     Raises:
-        ValueError: If the device is unknown or not there.
         PeerError: If another process has failed, ended or stands still.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    chosen = choose_device(device, local_rank=int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
+    chosen = torch.device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
@@ -164,27 +161,3 @@ def _with_strides(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
     own = zip(gradient.shape, strides, gradient.stride(), strict=True)
     wanted = tuple(given if size == 1 else stride for size, given, stride in own)
     return gradient if gradient.stride() == wanted else gradient.as_strided(gradient.shape, wanted)
-
-
-def choose_device(name: str, *, local_rank: int | None = None) -> torch.device:
-    """Return the device that a name means on this machine; process ``local_rank`` takes the CUDA device of that number.
-
-    Raises:
-        ValueError: If the device is unknown or not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"run.device must be auto, cpu, cuda, cuda:N or mps, got '{name}'")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        device = torch.device("cuda", local_rank if local_rank is not None else device.index or 0)
-        if device.index >= count:
-            raise ValueError(f"run.device is '{name}', but torch finds {count or 'no'} CUDA device(s) here; {_ADVICE}")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"run.device is '{name}', but torch finds no MPS device here; {_ADVICE}")
-    return device

@@ -250,7 +250,7 @@ def test_wrong_usage_is_exit_status_two(args, message, capsys):
         ({"--weights": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"--data": "nowhere"}, "data folder nowhere does not exist"),
         ({"--data": "nowhere.yaml"}, "config file nowhere.yaml does not exist"),
-        ({"--device": "abacus"}, "--device must be auto, cpu or a device of this machine, got abacus"),
+        ({"--device": "abacus"}, "--device must be auto, cpu, cuda, cuda:N or mps, got 'abacus'"),
         ({"--image-size": "16"}, "--image-size must be one or two sides of at least 32 pixels, got 16"),
         ({"--score-threshold": "2"}, "score_threshold must lie in [0, 1], got 2.0"),
         ({"--sigma": "0"}, "sigma must be positive, got 0.0"),

@@ -87,7 +87,9 @@ def test_weights_predict_in_another_runtime(weights, tmp_path, demo_root):
 
 
 def test_weights_run_in_another_runtime_on_the_cpu_only(weights, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("effdet.commands.model_options.choose_device", torch.device)  # as if there were one
+    monkeypatch.setattr(
+        "effdet.runs.device.choose_device", lambda name, option: torch.device(name)
+    )  # as if there were one
     options = ["--runtime", "openvino", "--device", "cuda"]
     assert main(["predict", "--weights", str(weights), "x.jpg", "--out", str(tmp_path), *options]) == 1
     assert "--device must be cpu for --runtime openvino, got cuda" in capsys.readouterr().err

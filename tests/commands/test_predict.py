@@ -264,7 +264,7 @@ def test_a_broken_video_is_named_and_leaves_nothing(weights, seer, tmp_path, cap
     [
         (["--batch-size", "0"], 2, "--batch-size must be 1 or more, got 0"),
         (["--score-threshold", "30"], 2, "--score-threshold must lie in [0, 1], got 30.0"),
-        (["--device", "abacus"], 1, "--device must be auto, cpu or a device of this machine, got abacus"),
+        (["--device", "abacus"], 1, "--device must be auto, cpu, cuda, cuda:N or mps, got 'abacus'"),
         (["--image-size", "9", "9", "9"], 1, "--image-size must be one or two sides of at least 32 pixels, got 9 9 9"),
         (["--annotations", "gone.json"], 1, "annotations file gone.json does not exist"),
         (["--weights", "gone.safetensors"], 1, "gone.safetensors"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from effdet.training.distributed import World, choose_device, is_connection_error, join_world
+from effdet.training.distributed import World, is_connection_error, join_world
 from effdet.training.interrupt import StopRequest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,31 +31,6 @@ def test_one_process_is_alone(monkeypatch):
         assert world.broadcast("x") == "x"
         assert world.wrap(network) is network
         world.copy_buffers(network)
-
-
-def test_devices():
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize("name", ["gpu", "meta", ""])
-def test_an_unknown_device_is_refused(name):
-    with pytest.raises(ValueError, match=rf"run\.device must be auto, cpu, cuda, cuda:N or mps, got '{name}'"):
-        choose_device(name)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_cuda_device_is_one_sentence():
-    with pytest.raises(ValueError, match=r"run\.device is 'cuda:1', but torch finds no CUDA device\(s\) here; use run"):
-        choose_device("cuda:1")
-
-
-@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an MPS device")
-def test_a_missing_mps_device_is_one_sentence():
-    with pytest.raises(
-        ValueError, match=r"run\.device is 'mps', but torch finds no MPS device here; use run\.device=cpu"
-    ):
-        choose_device("mps")
 
 
 def test_errors_of_gloo_are_connection_errors_and_others_are_not():
