@@ -265,6 +265,10 @@ class RunConfig:
     threads: int | None = None  # CPU threads of torch; null: torch's own choice
 
     def __post_init__(self) -> None:
+        if self.name is not None:
+            is_folder_name = self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0")
+            must = "be the name of a folder inside run.dir, without a path; another place is set by run.dir"
+            _check(is_folder_name, "run.name", must, repr(self.name))
         _check(self.seed >= 0, "run.seed", "be 0 or more", self.seed)
         _check(self.threads is None or self.threads >= 1, "run.threads", "be 1 or more", self.threads)
 

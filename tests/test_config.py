@@ -14,6 +14,7 @@ from effdet.config import (
     Freeze,
     NmsKind,
     Optimizer,
+    RunConfig,
     TrainConfig,
     config_to_yaml,
     load_config,
@@ -201,3 +202,9 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 def test_a_config_is_checked_wherever_it_is_made():
     with pytest.raises(ConfigError, match=r"^train.lr must be positive, got -1$"):
         TrainConfig(lr=-1)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/a", "..", ".", "", "a\\b", "a\0b"])
+def test_a_run_cannot_be_named_out_of_its_folder(name):
+    with pytest.raises(ConfigError, match=r"run\.name must be the name of a folder inside run\.dir"):
+        RunConfig(name=name)

@@ -32,7 +32,7 @@ def create_run_folder(parent: Path, name: str) -> Path:
 def new_run_folder(config: Config) -> Path:
     """Create the folder of a run and write its config there."""
     assert config.run.name is not None
-    folder = create_run_folder(Path(config.run.dir), config.run.name)
+    folder = create_run_folder(Path(config.run.dir).expanduser(), config.run.name)
     write_config(folder, config)
     return folder
 
@@ -63,6 +63,7 @@ def newest_run(parent: Path, name: str) -> Path:
     Raises:
         FileNotFoundError: If no such folder holds a checkpoint.
     """
+    parent = parent.expanduser()
     pattern = re.compile(re.escape(name) + r"(-\d+)?")
     checkpoints = [path for path in parent.glob("*/last.ckpt") if pattern.fullmatch(path.parent.name)]
     if not checkpoints:

@@ -32,7 +32,7 @@ def test_a_missing_mps_device_is_one_sentence():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_the_message_names_the_option_that_the_user_gave():
-    with pytest.raises(ValueError, match="--device is 'cuda', .*; use --device cpu, or auto"):
+    with pytest.raises(ValueError, match=r"--device is 'cuda', .*; use --device cpu, or auto"):
         choose_device("cuda", option="--device")
 
 

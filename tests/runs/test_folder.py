@@ -1,5 +1,6 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,14 @@ def test_a_new_run_folder_holds_the_config(tmp_path):
     folders = [new_run_folder(config) for _ in range(2)]
     assert [folder.name for folder in folders] == ["demo", "demo-2"]
     assert load_config(folders[1] / "config.yaml") == config
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = new_run_folder(Config(run=RunConfig(dir="~/runs", name="demo")))
+    assert folder == tmp_path / "runs" / "demo"
+    (folder / "last.ckpt").touch()
+    assert newest_run(Path("~/runs"), "demo") == folder
 
 
 def test_a_run_is_found_by_its_folder_or_its_checkpoint(tmp_path):
