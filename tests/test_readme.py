@@ -57,6 +57,9 @@ def test_commands_in_the_pages_are_understood(words):
         return
     if words[0] == "torchrun":
         words = ["python", *words[next(i for i, word in enumerate(words) if word.startswith("tools/")) :]]
+    if words[0] == "effdet":
+        words = ["python", f"tools/{words[1]}.py", *words[2:]]
+        words = words[: words.index(">")] if ">" in words else words
     if words[:1] != ["python"]:
         assert words[0] in ("pip", "git", "cd")
         return
