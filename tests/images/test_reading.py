@@ -185,10 +185,9 @@ def test_a_jpeg_damaged_in_its_middle_is_named_and_libjpeg_is_quiet(tmp_path, ph
     assert capfd.readouterr().err == ""
 
 
-def test_a_damaged_jpeg_of_the_shared_cases_is_named(shared_data, capfd) -> None:
-    path = shared_data.parent / "cases" / "jpeg-damaged" / "images" / "smear_04.jpg"
-    with pytest.raises(ImageError, match=r"smear_04\.jpg: the JPEG is damaged: premature end of data segment"):
-        read_image(path)
+def test_a_photo_with_a_hole_in_its_middle_is_named(photo_sets, capfd) -> None:
+    with pytest.raises(ImageError, match=r"damaged\.jpg: the JPEG is damaged: premature end of data segment"):
+        read_image(photo_sets / "bccd" / "damaged.jpg")
     assert capfd.readouterr().err == ""
 
 
