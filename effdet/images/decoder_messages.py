@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _STDERR = 2
 _LINES = re.compile(  # all warnings of libjpeg that a decoder can meet
     r"Corrupt JPEG data: .*|Premature end of JPEG file|Invalid SOS parameters .*|Inconsistent progression sequence .*"
-    r"|Unknown Adobe color transform .*|Warning: unknown JFIF revision .*|Corrupt JPEG data.*"
+    r"|Unknown Adobe color transform .*|Warning: unknown JFIF revision .*"
 )
 _DAMAGE = re.compile(
     r"Corrupt JPEG data: (premature end of data segment|bad Huffman code|found marker .* instead of .*)"

@@ -198,7 +198,7 @@ def _left_out(folder: Path, nested: Sequence[str], others: Sequence[str]) -> lis
         parts.append(f"left out the videos {_listed(videos)}; give them by name")
     unknown = [name for name in others if not is_video(Path(name))]
     if unknown:
-        parts.append(f"left out {_listed(unknown)}, not images by name")
+        parts.append(f"left out {_listed(unknown)}: not image files")
     return parts
 
 

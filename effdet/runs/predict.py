@@ -110,7 +110,7 @@ def _expand(sources: Any, fail: Callable[[str], None]) -> Iterator[Any]:
             continue
         try:
             files = find_files(source)
-        except (FileNotFoundError, ImageError) as error:
+        except (OSError, ImageError) as error:  # a folder may also be closed to this user
             fail(str(error))
             continue
         yield from (file for file in files if file not in seen)

@@ -285,6 +285,14 @@ def test_values_without_an_agreed_range_are_named(tmp_path: Path, values: np.nda
         read_image(tmp_path / "a.tif")
 
 
+def test_a_deep_tiff_whose_zero_is_white_is_not_inverted(tmp_path: Path) -> None:
+    values = GRAY.astype(np.uint16) * 257
+    Image.fromarray(65535 - values).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "a.tif") as opened:
+        assert opened.tag_v2[262] == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.dstack([GRAY] * 3))
+
+
 # -- many pixels, other formats, and what is no file
 
 

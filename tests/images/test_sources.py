@@ -112,7 +112,7 @@ def test_what_a_folder_leaves_out_is_named_once(folder: Path, caplog: pytest.Log
     (record,) = caplog.records
     assert record.getMessage() == (
         f"{folder}: left out the sub-folders sub; to take their images too, give '{folder}/**/*'; "
-        "left out the videos clip.ts; give them by name; left out notes.txt, not images by name"
+        "left out the videos clip.ts; give them by name; left out notes.txt: not image files"
     )
     assert names(f"{folder}/**/b.jpg") == ["b.jpg"]
     assert len(names(f"{folder}/**/*.jpg")) == 3
