@@ -19,7 +19,7 @@ from effdet.kernels.autograd import Parameters, Plan, fused_block, fused_norm, f
 from effdet.kernels.library import Kernels, load_kernels
 from effdet.models.heads import DenseHead
 from effdet.models.layers import SeparableConv
-from effdet.models.necks import FastFusion, FusionNode
+from effdet.models.necks.fusion import FastFusion, FusionNode
 
 try:
     from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual

@@ -74,6 +74,11 @@ def upsample_bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Return the height and width of a map (B, C, H, W)."""
+    return x.shape[-2], x.shape[-1]
+
+
 class Resampling(NamedTuple):
     """How a map goes to the neighbouring level."""
 

@@ -11,7 +11,7 @@ from effdet.models.architecture import Architecture
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_MOMENTUM, DOWNSAMPLING, UPSAMPLING, Resampling
-from effdet.models.necks import FeaturePyramid
+from effdet.models.necks.pyramid import FeaturePyramid
 from effdet.structures import Predictions
 
 CLASS_PRIOR = 0.01

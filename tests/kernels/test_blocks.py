@@ -22,7 +22,7 @@ from effdet.kernels.blocks import (
 from effdet.kernels.library import load_kernels
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_EPS
-from effdet.models.necks import FusionNode
+from effdet.models.necks.fusion import FusionNode
 from effdet.training.freezing import freeze, train_mode
 
 needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="this machine cannot compile the kernels")

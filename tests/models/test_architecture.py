@@ -8,7 +8,8 @@ import yaml
 
 from effdet.models.architecture import _CHECKS, Activation, Architecture, Downsampling, Fusion, Neck, Upsampling
 from effdet.models.layers import ACTIVATIONS, DOWNSAMPLING, UPSAMPLING
-from effdet.models.necks import FUSIONS, LAYERS
+from effdet.models.necks.fusion import FUSIONS
+from effdet.models.necks.pyramid import LAYERS
 from effdet.models.published import PUBLISHED
 
 SMALL = Architecture(backbone="resnet18", image_size=(96, 128), channels=24, neck_repeats=2, head_repeats=1)
