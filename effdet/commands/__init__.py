@@ -30,11 +30,11 @@ COMMANDS = {
     "config": "print a config that comes with the package, to start your own from",
     "evaluate": "print the COCO numbers of a model, or of a results file",
     "predict": "detect objects in images, folders or videos",
-    "convert": "bring weights of any EfficientDet project into ours, or into effdet's",
+    "convert": "convert weights of other EfficientDet projects to ours, or ours to PyPI's effdet",
     "export": "write a model as an ONNX, OpenVINO or torch.export file",
     "data": "check a data set, draw the demo set, download COCO",
     "inspect_data": "the old name of data",
-    "benchmark": "measure speed and memory, beside a peer if there is one",
+    "benchmark": "measure speed and memory, beside another project if it is installed",
 }
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with _streams_that_survive():
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        return FAILED if _stdout_is_closed() else status
+        return status if _flush_stdout() else FAILED
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -77,7 +77,7 @@ def _module_name(command: str) -> str:
 
 
 def _front_parser() -> argparse.ArgumentParser:
-    """Return the parser of a bare ``effdet``; it knows the names of the commands and nothing of their arguments."""
+    """Return the parser of ``effdet`` alone, which only knows the names of the commands."""
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="effdet",
@@ -116,8 +116,8 @@ def _run(name: str, argv: list[str]) -> int:
 def _is_expected(error: Exception) -> bool:
     """Whether the message alone tells the user what to do.
 
-    True for what the operating system reports, and for errors that a ``raise`` of this package composed. The same types
-    coming out of a library mean that this package called it wrongly, and that is worth a traceback.
+    True for errors of the operating system, and for those that this package raises itself. If a library raises an error
+    of the same type, this package called it wrongly, and the traceback is needed.
     """
     if isinstance(error, OSError):
         return True
@@ -148,16 +148,19 @@ def _sentence(error: Exception) -> str:
 
 
 def _stdout_is_closed() -> bool:
-    """Flush stdout, and return whether its reader, ``head`` for instance, has gone; what is left is dropped then."""
+    """Return whether the reader of stdout, ``head`` for instance, has gone."""
+    return not _flush_stdout() or _has_no_reader(sys.stdout)
+
+
+def _flush_stdout() -> bool:
+    """Return whether there is a reader for what is left in the buffer of stdout; if not, it is dropped."""
     try:
         sys.stdout.flush()
-        if not _has_no_reader(sys.stdout):
-            return False
     except BrokenPipeError:
-        pass
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
     return True
 
 

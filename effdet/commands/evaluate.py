@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "or of a results file (--predictions and --annotations).",
     )
     what = result.add_mutually_exclusive_group(required=True)
-    what.add_argument("--weights", metavar="W", help="model: a .safetensors file of a run")
+    what.add_argument("--weights", metavar="W", help="weights, such as best.safetensors of a run, or an export")
     what.add_argument("--predictions", type=Path, metavar="FILE", help="results in COCO's JSON format")
     result.add_argument("--annotations", type=Path, metavar="FILE", help="COCO JSON that --predictions is scored by")
     result.add_argument("--data", metavar="DATA", help="folder in a known layout, COCO JSON file, or config (.yaml)")
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+_FOR_RESULTS = ("predictions", "annotations", "json", "backend", "weights", "data")
 _BACKEND = "what computes the numbers, which are the same (default: auto, hotcoco when it is installed)"
 
 
@@ -71,16 +72,21 @@ def _check(args: argparse.Namespace) -> None:
         parser().error(f"{mode} needs --{needed}")
     if getattr(args, useless) is not None:
         parser().error(f"{mode} goes with --{needed}, not with --{useless}")
-    if args.predictions and args.save_results:
-        parser().error("--save-results goes with --weights")
-    if args.predictions and args.split:
-        parser().error("--split goes with --weights")
+    if args.predictions:
+        _refuse_options_of_a_model(args)
     if args.json == args.save_results == STDOUT:
         parser().error("--json and --save-results cannot both go to stdout")
     if args.batch_size < 1:
         parser().error(f"--batch-size must be 1 or more, got {args.batch_size}")
     if args.workers is not None and args.workers < 0:
         parser().error(f"--workers must be 0 or more, got {args.workers}")
+
+
+def _refuse_options_of_a_model(args: argparse.Namespace) -> None:
+    default = vars(parser().parse_args(["--predictions", "p"]))
+    for name, value in vars(args).items():
+        if name not in _FOR_RESULTS and value != default[name]:
+            parser().error(f"--{name.replace('_', '-')} goes with --weights, not with --predictions")
 
 
 def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""From detections to COCO metrics."""
+"""Detections and ground truth in, COCO's numbers out."""

@@ -1,4 +1,4 @@
-"""A model's classes and a data set's categories: which is which."""
+"""Match the classes of a model with the categories of a data set, whose ids and order may differ."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def match_categories(
 ) -> tuple[int | None, ...]:
     """Return the data set's category id of each class of the model; None for a class that the data set lacks.
 
-    Ids and names that agree are taken as they are; where ids differ, names decide (upper and lower case are the same).
-    Where one of the two knows numbers instead of names, ids decide. Every category of the data set must find a class;
-    the model may have more.
+    A category is the class with the same id and name. If not all categories have one, names alone decide; upper and
+    lower case are the same. If the model or the data set has numbers for names, ids alone decide. Every category must
+    have a class; the model may have more classes.
 
     Args:
         class_names: Of the model, one per label.
@@ -36,8 +36,8 @@ def match_categories(
     """
     wanted = dict(zip(dataset_ids, map(_folded, dataset_names), strict=True))
     own = dict(zip(category_ids, map(_folded, class_names), strict=True))
-    nameless = _are_numbers(class_names, range(len(class_names))) or _are_numbers(dataset_names, dataset_ids)
-    if all(key in own and (nameless or own[key] == name) for key, name in wanted.items()):
+    ids_decide = _are_numbers(class_names, range(len(class_names))) or _are_numbers(dataset_names, dataset_ids)
+    if all(key in own and (ids_decide or own[key] == name) for key, name in wanted.items()):
         return tuple(category_id if category_id in wanted else None for category_id in category_ids)
 
     id_of = {name: key for key, name in wanted.items()}

@@ -231,6 +231,12 @@ def test_an_unreadable_image_is_named_and_left_out(demo_root, weights, seer, tmp
         ),
         (["--predictions", "p", "--annotations", "a", "--save-results", "s"], "--save-results goes with --weights"),
         (["--predictions", "p", "--annotations", "a", "--split", "val"], "--split goes with --weights"),
+        (["--predictions", "p", "--annotations", "a", "--preset", "fast"], "--preset goes with --weights"),
+        (
+            ["--predictions", "p", "--annotations", "a", "--score-threshold", "0.1"],
+            "--score-threshold goes with --weights, not with --predictions",
+        ),
+        (["--predictions", "p", "--annotations", "a", "--batch-size", "4"], "--batch-size goes with --weights"),
         (
             ["--weights", "w", "--data", "d", "--json", "-", "--save-results", "-"],
             "--json and --save-results cannot both go to stdout",

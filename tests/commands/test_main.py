@@ -233,3 +233,14 @@ def test_a_reader_of_stdout_that_goes_away_ends_the_command_without_a_word():
         process.stdin.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_a_command_without_output_does_not_mind_that_nobody_reads_stdout_and_stderr():
+    """As ``effdet train ... 2>&1 | head -1`` is called."""
+    script = COMMAND_OF_OUR_OWN.replace('    print("größe 红细胞")', "")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes, cwd=ROOT) as process:
+        process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert process.returncode == 0

@@ -313,3 +313,18 @@ def test_an_evaluation_in_a_thread_gives_the_same(val, model):
     thread.start()
     thread.join()
     assert found[0].numbers() == expected.numbers()
+
+
+@pytest.mark.slow
+def test_an_export_is_evaluated_as_the_model_that_it_came_from(val, model, tmp_path):
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    from effdet.deployment.export import ExportOptions, export
+
+    export(model, tmp_path / "model.onnx", ExportOptions())
+    exported = effdet.load(tmp_path / "model.onnx")
+    before = exported.settings
+    found = [evaluate_with_results(each, val, workers=0, score_threshold=0.0) for each in (model, exported)]
+    np.testing.assert_allclose(np.sort(found[1].results.scores), np.sort(found[0].results.scores), atol=1e-4)
+    np.testing.assert_allclose(found[1].metrics.numbers(), found[0].metrics.numbers(), atol=1e-3)
+    assert exported.settings == before
