@@ -18,7 +18,7 @@ endif
 .PHONY: demo env peer-env test test-fast test-outside parity lint format types package clean
 
 demo: env
-	$(BIN)/python tools/inspect_data.py demo --root $(DEMO)
+	$(BIN)/python tools/data.py demo --root $(DEMO)
 	rm -rf $(RUN)
 	$(BIN)/python tools/train.py configs/demo.yaml
 	$(BIN)/python tools/evaluate.py --weights $(RUN)/best.safetensors --data $(DEMO)

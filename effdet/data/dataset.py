@@ -146,6 +146,11 @@ class Dataset:
         others = f" ({len(errors) - 1} more: effdet data check {self.annotation_file})" if len(errors) > 1 else ""
         raise DataError(f"{self.annotation_file}: {errors[0]}{others}")
 
+    def has_usable_box(self) -> bool:
+        """Return whether any box is no crowd and has an area inside its image."""
+        _, is_inside = clip_boxes(self.boxes_xywh, self.sizes[self.image_of_box])
+        return bool((is_inside & ~self.is_crowd).any())
+
     def fingerprint(self) -> dict[str, str]:
         """Return a hash of each part of this data set that training or evaluation depends on.
 

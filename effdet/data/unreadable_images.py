@@ -38,7 +38,8 @@ def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dat
         The data set without them, and one "file: reason" for each, in the data set's order.
 
     Raises:
-        DataError: If more than ``max_fraction`` of the images, or all of them, cannot be read; it names the first few.
+        DataError: If more than ``max_fraction`` of the images, or all of them, cannot be read (it names the first few),
+            or no box is left.
     """
     indices: Sequence[int] = range(len(dataset))
     if len(dataset) > DECODE_ALL_UP_TO:
@@ -51,7 +52,15 @@ def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dat
     unreadable = {index: fault for index, fault in zip(indices, faults, strict=True) if fault}
     if len(unreadable) > max_fraction * len(dataset) or len(unreadable) == len(dataset):
         raise DataError(_too_many(dataset, list(unreadable.values()), max_fraction))
-    return (dataset.without(unreadable) if unreadable else dataset), list(unreadable.values())
+    if not unreadable:
+        return dataset, []
+    rest = dataset.without(unreadable)
+    if not rest.has_usable_box():
+        raise DataError(
+            f"{dataset.annotation_file}: no image that can be read has a box; there is nothing to learn or to measure; "
+            f"left out: {next(iter(unreadable.values()))}"
+        )
+    return rest, list(unreadable.values())
 
 
 def _looks_whole(path: Path) -> bool:

@@ -25,7 +25,7 @@ def read_data(config: DataConfig) -> tuple[Dataset, Dataset]:
     """
     root = Path(config.root).expanduser()
     if root.name == "demo" and not root.exists():
-        raise DataError(f"the demo data {root} does not exist; draw it with: tools/inspect_data.py demo --root {root}")
+        raise DataError(f"the demo data {root} does not exist; draw it with: tools/data.py demo --root {root}")
     train, val = find_train_and_val(
         root,
         train_annotations=config.train_annotations,

@@ -105,7 +105,7 @@ def test_a_missing_config_is_one_sentence(capsys):
 
 def test_missing_demo_data_names_the_command_that_draws_it(config, tmp_path, capsys):
     assert train(config, f"data.root={tmp_path}/data/demo") == 1
-    assert f"draw it with: tools/inspect_data.py demo --root {tmp_path}/data/demo" in capsys.readouterr().err
+    assert f"draw it with: tools/data.py demo --root {tmp_path}/data/demo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,16 @@ def test_more_than_a_tenth_stops_and_names_the_first_few(tmp_path: Path) -> None
     assert len(drop_unreadable(dataset, max_fraction=0.2)[1]) == 8
 
 
+def test_no_box_on_a_readable_image_is_an_error(tmp_path: Path) -> None:
+    dataset = make(tmp_path, 20)
+    content = json.loads((tmp_path / "a.json").read_text())
+    content["annotations"] = content["annotations"][:1]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    dataset.path(0).write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"a\.json: no image that can be read has a box; .*; left out: \S+000\.jpg"):
+        drop_unreadable(read_coco(tmp_path / "a.json", tmp_path))
+
+
 def test_no_readable_image_is_an_error_whatever_the_fraction(tmp_path: Path) -> None:
     dataset = make(tmp_path, 1)
     dataset.path(0).unlink()

@@ -31,22 +31,20 @@ def _box_of_polygons(polygons: Any) -> Box | None:
 
 
 def _box_of_runs(mask: dict[str, Any]) -> Box | None:
-    counts, size = mask.get("counts"), mask.get("size")
-    if not _are_lengths(size) or len(size) != 2:
+    counts, size = mask.get("counts"), _lengths(mask.get("size"))
+    lengths = _unpacked(counts) if isinstance(counts, str) else _lengths(counts)
+    if size is None or len(size) != 2 or lengths is None:
         return None
-    try:
-        if isinstance(counts, str):
-            return _box_of_text(counts, size)
-        return _box_of_lengths(counts, size) if _are_lengths(counts) else None
-    except (ValueError, OverflowError):
-        return None
+    return _box_of_lengths(lengths, size[0], size[1])
 
 
-def _are_lengths(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**31 for value in values)
+def _lengths(values: Any) -> list[int] | None:
+    """Return a list of pixel counts, None for anything else."""
+    is_list = isinstance(values, list) and all(type(value) is int and 0 <= value < 2**31 for value in values)
+    return values if is_list else None
 
 
-def _box_of_text(counts: str, size: list[int]) -> Box | None:
+def _unpacked(counts: str) -> list[int] | None:
     """Unpack COCO's text: numbers in groups of five bits, from the third on as the difference to two before."""
     lengths: list[int] = []
     value, shift = 0, 0
@@ -62,12 +60,11 @@ def _box_of_text(counts: str, size: list[int]) -> Box | None:
             value -= 1 << shift
         lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
         value, shift = 0, 0
-    return _box_of_lengths(lengths, size) if _are_lengths(lengths) and not shift else None
+    return _lengths(lengths) if not shift else None
 
 
-def _box_of_lengths(lengths: list[int], size: list[int]) -> Box | None:
+def _box_of_lengths(lengths: list[int], height: int, width: int) -> Box | None:
     """Return the box of runs that alternate between outside and inside, down the columns from the left."""
-    height, width = size
     if sum(lengths) != height * width:
         return None
     columns: list[int] = []
