@@ -34,8 +34,8 @@ def content(**changes: Any) -> dict[str, Any]:
 
 
 def parse(**changes: Any) -> Dataset:
-    """Read without files."""
-    return parse_coco(content(**changes), Path("train.json"))
+    """Read as for training, without the image files."""
+    return parse_coco(content(**changes), Path("train.json"), [Path("no-such-folder")])
 
 
 def spoilt(key: str, place: int, **changes: Any) -> Dataset:
@@ -330,6 +330,12 @@ def test_corners_are_an_error() -> None:
         parse(annotations=rows).require_usable()
     rows[1]["bbox"] = [9, 9, 5, 8]  # no corners
     assert parse(annotations=rows).require_usable()
+
+
+def test_scoring_a_results_file_needs_no_file_names() -> None:
+    images = [{"id": image["id"]} for image in content()["images"]]
+    dataset = parse_coco(content(images=images), Path("train.json")).require_usable()
+    assert dataset.names.tolist() == ["", "", ""]
 
 
 def test_the_first_error_tells_how_many_more_there_are() -> None:
