@@ -74,6 +74,7 @@ def build_run(
             steps_per_epoch=plan.steps_per_epoch(loader),
             num_images=len(train),
             fingerprints=fingerprints,
+            description=model.description(),
             minutes=config.train.checkpoint_minutes,
         ),
         evaluate=evaluate,

@@ -26,6 +26,7 @@ class Checkpoints:
         steps_per_epoch: Optimizer steps.
         num_images: Of the training data.
         fingerprints: Of the training and the validation data; see ``check_same_data``.
+        description: Of the model, as plain values; with it the file can be loaded as weights.
         minutes: Longest time between two checkpoints.
     """
 
@@ -35,6 +36,7 @@ class Checkpoints:
     steps_per_epoch: int
     num_images: int = 0
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
     minutes: float = 5.0
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class Checkpoints:
             "scaler": trainer.scaler.state_dict(),
             "progress": copy.deepcopy(vars(self.progress)),
             "data": self._data(),
+            "description": dict(self.description),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
