@@ -89,7 +89,7 @@ def _train(config: Config, world: World, resumed: Path | None) -> Run:
     """Do a run, from data to pictures; ``resumed`` is the folder of an earlier part of it."""
     with contextlib.ExitStack() as lock:
         with keep_lines() as early:
-            run, val = _prepare(config, world, resumed, lock)
+            run, val = prepare_run(config, world, resumed, lock)
         folder, progress = run.checkpoints.folder, run.progress
         with run.log.opened(first_step=progress.step, early=early):
             model = run.trainer.model
@@ -105,7 +105,7 @@ def _train(config: Config, world: World, resumed: Path | None) -> Run:
     return result
 
 
-def _prepare(
+def prepare_run(
     config: Config, world: World, resumed: Path | None, lock: contextlib.ExitStack
 ) -> tuple[TrainingRun, Dataset]:
     """Return the run with all its parts, and the validation images; ``lock`` holds the lock of its folder."""
