@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))  # where the tests of tools/benchmark/ find it
 torch.set_num_threads(1)  # sums keep their order, and pytest-xdist workers do not fight for cores
 
 

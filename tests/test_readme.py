@@ -65,7 +65,8 @@ def test_commands_in_the_pages_are_understood(words):
         return
     assert (ROOT / words[1]).is_file()
     name = words[1].removeprefix("tools/").removesuffix(".py")
-    importlib.import_module(f"effdet.commands.{name}").parser().parse_args(words[2:])
+    module = f"{name}.command" if name == "benchmark" else f"effdet.commands.{name}"
+    importlib.import_module(module).parser().parse_args(words[2:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -34,7 +34,6 @@ COMMANDS = {
     "export": "write a model as an ONNX, OpenVINO or torch.export file",
     "data": "check a data set, draw the demo set, download COCO",
     "inspect_data": "the old name of data",
-    "benchmark": "measure speed and memory, beside another project if it is installed",
 }
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import torch
 
-from effdet.commands.benchmark.contenders.photos import draw_photos
+from benchmark.runners.photos import draw_photos
 from effdet.config import AugmentConfig
 from effdet.data.formats import find_dataset
 from effdet.data.loader import TrainLoader

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from effdet.commands.benchmark.contenders.ours_data import endless
+from benchmark.runners.ours_data import endless
 from effdet.config import Config, DataConfig, Optimizer, Precision, RunConfig, TrainConfig
 from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from effdet.commands.benchmark.cases import ask_once
-from effdet.commands.benchmark.race import HERE, ROOT, Entry
+from benchmark.cases import ask_once
+from benchmark.race import HERE, ROOT, SEARCH_PATH, Entry
 
 TARGETS = (("ap50", 0.85), ("ap", 0.48))
 VARIANT = "lite0"
@@ -60,8 +60,8 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def _ours(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
     config = (args.config or ROOT / "configs" / "custom.yaml").resolve()
     run = [f"data.root={args.data}", f"run.dir={folder / 'runs'}", "run.name=quality"]
-    module = "effdet.commands.benchmark.contenders.ours_quality"
-    return [sys.executable, "-m", module, str(config), *run, *args.set], {"PYTHONPATH": str(ROOT)}
+    module = "benchmark.runners.ours_quality"
+    return [sys.executable, "-m", module, str(config), *run, *args.set], {"PYTHONPATH": SEARCH_PATH}
 
 
 def _peer(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -69,7 +69,7 @@ def _peer(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, 
     facts = ask_once(Entry(name="preparation", module="ours_data", task="quality_data", settings=settings))
     size = args.size or [512]
     options = {"size": [size[0], size[-1]], "epochs": args.epochs, "batch": (args.batch or [8])[0], "lr": args.lr}
-    script = str(HERE / "contenders" / "peer_quality.py")
+    script = str(HERE / "runners" / "peer_quality.py")
     content = json.dumps({**facts, **options, "every": args.every})
     return [args.peer_python, "-I", "-W", "ignore", script, content], {}
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from effdet.commands.benchmark.race import Contender, Entry, Row
+from benchmark.race import Contender, Entry, Row
 
 REPEATS = {"network": 15, "predict": 15, "train": 8, "loader": 10, "evaluate": 3, "startup": 9}
 WARMUPS = {"network": 3, "predict": 3, "train": 2, "loader": 3, "evaluate": 0, "startup": 1}

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from effdet.commands.benchmark.cases import ask_once, make_case, race_options, threads_of
-from effdet.commands.benchmark.race import Entry, Row, race
+from benchmark.cases import ask_once, make_case, race_options, threads_of
+from benchmark.race import Entry, Row, race
 
 ONE_CORE = {"OMP_NUM_THREADS": "1"}
 PHOTO_SIZE, PHOTOS, BATCH = (480, 640), 64, 8

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effdet.commands.benchmark import more_works
-from effdet.commands.benchmark.cases import ask_once, make_case, race_options, threads_of
-from effdet.commands.benchmark.compare import agreement, same_outputs
-from effdet.commands.benchmark.quality import quality
-from effdet.commands.benchmark.race import Entry, Row, race
-from effdet.commands.benchmark.throughput import throughput
+from benchmark import more_works
+from benchmark.cases import ask_once, make_case, race_options, threads_of
+from benchmark.compare import agreement, same_outputs
+from benchmark.quality import quality
+from benchmark.race import Entry, Row, race
+from benchmark.throughput import throughput
 
 PHOTO_SIZES = {
     "predict": (1080, 1920),

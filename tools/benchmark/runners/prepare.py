@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effdet.commands.benchmark.contenders.photos import draw_photos
+from benchmark.runners.photos import draw_photos
 from effdet.detector.efficientdet import EfficientDet
 from effdet.images.letterbox import Letterbox
 from effdet.images.reading import read_image

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effdet.commands import main
-from effdet.commands.benchmark import parser
-from effdet.commands.benchmark.compare import agreement, same_outputs
-from effdet.commands.benchmark.contenders import serve
-from effdet.commands.benchmark.contenders.commands import Command
-from effdet.commands.benchmark.plot import plot, read_curves
-from effdet.commands.benchmark.race import Entry, race, spread
-from effdet.commands.benchmark.report import failed, print_case
-from effdet.commands.benchmark.throughput import doublings
+from benchmark.command import main, parser
+from benchmark.compare import agreement, same_outputs
+from benchmark.plot import plot, read_curves
+from benchmark.race import Entry, race, spread
+from benchmark.report import failed, print_case
+from benchmark.runners import serve
+from benchmark.runners.commands import Command
+from benchmark.throughput import doublings
 
 CONTENDERS = Path(serve.__file__).parent
 TASK = """
@@ -69,7 +68,7 @@ def test_serving_needs_nothing_but_the_standard_library():
 @pytest.mark.parametrize("name", ["peer_effdet", "peer_torchvision", "peer_quality"])
 def test_peers_import_nothing_of_ours(name):
     text = (CONTENDERS / f"{name}.py").read_text(encoding="utf-8")
-    assert "effdet.commands" not in text
+    assert "benchmark." not in text
     assert "import effdet" not in text
 
 
@@ -237,7 +236,8 @@ def test_picture_of_trainings_goes_with_no_other(tmp_path):
     ],
 )
 def test_command_lines_that_cannot_be_are_refused(capsys, arguments, message):
-    assert main(["benchmark", *arguments]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
     assert message in capsys.readouterr().err
 
 
@@ -250,7 +250,7 @@ def test_help_tells_how_weights_are_made():
 
 def run_benchmark(tmp_path, *arguments):
     file = tmp_path / "result.json"
-    status = main(["benchmark", *arguments, "--repeats", "1", "--warmup", "0", "--threads", "1", "--json", str(file)])
+    status = main([*arguments, "--repeats", "1", "--warmup", "0", "--threads", "1", "--json", str(file)])
     assert status == 0
     return json.loads(file.read_text(encoding="utf-8"))
 

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
+ROOT = HERE.parents[1]
+SEARCH_PATH = os.pathsep.join([str(ROOT), str(HERE.parent)])  # of modules: effdet, and benchmark
 PAUSE = 0.05  # seconds between turns, in which the threads of the last contender go to sleep
 
 
@@ -51,14 +52,14 @@ class Contender:
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self._folder = tempfile.TemporaryDirectory()
-        serve = str(HERE / "contenders" / "serve.py")
+        serve = str(HERE / "runners" / "serve.py")
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", **entry.environment}
         if entry.python is None:
-            environment["PYTHONPATH"] = str(ROOT)
-            command = [sys.executable, serve, f"effdet.commands.benchmark.contenders.{entry.module}"]
+            environment["PYTHONPATH"] = SEARCH_PATH
+            command = [sys.executable, serve, f"benchmark.runners.{entry.module}"]
         else:
             environment.pop("PYTHONPATH", None)
-            command = [entry.python, "-I", "-W", "ignore", serve, str(HERE / "contenders" / f"{entry.module}.py")]
+            command = [entry.python, "-I", "-W", "ignore", serve, str(HERE / "runners" / f"{entry.module}.py")]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

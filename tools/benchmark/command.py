@@ -1,8 +1,8 @@
 """Measure this project beside a peer, on this machine, in one run.
 
-effdet benchmark network --variant d0 --runtime eager onnxruntime --peer-python ../peer/bin/python
-effdet benchmark train --batch 4 16 --peer-python ../peer/bin/python --json train.json
-effdet benchmark plot network.json --out network.png
+python tools/benchmark.py network --variant d0 --runtime eager onnxruntime --peer-python ../peer/bin/python
+python tools/benchmark.py train --batch 4 16 --peer-python ../peer/bin/python --json train.json
+python tools/benchmark.py plot network.json --out network.png
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effdet.commands import program
 from effdet.commands.output import write_json
 from effdet.deployment.formats import is_exported
 
@@ -47,10 +47,23 @@ is given to the first and to the best of them.
 """
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status; None takes it from ``sys.argv``."""
+    args = parser().parse_args(argv)
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        print("tools/benchmark.py: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
+        print(f"tools/benchmark.py: error: {error}", file=sys.stderr)
+        return 1
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``benchmark``."""
     result = argparse.ArgumentParser(
-        prog=program("benchmark"),
+        prog="tools/benchmark.py",
         description="Measure this project beside a peer, on this machine, in one run.",
         epilog="\n".join(f"  {name:11}{what}" for name, what in WORKS.items()) + "\n\n" + _NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -128,14 +141,14 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, and return the exit status."""
     _check(args)
     if args.work == "plot":
-        from effdet.commands.benchmark.plot import plot
+        from benchmark.plot import plot
 
         plot(args.files, args.out)
         return 0
     _make_absolute(args)
-    from effdet.commands.benchmark.machine import describe_machine, usable_cores
-    from effdet.commands.benchmark.report import failed, print_case
-    from effdet.commands.benchmark.works import measure
+    from benchmark.machine import describe_machine, usable_cores
+    from benchmark.report import failed, print_case
+    from benchmark.works import measure
 
     args.threads = args.threads or usable_cores()
     machine = {**describe_machine(), "threads": args.threads}

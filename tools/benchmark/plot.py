@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from effdet.commands.benchmark.quality import TARGETS
-from effdet.commands.benchmark.report import milliseconds
+from benchmark.quality import TARGETS
+from benchmark.report import milliseconds
 
 # AP on COCO val2017 that the authors publish; lite: float models. None of it was measured here.
 PUBLISHED_AP = {

@@ -1,6 +1,6 @@
 """Train as ``effdet train`` does, and say at every evaluation what the clock shows and what was reached.
 
-    python -m effdet.commands.benchmark.contenders.ours_quality CONFIG [key.sub=value ...]
+    python -m benchmark.runners.ours_quality CONFIG [key.sub=value ...]
 
 One line of JSON on stdout for each evaluation: ``seconds`` since the start of the process, ``training_seconds`` without
 evaluations, ``ap``, ``ap50``.

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from effdet.commands.benchmark.cases import ask_once
-from effdet.commands.benchmark.race import Entry
+from benchmark.cases import ask_once
+from benchmark.race import Entry
 
 SECONDS = 5.0  # of each pair of cores and streams
 
