@@ -84,10 +84,6 @@ class Batch:
             targets=[target.to(device) for target in self.targets],
         )
 
-    def pin_memory(self) -> Batch:
-        """Return the batch with its images in page-locked memory (called by ``DataLoader``)."""
-        return replace(self, images=self.images.pin_memory())
-
 
 @dataclass(frozen=True, eq=False)
 class Predictions:

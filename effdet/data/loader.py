@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data as torch_data
-from torch.utils.data import DataLoader, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Sampler
 
 from effdet.config import AugmentConfig, ConfigError
 from effdet.data.dataset import Dataset
+from effdet.data.loader_process import SharedDataset, new_images, prepare_process
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.transforms import Augmented, Sample, build_train_transform
 from effdet.images.letterbox import Letterbox
@@ -217,7 +215,7 @@ class _TrainItems:
 
     def batch(self, places: Sequence[_Place]) -> tuple[Tensor, list[_Item], list[str]]:
         """Return the images, (B, H, W, 3) uint8, all that belongs to them, and the files that could not be read."""
-        images = _new_images(len(places), self.image_size)
+        images = new_images(len(places), self.image_size)
         items = [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
         return images, items, [name for item in items for name in item.unreadable]
 
@@ -280,6 +278,19 @@ class _Items(torch_data.Dataset[_Packed]):
 
     def __init__(self, items: _TrainItems | _EvalItems) -> None:
         self.items = items
+        self._shared: SharedDataset | None = None
+
+    def __getstate__(self) -> tuple[_TrainItems | _EvalItems, SharedDataset]:
+        """Return what a spawned loader process receives: the columns in memory that all of them share."""
+        if self._shared is None:
+            self._shared = SharedDataset(self.items.dataset)
+        rest = copy.copy(self.items)
+        del rest.dataset
+        return rest, self._shared
+
+    def __setstate__(self, state: tuple[_TrainItems | _EvalItems, SharedDataset]) -> None:
+        self.items, self._shared = state
+        self.items.dataset = self._shared.open()
 
     def __getitem__(self, batch: Sequence[Any]) -> _Packed:
         try:
@@ -300,49 +311,16 @@ def _build_loader(
         batch_size=None,  # a sampled element is a whole batch
         collate_fn=_keep,
         num_workers=workers,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=prepare_process,
         pin_memory=pin_memory,
         persistent_workers=persistent,
         generator=torch.Generator(),  # else every epoch would draw from the run's own random numbers
     )
 
 
-def _new_images(count: int, image_size: tuple[int, int]) -> Tensor:
-    """Return room for images, (count, H, W, 3) uint8; in a loader process, in memory that the main one shares.
-
-    Filling that in place saves two copies of every batch: from the images to the batch, and from there to the memory.
-    """
-    shape = (count, *image_size, 3)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
 def _keep(packed: Any) -> Any:
     """Collate nothing: PyTorch's own function would turn every small array into a tensor."""
     return packed
-
-
-def _prepare_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the processes themselves fill the cores
-    # Ctrl-C, a closed terminal and a SIGTERM to the whole process group are the main process's to handle.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this loader process when SIGTERM comes from its parent, and by no other SIGTERM.
-
-    The main process finishes its step after a SIGTERM, and needs its loader processes for that.
-    """
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 def _unpack(packed: _Packed) -> Batch:

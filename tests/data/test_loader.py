@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from effdet.data.dataset import Dataset
 from effdet.data.formats import find_dataset
 from effdet.data.formats.coco import read_coco
 from effdet.data.loader import EvalLoader, TrainLoader
+from effdet.data.text_column import TextColumn
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
 from effdet.images.reading import ImageError
@@ -328,3 +333,47 @@ def test_real_photos_load_with_every_augmentation(photo_sets: Path, name: str) -
             assert (boxes >= 0).all()
             assert (boxes <= torch.tensor([width, height, width, height])).all()
             assert (target.classes < dataset.num_classes).all()
+
+
+def test_spawned_loader_processes_receive_handles_instead_of_columns(dataset: Dataset) -> None:
+    count = 50_000
+    many = replace(
+        dataset,
+        image_ids=np.arange(count),
+        names=TextColumn.from_texts(f"{number:08d}.jpg" for number in range(count)),
+        sizes=np.full((count, 2), 40),
+        offsets=np.zeros(count + 1, dtype=np.int64),
+    )
+    items = loader._Items(loader._EvalItems(many, LETTERBOX))
+    data = bytes(ForkingPickler.dumps(items))
+    assert len(data) < 10_000
+    received = pickle.loads(data).items.dataset
+    assert received.names == many.names
+    assert received.annotation_file == many.annotation_file
+    np.testing.assert_array_equal(received.image_ids, many.image_ids)
+    np.testing.assert_array_equal(received.boxes_xywh, many.boxes_xywh)
+
+
+SPAWN = """
+import sys
+import torch
+from effdet.config import AugmentConfig
+from effdet.data.formats.coco import read_coco
+from effdet.data.loader import TrainLoader
+
+if __name__ == "__main__":
+    torch.multiprocessing.set_start_method("spawn")
+    data = read_coco(sys.argv[1] + "/a.json", sys.argv[1])
+    options = dict(image_size=(32, 48), batch_size=2, augment=AugmentConfig(), seed=0, fill=(1, 2, 3))
+    one, two = (list(TrainLoader(data, workers=workers, **options).epoch(0)) for workers in (0, 2))
+    assert [batch.image_ids for batch in one] == [batch.image_ids for batch in two]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(one, two, strict=True))
+"""
+
+
+@pytest.mark.slow
+def test_spawned_loader_processes_make_the_same_batches(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "spawn.py").write_text(SPAWN)
+    command = [sys.executable, str(tmp_path / "spawn.py"), str(dataset.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,84 @@
+"""What differs inside a loader process: its memory, its signals, and how a data set gets there."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from dataclasses import fields
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from effdet.data.dataset import Dataset
+from effdet.data.text_column import TextColumn
+
+
+class SharedDataset:
+    """A data set on its way to loader processes, which share its columns instead of copying them.
+
+    Forked processes share memory anyway. A spawned process receives the columns as handles to shared memory, so that
+    a million images are held once, however many processes read them.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        columns = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+        self._arrays = {name: _shared(value) for name, value in columns.items() if isinstance(value, np.ndarray)}
+        self._texts = {
+            name: (_shared(value.blob), _shared(value.offsets))
+            for name, value in columns.items()
+            if isinstance(value, TextColumn)
+        }
+        held = {*self._arrays, *self._texts}
+        self._rest = {name: value for name, value in columns.items() if name not in held}
+
+    def open(self) -> Dataset:
+        """Return the data set with its columns in shared memory."""
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in self._arrays.items()}
+        texts: dict[str, Any] = {
+            name: TextColumn(blob.numpy(), offsets.numpy()) for name, (blob, offsets) in self._texts.items()
+        }
+        return Dataset(**self._rest, **arrays, **texts)
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.copy()).share_memory_()
+
+
+def new_images(count: int, image_size: tuple[int, int]) -> Tensor:
+    """Return an unset batch, (count, H, W, 3) uint8; in a loader process, in memory that the main process shares.
+
+    Images are written into it, which saves two copies of every batch.
+    """
+    shape = (count, *image_size, 3)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def prepare_process(_: int) -> None:
+    """Set up a loader process: one thread of its own, and signals that the main process handles."""
+    cv2.setNumThreads(0)  # the processes themselves fill the cores
+    # Ctrl-C, a closed terminal and a SIGTERM to the whole process group are the main process's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this loader process when SIGTERM comes from its parent, and by no other SIGTERM.
+
+    The main process finishes its step after a SIGTERM, and needs its loader processes for that.
+    """
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
