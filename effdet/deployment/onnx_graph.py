@@ -63,7 +63,7 @@ def trace_onnx(
     with _quiet():
         program = torch.onnx.export(
             RawNetwork(model),
-            (torch.zeros(batch or 1, 3, height, width),),
+            (torch.zeros(batch or 1, model.architecture.in_channels, height, width),),
             input_names=[INPUT],
             output_names=list(RAW_OUTPUTS),
             dynamo=True,

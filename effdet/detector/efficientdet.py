@@ -80,6 +80,11 @@ class EfficientDet(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture = _architecture(architecture)
+        if backbone_weights is not None and self.architecture.in_channels != 3:
+            raise ValueError(
+                f"backbone_weights must be None for in_channels={self.architecture.in_channels}: they were trained on "
+                "images of 3 channels"
+            )
         self.name = self.architecture.name
         self.image_size = self.architecture.image_size if image_size is None else image_size
         self.stochastic_depth = self.architecture.stochastic_depth if stochastic_depth is None else stochastic_depth
@@ -112,7 +117,8 @@ class EfficientDet(nn.Module):
         """Return losses in training mode, detections in evaluation mode.
 
         Args:
-            images: List of (3, H, W) float tensors in [0, 1], RGB, of any sizes; or one (B, 3, H, W) tensor.
+            images: List of (C, H, W) float tensors in [0, 1], of any sizes; or one (B, C, H, W) tensor. C is the
+                architecture's ``in_channels``: 3, RGB, for all published ones.
             targets: Training only: for each image ``boxes`` (M, 4) xyxy pixels of that image and ``labels`` (M,) int64
                 in 0…K-1. An image without boxes is a negative.
 
@@ -124,7 +130,10 @@ class EfficientDet(nn.Module):
         Raises:
             TypeError, ValueError: If images or targets do not fit; the message names the image by its index.
         """
-        checked = [at_least_float32(image.to(self.device)) * 255 for image in check_images(images)]
+        checked = [
+            at_least_float32(image.to(self.device)) * 255
+            for image in check_images(images, self.architecture.in_channels)
+        ]
         if self.training:
             originals = check_targets(targets, len(checked), self.num_classes)
             self._check_can_train(len(checked))
@@ -232,7 +241,7 @@ class EfficientDet(nn.Module):
     # ------------------------------------------------------------------ parts that training uses
 
     def normalise(self, images: Tensor, content_sizes: Tensor) -> Tensor:
-        """Return (B, 3, H, W) images, uint8 or float in 0…255, as the network's float32 input."""
+        """Return (B, C, H, W) images, uint8 or float in 0…255, as the network's float32 input."""
         zero_padding = self.preprocessing.zero_padding
         return normalise(images, content_sizes if zero_padding else None, self.mean, self.std)
 

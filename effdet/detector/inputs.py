@@ -23,15 +23,15 @@ def letterbox_tensors(images: Sequence[Tensor], letterbox: Letterbox) -> tuple[T
     for those of OpenCV and TensorFlow, its antialiased ones for Pillow's.
 
     Args:
-        images: B float tensors (3, H, W) of any sizes, in 0…255.
+        images: B float tensors (C, H, W) of any sizes, in 0…255.
         letterbox: Network input, and how images get there.
 
     Returns:
-        Batch (B, 3, height, width); content sizes (B, 2) int64; scales (B,) float32, network per original pixel;
+        Batch (B, C, height, width); content sizes (B, 2) int64; scales (B,) float32, network per original pixel;
         original sizes (B, 2) int64.
     """
     preprocessing = letterbox.preprocessing
-    batch = _filled(images[0], (len(images), *images[0].shape[:1], *letterbox.image_size), letterbox.fill)
+    batch = _filled(images[0], (len(images), *images[0].shape[:1], *letterbox.image_size), letterbox.channel_fill)
     contents, scales = [], []
     for index, image in enumerate(images):
         content, scale = preprocessing.content_size((image.shape[1], image.shape[2]), letterbox.image_size)
@@ -68,12 +68,12 @@ def normalise(images: Tensor, content_sizes: Tensor | None, mean: Tensor, std: T
     float64 images stay float64.
 
     Args:
-        images: (B, 3, H, W) uint8, or float in 0…255.
+        images: (B, C, H, W) uint8, or float in 0…255.
         content_sizes: (B, 2) int64 (height, width) without padding, on the CPU; None leaves the padding as it is.
-        mean: (3,) RGB in 0…255.
-        std: (3,).
+        mean: (C,), RGB where C is 3, in 0…255.
+        std: (C,).
     """
-    normalised = (at_least_float32(images) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    normalised = (at_least_float32(images) - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
     if content_sizes is None:
         return normalised
     for index, (h, w) in enumerate(content_sizes.tolist()):
@@ -102,8 +102,8 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def check_images(images: Any) -> list[Tensor]:
-    """Return the images as a list of (3, H, W) float tensors.
+def check_images(images: Any, channels: int = 3) -> list[Tensor]:
+    """Return the images as a list of (C, H, W) float tensors with this many channels.
 
     Values may leave [0, 1] by ``TOLERANCE``, as antialiased or augmented images do. Images that lie on a GPU are
     checked by one number for all of them, so the host waits for the device once.
@@ -113,17 +113,18 @@ def check_images(images: Any) -> list[Tensor]:
         ValueError: If one has another shape, is empty, is not float, or has values of another range such as 0…255; the
             message names it by its index.
     """
+    must = f"images must be a list of ({channels}, H, W) tensors or one (B, {channels}, H, W)"
     if isinstance(images, Tensor):
         if images.ndim != 4:
-            raise ValueError(f"images must be a list of (3, H, W) tensors or one (B, 3, H, W), got {_shape(images)}")
+            raise ValueError(f"{must}, got {_shape(images)}")
         images = list(images)
     if not isinstance(images, Sequence) or not all(isinstance(image, Tensor) for image in images):
-        raise TypeError(f"images must be a list of (3, H, W) tensors or one (B, 3, H, W), got {type(images).__name__}")
+        raise TypeError(f"{must}, got {type(images).__name__}")
     if not images:
         raise ValueError("images must hold at least one image, got an empty list")
     for index, image in enumerate(images):
-        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise ValueError(f"image {index} must have the shape (3, H, W), got {_shape(image)}")
+        if image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
+            raise ValueError(f"image {index} must have the shape ({channels}, H, W), got {_shape(image)}")
         if not image.is_floating_point():
             raise ValueError(f"image {index} must be float in [0, 1], got {image.dtype}; divide by 255")
     _check_range(images)

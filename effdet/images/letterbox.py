@@ -35,13 +35,28 @@ class Letterbox:
     """
 
     image_size: Size  # (H, W)
-    mean: tuple[float, ...]  # RGB in 0…255
+    mean: tuple[float, ...]  # of each channel (RGB), in 0…255
     std: tuple[float, ...]
     preprocessing: Preprocessing = PRESETS["default"]
 
     @property
     def fill(self) -> Colour:
-        """The uint8 RGB of the padding."""
+        """The uint8 RGB of the padding.
+
+        Raises:
+            ValueError: If the network takes no RGB images.
+        """
+        if len(self.mean) != 3:
+            raise ValueError(
+                f"files and RGB images need a network with in_channels=3, got in_channels={len(self.mean)}; call "
+                f"model(images) with float tensors ({len(self.mean)}, H, W) in [0, 1]"
+            )
+        red, green, blue = self.channel_fill
+        return red, green, blue
+
+    @property
+    def channel_fill(self) -> tuple[int, ...]:
+        """The padding's uint8 value of each channel, of images of any number of channels."""
         return self.preprocessing.fill_colour(self.mean)
 
     def read(self, source: str | Path | EncodedImage, *, size: Size | None = None) -> Picture:
@@ -60,15 +75,16 @@ class Letterbox:
             image: The pixels.
             original_size: (height, width) of the image at full size, where it was decoded at a reduced one.
         """
+        fill = self.fill
         original_size = original_size or (image.shape[0], image.shape[1])
         content_size, scale = self.preprocessing.content_size(original_size, self.image_size)
         if not self.preprocessing.normalises:
             resized = _resize_levels(image, content_size, self.preprocessing.resize)
-            return Letterboxed(pad(resized, self.image_size, self.fill), content_size, scale)
+            return Letterboxed(pad(resized, self.image_size, fill), content_size, scale)
 
         padded = np.zeros((*self.image_size, 3), dtype=np.float32)
         if not self.preprocessing.zero_padding:
-            padded[:] = self._normalise(np.array([self.fill], dtype=np.float32))
+            padded[:] = self._normalise(np.array([fill], dtype=np.float32))
         padded[: content_size[0], : content_size[1]] = self._resize_normalised(image, content_size)
         return Letterboxed(padded, content_size, scale)
 

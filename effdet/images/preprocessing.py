@@ -81,10 +81,17 @@ class Preprocessing:
             height, width = (image_size[0], width) if height_is_tight else (height, image_size[1])
         return (height, width), scale
 
-    def fill_colour(self, mean: tuple[float, ...]) -> Colour:
-        """Return the uint8 RGB of the padding, for a mean in 0…255."""
-        red, green, blue = self.fill or (round(value) for value in mean)
-        return red, green, blue
+    def fill_colour(self, mean: tuple[float, ...]) -> tuple[int, ...]:
+        """Return the padding's uint8 value of each channel, for a mean in 0…255.
+
+        Raises:
+            ValueError: If ``fill`` is set, but the images have no three channels.
+        """
+        if self.fill is not None:
+            _check(
+                len(mean) == 3, "fill", f"be null for images of {len(mean)} channels, which have no colour", self.fill
+            )
+        return self.fill or tuple(round(value) for value in mean)
 
 
 PRESETS = {

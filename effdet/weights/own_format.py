@@ -106,7 +106,7 @@ def hub_config(description: Mapping[str, Any]) -> dict[str, Any]:
         "num_classes": description["num_classes"],
         "label_names": list(description["class_names"]),
         "pretrained_cfg": {
-            "input_size": [3, height, width],
+            "input_size": [len(description["mean"]), height, width],
             "mean": [value / 255 for value in description["mean"]],
             "std": [value / 255 for value in description["std"]],
             "interpolation": "bilinear",
