@@ -15,7 +15,7 @@ ifneq ($(strip $(EFFDET_PEER_PYTHON)),)
   export EFFDET_PEER_PYTHON
 endif
 
-.PHONY: demo env peer-env test test-fast test-outside parity lint format types package clean
+.PHONY: demo env peer-env test test-fast test-outside gpu-check parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
@@ -51,6 +51,10 @@ test: env
 # The tests that need what a clone does not hold: the peer's environment and ../shared/data.
 test-outside: env
 	$(BIN)/python -m pytest -n auto -m outside
+
+# On a machine with a GPU: checks and measurements in a few minutes; run it again to go on where it stopped.
+gpu-check: env
+	$(BIN)/python tools/gpu_check --json gpu.json
 
 test-fast: env
 	$(BIN)/python -m pytest -n auto -m 'not slow'

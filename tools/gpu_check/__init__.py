@@ -1,0 +1,1 @@
+"""Checks and measurements of this project on a GPU."""
