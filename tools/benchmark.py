@@ -1,7 +1,7 @@
-"""Measure this project beside other detectors, on this machine.
+"""Measure how fast your weights are on this machine; or, in a clone, this project beside other detectors.
 
+python tools/benchmark.py runs/demo/best.safetensors
 python tools/benchmark.py network --variant d0 --peer-python ../peer/bin/python
-python tools/benchmark.py train --batch 4 16 --peer-python ../peer/bin/python --json train.json
 """
 
 import sys
@@ -9,7 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package wins over an installed one
 
-from benchmark.command import main  # the folder benchmark/ beside this file
+from benchmark import command  # the folder benchmark/ beside this file
+from effdet.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] and sys.argv[1] in command.WORKS:
+        sys.exit(command.main())
+    sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -33,6 +33,7 @@ COMMANDS = {
     "convert": "convert weights of other EfficientDet projects to ours, or ours to PyPI's effdet",
     "export": "write a model as an ONNX, OpenVINO or torch.export file",
     "data": "check a data set, draw the demo set, download COCO",
+    "benchmark": "measure how fast your weights are on this machine",
     "inspect_data": "the old name of data",
 }
 

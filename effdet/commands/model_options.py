@@ -35,20 +35,32 @@ _RUNTIME = (
 )
 
 
-def load_model(args: argparse.Namespace) -> Detector:
+def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> Detector:
     """Return the detector of ``args.weights``, weights or an export, with the options that were given.
+
+    Args:
+        args: What ``add_model_options`` and the command's own ``weights`` hold.
+        num_threads: Threads of one run; None: one per core.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no model, or an option has a value that cannot be.
     """
+    import torch
+
     from effdet.deployment.load import deploy, load_exported
     from effdet.detector.efficientdet import EfficientDet
 
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"--threads must be 1 or more, got {num_threads}")
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     if is_exported(args.weights):
         if args.device not in ("auto", "cpu"):
             raise ValueError(f"--device of an exported file must be cpu, got {args.device}")
-        exported = load_exported(args.weights, runtime=args.runtime)
+        exported = load_exported(
+            args.weights, runtime=args.runtime, num_threads=_threads_of_a_runtime(args, num_threads)
+        )
         _apply_options(exported, args)
         return exported
     from effdet.runs.device import choose_device
@@ -60,7 +72,13 @@ def load_model(args: argparse.Namespace) -> Detector:
         return model.to(device)
     if args.device not in ("auto", "cpu"):
         raise ValueError(f"--device must be cpu for --runtime {args.runtime}, got {args.device}")
-    return deploy(model, args.runtime)
+    return deploy(model, args.runtime, num_threads=num_threads)
+
+
+def _threads_of_a_runtime(args: argparse.Namespace, num_threads: int | None) -> int | None:
+    """Return the number for a runtime that takes one; torch has been told already."""
+    in_torch = args.runtime == "torch" or (args.runtime == "auto" and str(args.weights).endswith(".pt2"))
+    return None if in_torch else num_threads
 
 
 def _apply_options(model: Detector, args: argparse.Namespace) -> None:

@@ -1,0 +1,127 @@
+"""How fast a detector is on this machine: its network alone, and everything from a photo's file to boxes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+from effdet.deployment.detector import DeployedDetector
+from effdet.detector.efficientdet import EfficientDet
+from effdet.detector.prediction import make_batch
+
+WARMUP = 3  # runs before the first that counts: caches fill, kernels are chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Wall-clock milliseconds of one image, over all runs."""
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Images in a second at the median."""
+        return 1000 / self.median
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The speed of one detector on one machine."""
+
+    image_size: tuple[int, int]  # (height, width) of the network input
+    batch_size: int  # images of a run
+    runs: int
+    network: Timing  # from the normalised input to class logits and box deltas, or to boxes where an export holds NMS
+    predict: Timing  # from the file to boxes: decoding, resizing, network and post-processing
+
+
+def measure_speed(
+    detector: EfficientDet | DeployedDetector, photos: Sequence[str | Path], *, batch_size: int = 1, runs: int = 20
+) -> Speed:
+    """Measure a detector as it is: its device, runtime, input size and settings.
+
+    Both numbers come from the same photos. Post-processing takes longer where a photo has more candidates, so measure
+    on photos of the kind that the detector will see.
+
+    Args:
+        detector: What ``effdet.load`` or ``EfficientDet.from_pretrained`` returns.
+        photos: Image files, used in turn.
+        batch_size: Images of a run.
+        runs: How often each is measured, after a warm-up of three.
+
+    Raises:
+        ValueError: If there is no photo, a number is below its least value, or an export takes another number of
+            images at a time.
+    """
+    _check(detector, photos, batch_size, runs)
+    batches = [
+        [str(photos[(start + offset) % len(photos)]) for offset in range(batch_size)]
+        for start in range(0, batch_size * (WARMUP + runs), batch_size)
+    ]
+    networks = [_network(detector, batches[0])] * len(batches)
+    predicts = [functools.partial(detector.predict, batch, batch_size=batch_size) for batch in batches]
+    return Speed(
+        image_size=detector.image_size,
+        batch_size=batch_size,
+        runs=runs,
+        network=time_runs(networks, detector.device, batch_size),
+        predict=time_runs(predicts, detector.device, batch_size),
+    )
+
+
+def _check(detector: EfficientDet | DeployedDetector, photos: Sequence[str | Path], batch_size: int, runs: int) -> None:
+    if not photos:
+        raise ValueError("measuring needs at least one photo, got none")
+    for name, value, least in (("batch_size", batch_size, 1), ("runs", runs, 2)):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
+    fixed = detector.description.batch if isinstance(detector, DeployedDetector) else None
+    if batch_size % (fixed or 1):
+        raise ValueError(f"batch_size must be a multiple of the {fixed} images that the file takes, got {batch_size}")
+
+
+def _network(detector: EfficientDet | DeployedDetector, photos: Sequence[str]) -> Callable[[], Any]:
+    """Return a function that runs the network once on the input that these photos make."""
+    pictures = [detector.letterbox.read(photo) for photo in photos]
+    chunk = [(photo, picture.pixels) for photo, picture in zip(photos, pictures, strict=True)]
+    batch = make_batch(chunk, detector.letterbox, [picture.original_size for picture in pictures])
+    if isinstance(detector, DeployedDetector):
+        array, runtime = detector.network_input(batch).contiguous().numpy(), detector.runtime
+        step = detector.description.batch or len(array)
+        return lambda: [runtime.run(array[start : start + step]) for start in range(0, len(array), step)]
+    network, images = copy.deepcopy(detector.network).eval(), detector.network_input(batch)
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return network(images)
+
+    return run
+
+
+def time_runs(steps: Sequence[Callable[[], Any]], device: torch.device, images: int) -> Timing:
+    """Run all steps once, and return the milliseconds of an image in those after the warm-up.
+
+    Args:
+        steps: What to run; the first three are the warm-up.
+        device: A CUDA device is waited for.
+        images: Images of a step.
+    """
+    milliseconds = []
+    for step in steps:
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        milliseconds.append(1000 * (time.perf_counter() - started) / images)
+    first, median, third = quantiles(milliseconds[WARMUP:], n=4, method="inclusive")
+    return Timing(median=median, first_quartile=first, third_quartile=third)
