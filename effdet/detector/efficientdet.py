@@ -32,7 +32,7 @@ from effdet.ops.postprocess import postprocess
 from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Batch, Detections, Predictions, Target
 from effdet.training.losses import DetectionLoss
-from effdet.weights.fit import check_fit
+from effdet.weights.checkpoint import check_fit
 from effdet.weights.imagenet import find_backbone_weights, load_backbone
 from effdet.weights.loading import Loaded, load
 

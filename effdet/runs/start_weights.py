@@ -61,7 +61,7 @@ def _first_detector(wanted: ModelConfig, num_classes: int) -> EfficientDet:
     from effdet.config import ConfigError
     from effdet.detector.efficientdet import EfficientDet
     from effdet.runs.architecture import architecture_of
-    from effdet.weights.fit import have_same_network
+    from effdet.weights.checkpoint import have_same_network
     from effdet.weights.loading import load
 
     assert wanted.weights is not None

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from effdet.models.architecture import Architecture
 from effdet.models.published import ADVPROP_MODELS, GOOGLE_MODELS, ZYLO_MODELS, list_variants
+from effdet.weights.checkpoint import Checkpoint, check_fit, network_shapes
 from effdet.weights.effdet_names import module_names
-from effdet.weights.fit import Checkpoint, check_fit, network_shapes
 
 FAMILY = "effdet"
 _WRAPPERS = r"(?:(?:module|model|_orig_mod)\.)*"  # of DataParallel, the training and prediction benches, torch.compile

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from effdet.models.architecture import Architecture
 from effdet.models.published import ADVPROP_MODELS, GOOGLE_MODELS
-from effdet.weights.fit import Checkpoint, check_fit, network_shapes
-from effdet.weights.state_dicts import mentioned
+from effdet.weights.checkpoint import Checkpoint, check_fit, network_shapes
+from effdet.weights.own_state_dict import mentioned
 
 ANCHORS_PER_CELL = Architecture.named("d0").anchors_per_cell  # of each of its models
 _FINEST = 3  # level of the first map of the pyramid

@@ -19,8 +19,8 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from effdet.download import is_reachable
-from effdet.weights.fit import check_fit
-from effdet.weights.lukemelas import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
+from effdet.weights.checkpoint import check_fit
+from effdet.weights.efficientnet_pytorch_names import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
 from effdet.weights.own_format import read_safetensors
 from effdet.weights.pickles import read_state
 

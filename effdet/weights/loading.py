@@ -14,9 +14,9 @@ from torch import Tensor
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
-from effdet.weights import effdet, google, state_dicts, zylo
-from effdet.weights.coco import COCO_IDS, COCO_NAMES
-from effdet.weights.fit import Checkpoint, have_same_network
+from effdet.weights import effdet, google, own_state_dict, zylo
+from effdet.weights.checkpoint import Checkpoint, have_same_network
+from effdet.weights.coco_classes import COCO_IDS, COCO_NAMES
 from effdet.weights.sources import Source, read_source
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Layout(Protocol):
         """Return the detector by our names; raise ValueError if it is incomplete."""
 
 
-LAYOUTS: dict[str, Layout] = {"ours": state_dicts, "effdet": effdet, "google": google, "zylo": zylo}
+LAYOUTS: dict[str, Layout] = {"ours": own_state_dict, "effdet": effdet, "google": google, "zylo": zylo}
 
 _NUM_COCO = len(COCO_NAMES)
 _DESCRIBED = (  # by every file that save_pretrained wrote
@@ -220,7 +220,7 @@ def _says(hint: str, chosen: str, alternatives: Collection[str]) -> bool:
     """
     if f"{chosen}_ap" in alternatives and not hint.startswith("tf_"):
         return False
-    return "advprop" in hint.lower() or state_dicts.mentioned((chosen, *alternatives), hint) == chosen
+    return "advprop" in hint.lower() or own_state_dict.mentioned((chosen, *alternatives), hint) == chosen
 
 
 def _check_same_network(variant: str, found: Architecture, where: str) -> None:

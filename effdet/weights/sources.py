@@ -18,7 +18,7 @@ from torch import Tensor
 from effdet.weights import hub, tensorflow
 from effdet.weights.own_format import CONFIG, WEIGHTS, read_safetensors
 from effdet.weights.pickles import read_state
-from effdet.weights.published import PublishedFile, find_by_file_name, find_published, list_published, local_file
+from effdet.weights.published_files import PublishedFile, find_by_file_name, find_published, list_published, local_file
 
 KINDS = (
     ".safetensors, .pth, .pt, .pth.tar or .ckpt file, a TensorFlow checkpoint, a folder with config.json and "

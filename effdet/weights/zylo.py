@@ -15,9 +15,9 @@ from torch import Tensor
 
 from effdet.models.architecture import Architecture
 from effdet.models.published import list_variants
-from effdet.weights.fit import Checkpoint, check_fit, network_shapes
-from effdet.weights.lukemelas import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
-from effdet.weights.state_dicts import mentioned
+from effdet.weights.checkpoint import Checkpoint, check_fit, network_shapes
+from effdet.weights.efficientnet_pytorch_names import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
+from effdet.weights.own_state_dict import mentioned
 
 FAMILY = "zylo"
 ANCHORS_PER_CELL = Architecture.named("efficientdet-d0").anchors_per_cell  # of each of its models

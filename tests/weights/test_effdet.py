@@ -4,9 +4,9 @@ import torch
 from effdet.models.architecture import Architecture
 from effdet.models.network import Network
 from effdet.models.published import list_variants
+from effdet.weights.checkpoint import network_shapes
 from effdet.weights.effdet import convert, effdet_name, recognises, to_effdet
 from effdet.weights.effdet_names import fed_nodes, node_names
-from effdet.weights.fit import network_shapes
 
 K = 5
 

@@ -11,7 +11,7 @@ from effdet.models.architecture import Architecture
 from effdet.models.network import Network
 from effdet.models.published import GOOGLE_MODELS
 from effdet.weights import google
-from effdet.weights.fit import network_shapes
+from effdet.weights.checkpoint import network_shapes
 
 # Number and SHA-256 of the sorted lines "name shape" of all variables that the original code makes.
 NAMES = json.loads((Path(__file__).parent / "google_names.json").read_text())

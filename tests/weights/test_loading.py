@@ -14,11 +14,11 @@ from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
 from effdet.training.checkpoint import tensors_of
 from effdet.weights import effdet, sources
-from effdet.weights.coco import COCO_IDS, COCO_NAMES
+from effdet.weights.checkpoint import network_shapes
+from effdet.weights.coco_classes import COCO_IDS, COCO_NAMES
 from effdet.weights.effdet import to_effdet
-from effdet.weights.fit import network_shapes
 from effdet.weights.loading import load
-from effdet.weights.published import PUBLISHED
+from effdet.weights.published_files import PUBLISHED
 
 LITE0 = "tf_efficientdet_lite0"
 

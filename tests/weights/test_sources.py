@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from effdet.weights import sources
-from effdet.weights.published import PublishedFile
+from effdet.weights.published_files import PublishedFile
 from effdet.weights.sources import read_source
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}

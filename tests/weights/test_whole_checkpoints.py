@@ -9,7 +9,7 @@ from effdet import EfficientDet
 from effdet.images.preprocessing import Preprocessing
 from effdet.ops.postprocess import PostprocessSettings
 from effdet.weights import sources
-from effdet.weights.coco import COCO_IDS, COCO_NAMES
+from effdet.weights.coco_classes import COCO_IDS, COCO_NAMES
 from effdet.weights.effdet import to_effdet
 from effdet.weights.loading import load
 from effdet.weights.tensorflow import read_checkpoint

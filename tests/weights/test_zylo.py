@@ -6,7 +6,7 @@ import torch
 from effdet.models.architecture import Architecture
 from effdet.models.published import list_variants
 from effdet.weights import zylo
-from effdet.weights.fit import network_shapes
+from effdet.weights.checkpoint import network_shapes
 
 # Names that stand in the file of D0, typed from it: ours → theirs.
 TYPED = {

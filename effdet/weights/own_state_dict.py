@@ -9,7 +9,7 @@ from torch import Tensor
 
 from effdet.models.architecture import Architecture
 from effdet.models.published import FAMILIES
-from effdet.weights.fit import Checkpoint, check_fit, network_shapes
+from effdet.weights.checkpoint import Checkpoint, check_fit, network_shapes
 
 
 def recognises(names: Collection[str]) -> bool:

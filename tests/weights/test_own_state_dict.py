@@ -3,8 +3,8 @@ import torch
 
 from effdet import EfficientDet
 from effdet.models.architecture import Architecture
-from effdet.weights.fit import network_shapes
-from effdet.weights.state_dicts import convert, mentioned, recognises
+from effdet.weights.checkpoint import network_shapes
+from effdet.weights.own_state_dict import convert, mentioned, recognises
 
 
 def empty_tensors(variant, num_classes=3):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from effdet.weights.fit import check_fit
+from effdet.weights.checkpoint import check_fit
 
 OWN = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2), "bn.num_batches_tracked": torch.tensor(0)}
 

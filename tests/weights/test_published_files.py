@@ -13,7 +13,7 @@ import torch
 
 from effdet import download as transfer
 from effdet.models.architecture import Architecture
-from effdet.weights.published import (
+from effdet.weights.published_files import (
     PUBLISHED,
     cache_path,
     find_by_file_name,
@@ -165,7 +165,7 @@ def test_a_killed_download_leaves_nothing_under_the_name_and_goes_on(published, 
     script = f"""
 from effdet import download
 download.CHUNK = 4096
-from effdet.weights.published import PublishedFile, local_file
+from effdet.weights.published_files import PublishedFile, local_file
 local_file({published!r})
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=dict(os.environ))

@@ -1,7 +1,7 @@
 import json
 
 from effdet.evaluation.categories import match_categories
-from effdet.weights.coco import COCO_IDS, COCO_NAMES
+from effdet.weights.coco_classes import COCO_IDS, COCO_NAMES
 
 
 def test_eighty_of_the_ninety_classes_have_names():
