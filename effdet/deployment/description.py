@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from effdet.deployment.formats import Precision
 from effdet.images.preprocessing import Preprocessing
@@ -16,6 +17,9 @@ FORMAT = "effdet-deployed-2"
 _FIRST_FORMAT = "effdet-deployed-1"  # had the name of a published architecture instead of the architecture
 
 _FIRST_ANCHOR_KEYS = ("max_level", "anchor_scale", "aspect_ratios")  # follow from the architecture
+
+
+_SIZE = "be two whole numbers of pixels, height and width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,24 @@ class Description:
     outputs: Literal["raw", "detections"] = "raw"
     precision: Precision = "fp32"
 
+    def __post_init__(self) -> None:
+        texts = all(isinstance(name, str) for name in self.class_names)
+        _check(bool(self.class_names) and texts, "class_names", "be texts, one or more", self.class_names)
+        ids = self.category_ids
+        _check(all(map(_is_whole, ids)), "category_ids", "be whole numbers", ids)
+        _check(len(ids) == len(self.class_names), "category_ids", f"be {len(self.class_names)} numbers", len(ids))
+        size = self.image_size
+        _check(len(size) == 2 and all(_is_whole(side) and side > 0 for side in size), "image_size", _SIZE, size)
+        channels = self.architecture.in_channels
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            _check(len(values) == channels and _are_finite(values), name, f"be {channels} finite numbers", values)
+        _check(min(self.std) > 0, "std", "be positive", self.std)
+        batch = self.batch
+        _check(batch is None or (_is_whole(batch) and batch > 0), "batch", "be 1 or more, or null for any", batch)
+        _check(isinstance(self.dynamic_size, bool), "dynamic_size", "be true or false", self.dynamic_size)
+        _check(self.outputs in ("raw", "detections"), "outputs", "be raw or detections", self.outputs)
+        _check(self.precision in get_args(Precision), "precision", f"be one of {get_args(Precision)}", self.precision)
+
     @property
     def name(self) -> str:
         """The name of the published architecture that the graph is of, or "custom"."""
@@ -50,19 +72,47 @@ class Description:
         """Return the description of a file.
 
         Raises:
-            ValueError: If there is none, it is of another version, or its architecture is not valid.
+            ValueError: If there is none, it is of another version, or a value is missing or cannot be.
         """
-        values = json.loads(text) if text else {}
-        file_format, name = values.pop("format", None), values.pop("name", "")
-        if file_format == _FIRST_FORMAT:
-            values = {key: value for key, value in values.items() if key not in _FIRST_ANCHOR_KEYS}
-            values["architecture"] = Architecture.named(name)
-        elif file_format == FORMAT:
-            values["architecture"] = Architecture.from_dict(values["architecture"])
-        else:
-            raise ValueError(f"{file} holds no description of this package; export it with tools/export.py")
-        values["settings"] = PostprocessSettings(**values["settings"])
-        values["preprocessing"] = Preprocessing(**values["preprocessing"])
-        for field in ("class_names", "category_ids", "image_size", "mean", "std"):
-            values[field] = tuple(values[field])
-        return cls(**values)
+        try:
+            values = json.loads(text) if text else {}
+            if not isinstance(values, dict) or values.get("format") not in (FORMAT, _FIRST_FORMAT):
+                raise ValueError(f"{file} holds no description of this package; export it with tools/export.py")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} holds a damaged description: {error}; export it again") from error
+        try:
+            return cls(**_checked_values(values))
+        except (KeyError, TypeError, ValueError) as error:
+            wrong = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{file} holds a damaged description: {wrong}; export it again") from error
+
+
+def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a description from the values of its JSON text."""
+    values = dict(values)
+    file_format, name = values.pop("format"), values.pop("name", "")
+    if file_format == _FIRST_FORMAT:
+        values = {key: value for key, value in values.items() if key not in _FIRST_ANCHOR_KEYS}
+        values["architecture"] = Architecture.named(name)
+    else:
+        values["architecture"] = Architecture.from_dict(values["architecture"])
+    values["settings"] = PostprocessSettings(**values["settings"])
+    values["preprocessing"] = Preprocessing(**values["preprocessing"])
+    for field in ("class_names", "category_ids", "image_size", "mean", "std"):
+        if not isinstance(values[field], list):
+            raise TypeError(f"{field} must be a list, got {values[field]!r}")
+        values[field] = tuple(values[field])
+    return values
+
+
+def _check(good: bool, name: str, must: str, got: object) -> None:
+    if not good:
+        raise ValueError(f"{name} must {must}, got {got}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_finite(values: tuple[object, ...]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from effdet.deployment.description import Description
 from effdet.deployment.runtimes import Runtime
-from effdet.detector.inputs import normalise
+from effdet.detector.inputs import check_image_size, normalise
 from effdet.detector.prediction import predict_iter, to_detections
 from effdet.images.letterbox import Letterbox
 from effdet.models.anchors import anchors_of
 from effdet.ops.boxes import clip_boxes
 from effdet.ops.postprocess import postprocess
+from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Batch, Detections, Predictions
 
 Found = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4), labels (D,), scores (D,) of one image
@@ -56,28 +57,23 @@ class DeployedDetector:
         return self._image_size
 
     @image_size.setter
-    def image_size(self, size: tuple[int, int]) -> None:
-        size, own = (int(size[0]), int(size[1])), self.description.image_size
+    def image_size(self, size: int | tuple[int, int]) -> None:
+        size, own = check_image_size(size), self.description.image_size
         if size != own and not self.description.dynamic_size:
             raise ValueError(
-                f"image_size of this file must be {own}, got {size}; export it with that --size, or --dynamic-size"
+                f"image_size of this file must be {own}, got {size}; export it with that --size, or with --dynamic-size"
             )
         self._image_size = size
 
     @property
-    def settings(self) -> Any:
+    def settings(self) -> PostprocessSettings:
         """How predictions become detections."""
         return self._settings
 
     @settings.setter
-    def settings(self, settings: Any) -> None:
-        inside = ("nms", "iou_threshold", "max_candidates", "class_agnostic", "best_class_only")
-        changed = [name for name in inside if getattr(settings, name) != getattr(self._settings, name)]
-        if self.description.outputs == "detections" and changed:
-            raise ValueError(
-                f"{', '.join(changed)} cannot be changed, as the file itself does the post-processing; "
-                "export it without --postprocess"
-            )
+    def settings(self, settings: PostprocessSettings) -> None:
+        if self.description.outputs == "detections":
+            _check_inside(self.description.settings, settings)
         self._settings = settings
 
     @property
@@ -168,3 +164,24 @@ class DeployedDetector:
         if image_size not in self._anchors:
             self._anchors[image_size] = anchors_of(self.description.architecture, image_size)
         return self._anchors[image_size]
+
+
+def _check_inside(own: PostprocessSettings, asked: PostprocessSettings) -> None:
+    """Check that a file that does the post-processing itself can give detections by other settings.
+
+    Raises:
+        ValueError: If it cannot; the message says how to get a file that can.
+    """
+    advice = "as the file itself does the post-processing; export it with these settings, or without --postprocess"
+    inside = ("nms", "iou_threshold", "sigma", "max_candidates", "class_agnostic", "best_class_only")
+    changed = [name for name in inside if getattr(asked, name) != getattr(own, name)]
+    if asked.clip in ("before", "network"):
+        changed.append("clip")
+    if changed:
+        raise ValueError(f"{', '.join(changed)} cannot be changed, {advice}")
+    if asked.max_detections > own.max_detections:
+        raise ValueError(f"max_detections must be {own.max_detections} or less, got {asked.max_detections}, {advice}")
+    if asked.score_threshold < own.score_threshold:
+        raise ValueError(
+            f"score_threshold must be {own.score_threshold:g} or more, got {asked.score_threshold:g}, {advice}"
+        )

@@ -1,12 +1,13 @@
 """Let an ONNX graph that was traced at one size take any batch and any size.
 
 Tracing with symbolic sizes takes minutes and leaves arithmetic on shapes in the graph. What depends on the size of the
-input in an EfficientDet is little and known: ``SAME`` padding, the sizes that upsampling aims at, and the number of
-anchors. Each has a form in ONNX that does not name a size.
+input in an EfficientDet is little and known: padding, the sizes that maps are resized to, and the number of anchors.
+Each has a form in ONNX that does not name a size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ def make_dynamic(model: Any, *, batch: bool, size: bool) -> None:
         batch: Whether the number of images may vary.
         size: Whether height and width may vary.
     """
-    graph = model.graph
+    graph, shapes = model.graph, _traced_shapes(model)
     del graph.value_info[:]
     if size:
         say_same(graph, "Conv")
-    _resize_to_the_other(graph)
+        _pad_odd_sides(graph)
+    _resize_to_neighbours(graph, shapes)
     _count_anchors(graph)
 
     names = [*(["batch"] if batch else []), *(["height", "width"] if size else [])]
@@ -53,19 +55,59 @@ def say_same(graph: Any, kind: str) -> None:
             node.attribute.extend([*kept, require("onnx").helper.make_attribute("auto_pad", "SAME_UPPER")])
 
 
-def _resize_to_the_other(graph: Any) -> None:
-    """Resize to the height and width of the map that the result is added to."""
-    make_node = require("onnx").helper.make_node
+def _resize_to_neighbours(graph: Any, shapes: dict[str, list[int]]) -> None:
+    """Compute the target of every resize from the maps at hand, in the place of the size that was traced.
+
+    A map that is enlarged gets the height and width of the map that it is then added to. A map that is reduced gets
+    half its own, rounded up.
+    """
+    constants = _constants(graph)
     nodes = []
     for node in graph.node:
         if node.op_type == "Resize":
             shape, target, sizes = (f"{node.output[0]}.{part}" for part in ("shape", "target", "sizes"))
-            other = _other_summand(graph, node.output[0])
-            nodes.append(make_node("Shape", [node.input[0]], [shape], start=0, end=2))
-            nodes.append(make_node("Shape", [other], [target], start=2, end=4))
-            nodes.append(make_node("Concat", [shape, target], [sizes], axis=0))
+            nodes.append(_make_node("Shape", [node.input[0]], [shape], start=0, end=2))
+            if _traced_height(node, constants, shapes) < shapes[node.input[0]][2]:
+                nodes += _half_rounded_up(graph, node.input[0], target)
+            else:
+                nodes.append(_make_node("Shape", [_other_summand(graph, node.output[0])], [target], start=2, end=4))
+            nodes.append(_make_node("Concat", [shape, target], [sizes], axis=0))
             del node.input[1:]
             node.input.extend(["", "", sizes])
+        nodes.append(node)
+    _replace_nodes(graph, nodes)
+
+
+def _traced_height(node: Any, constants: dict[str, np.ndarray], shapes: dict[str, list[int]]) -> float:
+    """Return the height that a resize had when it was traced, from its sizes or its scales."""
+    if len(node.input) > 3 and node.input[3]:
+        return float(constants[node.input[3]][-2])
+    return float(constants[node.input[2]][-2] * shapes[node.input[0]][2])
+
+
+def _half_rounded_up(graph: Any, name: str, result: str) -> list[Any]:
+    """Return the nodes of ``result`` = (height, width) of a map, halved and rounded up."""
+    one, two = (_int64(graph, f"{result}.{number}", [number]) for number in (1, 2))
+    return [
+        _make_node("Shape", [name], [f"{result}.whole"], start=2, end=4),
+        _make_node("Add", [f"{result}.whole", one], [f"{result}.more"]),
+        _make_node("Div", [f"{result}.more", two], [result]),
+    ]
+
+
+def _pad_odd_sides(graph: Any) -> None:
+    """Let the zeros around a map that is pooled depend on its sides: after an even one; before and after an odd one."""
+    pooled = {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Pad" and node.output[0] in pooled:
+            sides, odd, pads = (f"{node.output[0]}.{part}" for part in ("sides", "odd", "pads"))
+            before = _int64(graph, f"{pads}.before", [0, 0])
+            after = _int64(graph, f"{pads}.after", [0, 0, 1, 1])
+            nodes.append(_make_node("Shape", [node.input[0]], [sides], start=2, end=4))
+            nodes.append(_make_node("Mod", [sides, _int64(graph, f"{pads}.two", [2])], [odd]))
+            nodes.append(_make_node("Concat", [before, odd, after], [pads], axis=0))
+            node.input[1] = pads
         nodes.append(node)
     _replace_nodes(graph, nodes)
 
@@ -81,14 +123,32 @@ def _other_summand(graph: Any, name: str) -> str:
 
 def _count_anchors(graph: Any) -> None:
     """Let the heads' reshape to (B, H·W·A, O) take B from its input and count the anchors itself."""
-    onnx = require("onnx")
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants = _constants(graph)
     for node in graph.node:
         if node.op_type == "Reshape" and constants[node.input[1]].size == 3:
-            shape = np.array([0, -1, constants[node.input[1]][2]], dtype=np.int64)
-            node.input[1] = f"{node.output[0]}.shape"
-            graph.initializer.append(onnx.numpy_helper.from_array(shape, node.input[1]))
+            node.input[1] = _int64(graph, f"{node.output[0]}.shape", [0, -1, constants[node.input[1]][2]])
             del node.attribute[:]  # allowzero: here 0 means as in the input
+
+
+def _traced_shapes(model: Any) -> dict[str, list[int]]:
+    """Return the shape that every map had when the graph was traced."""
+    graph = require("onnx").shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+
+def _constants(graph: Any) -> dict[str, np.ndarray]:
+    return {tensor.name: require("onnx").numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def _int64(graph: Any, name: str, values: Sequence[int]) -> str:
+    """Add a constant to the graph and return its name."""
+    graph.initializer.append(require("onnx").numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+    return name
+
+
+def _make_node(kind: str, inputs: list[str], outputs: list[str], **attributes: int) -> Any:
+    return require("onnx").helper.make_node(kind, inputs, outputs, **attributes)
 
 
 def _name_sizes(value: Any, names: dict[int, str]) -> None:

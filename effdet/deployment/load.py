@@ -86,6 +86,7 @@ def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | N
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"model {file} does not exist")
+    _check_companions(file)
     _check_names(runtime, num_threads)
     runtime = _runtime_of(file, runtime)
     _check_threads(runtime, num_threads)
@@ -96,6 +97,13 @@ def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | N
     if description.precision == "bf16" and isinstance(compiled, OpenVino):
         compiled = _open(file, runtime, {**options, "bf16": True})
     return DeployedDetector(description, compiled)
+
+
+def _check_companions(file: Path) -> None:
+    for suffix in format_of(file).companions:
+        companion = file.with_suffix(suffix)
+        if not companion.is_file():
+            raise FileNotFoundError(f"{file} must have its weights beside it in {companion.name}, which does not exist")
 
 
 def _check_names(runtime: str, num_threads: int | None) -> None:

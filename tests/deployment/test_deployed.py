@@ -187,6 +187,13 @@ def test_a_file_says_what_it_cannot_do(model, tmp_path):
         detector.image_size = (64, 64)
     with pytest.raises(ValueError, match="nms, max_candidates cannot be changed"):
         detector.settings = PostprocessSettings()
+    for changes, message in (
+        ({"max_detections": 31}, "max_detections must be 30 or less, got 31, as the file itself"),
+        ({"score_threshold": 0.0001}, "score_threshold must be 0.001 or more, got 0.0001"),
+        ({"sigma": 0.1, "clip": "before"}, "sigma, clip cannot be changed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detector.settings = replace(detector.settings, **changes)
     detector.settings = replace(detector.settings, max_detections=1, score_threshold=0.2)
     with pytest.raises(ValueError, match="is run by onnxruntime or openvino, got runtime 'torch'; export it"):
         load(tmp_path / "m.onnx", runtime="torch")
@@ -247,8 +254,31 @@ def test_a_file_that_is_none_is_refused(tmp_path, suffix):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load(file)
     file.write_bytes(b"not a model")
+    file.with_suffix(".bin").touch()
     with pytest.raises(ValueError, match=rf"bad\{suffix} is not a readable \{suffix} file"):
         load(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml"), ("torch-export", ".pt2")])
+def test_a_file_that_is_cut_off_is_refused_in_one_sentence(model, tmp_path, format, suffix):
+    file = tmp_path / f"m{suffix}"
+    export(model, file, ExportOptions(format=format))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"m\{suffix} is not a readable \{suffix} file: [^\n]*$"):
+        load(file)
+
+
+@pytest.mark.slow
+def test_an_openvino_file_needs_all_of_its_weights(model, tmp_path):
+    export(model, tmp_path / "m.xml", ExportOptions(format="openvino"))
+    weights = tmp_path / "m.bin"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"m\.xml is not a readable \.xml file"):
+        load(tmp_path / "m.xml")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"m\.xml must have its weights beside it in m\.bin"):
+        load(tmp_path / "m.xml")
 
 
 def test_an_onnx_file_of_others_is_refused(tmp_path):
