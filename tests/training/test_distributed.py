@@ -92,23 +92,6 @@ def stop_one_while_the_other_waits(rank):
         world.broadcast("value")
 
 
-def step_with_channels_last(rank):
-    """Train a step as a network does whose kernels have size 1 or one channel a group."""
-    import warnings
-
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1)).to(
-        memory_format=torch.channels_last
-    )
-    with join_world("cpu") as world, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        wrapped = world.wrap(network)
-        for _ in range(2):
-            images = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-            wrapped(images).square().sum().backward()
-        return [tuple(p.grad.stride()) == tuple(p.stride()) for p in network.parameters()]
-
-
 @pytest.fixture
 def start():
     """Start processes that end with the test."""
@@ -166,12 +149,6 @@ def test_a_process_that_ends_or_stands_still_is_named(start, tmp_path, operation
 def test_a_process_that_stops_while_others_wait_does_not_leave_alone(start):
     processes = start(stop_one_while_the_other_waits)
     assert [processes.answer(rank)[0] for rank in range(2)] == ["Interrupted"] * 2
-
-
-@pytest.mark.slow
-def test_gradients_have_the_strides_of_their_parameters(start):
-    processes = start(step_with_channels_last)
-    assert [processes.answer(rank) for rank in range(2)] == [("returned", [True] * 6)] * 2
 
 
 # -- torchrun --------------------------------------------------------------------------------------------------------
