@@ -110,8 +110,9 @@ def join_world(device: torch.device | str, *, timeout: timedelta = TIMEOUT) -> I
         yield World(chosen)
         return
     stop_with_parent()
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    peers = Peers(dist.PrefixStore("effdet", store), rank, size, timeout.total_seconds())
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+    own_keys = dist.PrefixStore("effdet", store)  # type: ignore[attr-defined]
+    peers = Peers(own_keys, rank, size, timeout.total_seconds())
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
