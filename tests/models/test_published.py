@@ -46,6 +46,61 @@ PEER_TENSORS = {
 }  # fmt: skip
 
 
+# google/automl, efficientdet/hparams_config.py at commit 6a54c87: backbone, input, width, cells, layers in a head,
+# anchor scale, coarsest level, fusion ("fastattn" is "fast").
+PUBLISHED_SETTINGS = {
+    "d0": ("tf_efficientnet_b0", 512, 64, 3, 3, 4.0, 7, "fast"),
+    "d1": ("tf_efficientnet_b1", 640, 88, 4, 3, 4.0, 7, "fast"),
+    "d2": ("tf_efficientnet_b2", 768, 112, 5, 3, 4.0, 7, "fast"),
+    "d3": ("tf_efficientnet_b3", 896, 160, 6, 4, 4.0, 7, "fast"),
+    "d4": ("tf_efficientnet_b4", 1024, 224, 7, 4, 4.0, 7, "fast"),
+    "d5": ("tf_efficientnet_b5", 1280, 288, 7, 4, 4.0, 7, "fast"),
+    "d6": ("tf_efficientnet_b6", 1280, 384, 8, 5, 4.0, 7, "sum"),
+    "d7": ("tf_efficientnet_b6", 1536, 384, 8, 5, 5.0, 7, "sum"),
+    "d7x": ("tf_efficientnet_b7", 1536, 384, 8, 5, 4.0, 8, "sum"),
+    "lite0": ("tf_efficientnet_lite0", 320, 64, 3, 3, 3.0, 7, "sum"),
+    "lite1": ("tf_efficientnet_lite1", 384, 88, 4, 3, 3.0, 7, "sum"),
+    "lite2": ("tf_efficientnet_lite2", 448, 112, 5, 3, 3.0, 7, "sum"),
+    "lite3": ("tf_efficientnet_lite3", 512, 160, 6, 4, 4.0, 7, "sum"),
+    "lite3x": ("tf_efficientnet_lite3", 640, 200, 6, 4, 3.0, 7, "sum"),
+    "lite4": ("tf_efficientnet_lite4", 640, 224, 7, 4, 4.0, 7, "sum"),
+}
+# The same source: of pixels in 0…255; AdvProp's checkpoints scale them to -1…1.
+PUBLISHED_MEAN = {"d": (123.675, 116.28, 103.53), "lite": (127.0, 127.0, 127.0), "ap": (127.5, 127.5, 127.5)}
+PUBLISHED_STD = {"d": (58.395, 57.12, 57.375), "lite": (128.0, 128.0, 128.0), "ap": (127.5, 127.5, 127.5)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_SETTINGS)
+def test_settings_are_the_published_ones(name):
+    backbone, side, channels, cells, layers, anchor_scale, max_level, fusion = PUBLISHED_SETTINGS[name]
+    found = Architecture.named(name)
+    assert (found.backbone, found.image_size) == (backbone, (side, side))
+    assert (found.channels, found.neck_repeats, found.head_repeats) == (channels, cells, layers)
+    assert (found.min_level, found.max_level) == (3, max_level)
+    assert (found.anchor_scale, found.scales_per_octave, found.anchors_per_cell) == (anchor_scale, 3, 9)
+    assert [width / height for width, height in found.aspect_ratios] == pytest.approx([1.0, 2.0, 0.5])
+    assert [width * height for width, height in found.aspect_ratios] == pytest.approx([1.0, 1.0, 1.0])
+    assert (found.neck, found.fusion, found.separable, found.in_channels) == ("bifpn", fusion, True, 3)
+    assert found.activation == ("relu6" if "lite" in name else "silu")
+    assert found.stochastic_depth == (0.0 if name == "d0" else 0.2)  # survival 0.8 of the last block; B0 has none
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED_SETTINGS, *(f"d{n}_ap" for n in range(6))])
+def test_pixels_are_normalised_as_published(name):
+    kind = "ap" if name.endswith("_ap") else "lite" if name.startswith("lite") else "d"
+    found = Architecture.named(name)
+    assert (found.mean, found.std) == (PUBLISHED_MEAN[kind], PUBLISHED_STD[kind])
+
+
+@pytest.mark.parametrize("name", PUBLISHED_SETTINGS)
+def test_the_effdet_package_has_the_same_networks_with_rounded_anchors(name):
+    google, effdet = Architecture.named(name), Architecture.named(f"tf_efficientdet_{name}")
+    assert effdet.aspect_ratios == ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+    changed = {field for field, value in asdict(effdet).items() if value != asdict(google)[field]}
+    assert changed <= {"aspect_ratios", "mean", "std", "stochastic_depth"}
+    assert effdet.mean == ((127.5, 127.5, 127.5) if "lite" in name else google.mean)
+
+
 def network_without_storage(name: str) -> Network:
     variant = Architecture.named(name)
     with torch.device("meta"):
