@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from effdet import Architecture, EfficientDet, load_config
+from effdet import Architecture, EfficientDet, evaluate, load_config
 from effdet.data.demo import draw_demo
 from effdet.runs.architecture import architecture_of
 
@@ -171,3 +171,4 @@ def test_the_command_trains_resumes_and_saves_it(tmp_path):
     assert (architecture_of(saved.model), saved.model.name) == (expected, "custom")
     model = EfficientDet.from_pretrained(tmp_path / "own" / "best.safetensors")
     assert (model.architecture, model.image_size) == (expected, (64, 64))
+    assert 0 <= evaluate(model, tmp_path / "demo", progress=False).ap <= 1

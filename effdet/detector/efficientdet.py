@@ -352,8 +352,8 @@ class EfficientDet(nn.Module):
     ) -> EfficientDet:
         """Return the model of any weights, ours or another project's, in evaluation mode.
 
-        Whose they are shows in the names of the tensors. Published detectors get the pre- and post-processing that they
-        were published with (docs/presets.md), and those with 90 classes COCO's names and ids.
+        The names of the tensors tell which project wrote them. Published detectors get the pre- and post-processing
+        that they were published with (docs/presets.md), and those with 90 classes COCO's names and ids.
 
         Args:
             source: What ``save_pretrained`` or training wrote; a file of the projects effdet, zylo117 or google/automl;

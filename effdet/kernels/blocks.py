@@ -75,7 +75,7 @@ class FusedStemNorm(BatchNormAct2d):
 
 
 class FusedNode(FusionNode):
-    """A node of the neck whose weighted sum and whose rest are two steps of autograd where they can be."""
+    """A node of the neck that is two steps of autograd where it can be: the weighted sum, and all that follows."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return one map of the shape that all inputs have."""
@@ -88,7 +88,7 @@ class FusedNode(FusionNode):
 
 
 class FusedHead(DenseHead):
-    """A head whose layers are one step of autograd each where they can be."""
+    """A head with one step of autograd for each layer where that can be."""
 
     def _tower(self, x: Tensor, level: int) -> Tensor:
         kernels = kernels_for(self, x)

@@ -16,7 +16,7 @@ CHUNK = 2**18  # numbers of a map that a matrix product takes at once; they are 
 
 
 class Norm:
-    """BN as one step applies it, z = scale·x + shift, and the way back.
+    """BN as one training step applies it, z = scale·x + shift, and its backward pass.
 
     Args:
         kernels: The compiled functions.

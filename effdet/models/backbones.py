@@ -1,4 +1,4 @@
-"""timm's feature extractors as backbones, and what the network must know of their inside.
+"""timm's feature extractors as backbones, and the parts of them that training treats apart.
 
 timm has two kinds: those of the EfficientNet family have ``blocks``, a sequence of stages; all others are a flat
 sequence of children.

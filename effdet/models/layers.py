@@ -1,4 +1,4 @@
-"""Bricks of neck and heads, with the padding and resampling that the published weights expect."""
+"""Layers of neck and heads, with the padding and resampling that the published weights expect."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Compound scaling (paper §4): one coefficient φ scales width, depth, heads and input together.
 
-The published models follow these formulas only in part; ``variants.py`` holds the published values as literals:
+The published models follow these formulas only in part; ``published/google.py`` holds the published values as literals:
 
     φ   width 64·1.35^φ → published    depth 3+φ → published    input 512+128φ → published
     0     64.0 → 64                       3 → 3                     512 → 512

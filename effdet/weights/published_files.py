@@ -21,8 +21,6 @@ EFFDET_URL = "https://github.com/rwightman/efficientdet-pytorch/releases/downloa
 ZYLO_URL = "https://github.com/zylo117/Yet-Another-Efficient-Pytorch/releases/download"
 GOOGLE_URL = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientdet"
 
-LICENCES = {"effdet": "Apache-2.0", "google": "Apache-2.0", "zylo": "LGPL-3.0"}  # of the publishing project
-
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFile:
@@ -42,11 +40,6 @@ class PublishedFile:
         """First digits of the file's SHA-256, which end its name; empty if the publisher does not tell it."""
         found = re.search(r"-([0-9a-f]{8})\.pth$", self.file_name)
         return found[1] if found else ""
-
-    @property
-    def licence(self) -> str:
-        """Licence of the project that published the file."""
-        return LICENCES[self.family]
 
 
 def list_published() -> list[str]:

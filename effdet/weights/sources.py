@@ -1,6 +1,6 @@
 """Tensors out of any source of weights: files of several formats, folders, published names, repositories of the hub.
 
-What a file is shows in its first bytes, not in its name.
+The kind of a file follows from its first bytes, not from its name.
 """
 
 from __future__ import annotations

@@ -277,3 +277,8 @@ def test_other_layouts_are_not_recognised():
     assert not recognises(our_state("d0"))
     assert not recognises(["bifpn.0.conv6_up.bn.weight", "classifier.header.pointwise_conv.conv.weight"])
     assert not recognises([])
+
+
+def test_an_architecture_of_ones_own_has_no_model_in_effdet():
+    with pytest.raises(ValueError, match="has none like 'custom'; save it in our own layout"):
+        to_effdet({}, "custom")

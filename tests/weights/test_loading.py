@@ -41,7 +41,7 @@ def assert_same_network(a, b):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-# -- whose it is
+# -- which project wrote it
 
 
 @pytest.mark.parametrize("save", [torch.save, save_file], ids=["pickle", "safetensors"])
