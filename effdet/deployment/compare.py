@@ -11,20 +11,21 @@ from effdet.detector.prediction import Detector, make_batch
 from effdet.ops.boxes import iou_matrix
 from effdet.structures import Detections
 
-AT_LEAST = 10  # detections of an image that are looked at, however low they score, where rounding is all that differs
+AT_LEAST = 10  # best detections of each image that are compared in fp32, however low their scores are
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
     """How far an export may be from PyTorch.
 
-    Where rounding lets NMS pick the other of two neighbouring boxes of nearly one score, their IoU is what differs.
+    Two overlapping boxes may have nearly the same score. Rounding then decides which of them NMS keeps, so the boxes of
+    PyTorch and of the export differ by the IoU of the two.
     """
 
-    min_score: float  # detections below it are not looked at
+    min_score: float  # detections below it are not compared
     score: float  # largest difference of the scores of one detection
     iou: float  # smallest overlap of its boxes
-    at_least: int = 1  # detections of an image that are looked at, however low they score
+    at_least: int = 1  # best detections of an image that are compared, however low their scores are
 
 
 TOLERANCES = {
@@ -64,7 +65,7 @@ class Comparison:
     """How an export agrees with PyTorch."""
 
     images: int
-    detections: int  # of PyTorch, those that score enough to be looked at
+    detections: int  # of PyTorch, those that were compared
     max_score_difference: float
     min_iou: float
     worst: Difference | None  # None where nothing was detected
@@ -100,8 +101,8 @@ def compare(
         ours: The PyTorch model, with the settings of the export.
         export: The exported one.
         images: (name, (H, W, 3) uint8 RGB).
-        min_score: Detections below it are not looked at.
-        at_least: But this many of an image are, however low they score.
+        min_score: Detections below it are not compared.
+        at_least: But this many of each image are, however low their scores are.
     """
     num_images = num_detections = 0
     differences: list[Difference] = []
@@ -125,7 +126,7 @@ def _differences(
 ) -> list[Difference]:
     """Return, for each detection that scores enough, how far the nearest of the other detections is.
 
-    Where few do, the best ones are looked at all the same.
+    Where few do, the best ``at_least`` are compared all the same.
     """
     found = found.above(min([min_score, *found.scores[:at_least][-1:].tolist()]))
     ious = iou_matrix(found.boxes, other.boxes)  # (D, D')

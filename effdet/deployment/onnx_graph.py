@@ -1,4 +1,4 @@
-"""A detector's network as an ONNX graph, in the form that runtimes work through fastest."""
+"""A detector's network as an ONNX graph, in the form that runtimes compute fastest."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def trace_onnx(
         )
     assert program is not None
     graph = program.model_proto
-    del graph.metadata_props[:]  # the exporter's notes, among them places on this machine
+    del graph.metadata_props[:]  # notes of the exporter, with paths of this machine
     for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
     fold_batch_norms(graph)
-    say_same(graph.graph, "MaxPool")  # OpenVINO refuses a window that rounding up lets reach far over the edge
+    say_same(graph.graph, "MaxPool")  # OpenVINO refuses a window that ceil_mode moves far beyond the edge
     if batch is None or dynamic_size:
         make_dynamic(graph, batch=batch is None, size=dynamic_size)
     return graph
@@ -127,7 +127,7 @@ def remove_unused_constants(graph: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from telling its own story; what goes wrong is raised all the same."""
+    """Silence the logs, warnings and prints of the exporter; its exceptions are raised as ever."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -30,8 +30,8 @@ class Quantisation:
     """What a graph is calibrated with, and what may be lost."""
 
     inputs: Sequence[np.ndarray]  # each (B, 3, H, W) float32, normalised, as the network takes them
-    float_outputs: bool = True  # leave the last convolution of each head in float: little time, most of the lost AP
-    control: AccuracyControl | None = None  # None: the loss is what it is
+    float_outputs: bool = True  # keep the last convolution of each head in float: costs little time, saves most AP
+    control: AccuracyControl | None = None  # None: the loss of AP is not measured
 
 
 def quantise(graph: Any, quantisation: Quantisation) -> Any:

@@ -1,4 +1,4 @@
-"""How many images a second an exported file works through in OpenVINO, and what each further core adds."""
+"""Measure the images per second of an exported file in OpenVINO, and what each further core adds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _rate(file: str | Path, images: np.ndarray, cores: int, streams: int, second
     queue.wait_all()
 
     runs, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    while runs == 0 or time.perf_counter() - started < seconds:
         queue.start_async({0: images})  # waits for a free stream
         runs += 1
     queue.wait_all()

@@ -14,6 +14,7 @@ from effdet.detector.evaluation_copies import EvaluationCopies, unwrapped, witho
 from effdet.detector.inputs import (
     KnownNumbers,
     at_least_float32,
+    check_can_train,
     check_image_size,
     check_images,
     check_targets,
@@ -136,43 +137,22 @@ class EfficientDet(nn.Module):
         ]
         if self.training:
             originals = check_targets(targets, len(checked), self.num_classes)
-            self._check_can_train(len(checked))
+            check_can_train(len(checked), self.dtype, self.image_size, self.architecture.coarsest_stride)
         batch, content_sizes, scales, original_sizes = letterbox_tensors(checked, self.letterbox)
         predictions = self._predict_raw(self.network, self.normalise(batch, content_sizes))
-        anchors = self.anchors(self.image_size, self.device)
         if self.training:
             scaled = [
                 Target(target.boxes * scale, target.classes).to(self.device)
                 for target, scale in zip(originals, scales, strict=True)
             ]
-            return self.criterion(predictions, anchors, scaled)
-        results = postprocess(
-            predictions,
-            anchors,
-            scales=scales,
-            original_sizes=original_sizes,
-            settings=self.settings,
-            image_size=self.image_size,
-        )
+            return self.criterion(predictions, self.anchors(self.image_size, self.device), scaled)
+        results = self._postprocess(predictions, scales, original_sizes, self.image_size)
         return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
 
     def _predict_raw(self, network: nn.Module, images: Tensor) -> Predictions:
         """Return float32 predictions of a network that computes in the type of its weights."""
         predictions: Predictions = network(images.to(self.dtype))
         return predictions.float()
-
-    def _check_can_train(self, num_images: int) -> None:
-        if self.dtype == torch.float16:
-            raise ValueError(
-                "training needs weights in float32 or bfloat16, got torch.float16, in which gradients vanish; call "
-                "model.float() and train under torch.autocast"
-            )
-        coarsest_stride = self.architecture.coarsest_stride
-        if num_images == 1 and max(self.image_size) <= coarsest_stride:
-            raise ValueError(
-                "training needs two images or more in a batch where the coarsest level is a single cell, got one image "
-                f"for an input of {self.image_size}; give more images, or an image_size above {coarsest_stride}"
-            )
 
     # ------------------------------------------------------------------ from files to detections
 
@@ -192,7 +172,7 @@ class EfficientDet(nn.Module):
 
         Their memory format is channels last, and so will be that of all feature maps: convolutions on a CPU are faster.
         """
-        images = batch.images.to(self.device)
+        images = batch.images.to(self.device, non_blocking=True)
         if not images.is_floating_point():  # else the letterbox has normalised them
             images = self.normalise(images, batch.content_sizes)
         return images.contiguous(memory_format=torch.channels_last)
@@ -200,15 +180,21 @@ class EfficientDet(nn.Module):
     def postprocess(self, predictions: Predictions, batch: Batch) -> list[Detections]:
         """Return the detections that the predictions of a letterboxed batch stand for, on the CPU."""
         image_size = (batch.images.shape[-2], batch.images.shape[-1])
-        results = postprocess(
+        results = self._postprocess(predictions, batch.scales, batch.original_sizes, image_size)
+        return to_detections(results, batch, self)
+
+    def _postprocess(
+        self, predictions: Predictions, scales: Tensor, original_sizes: Tensor, image_size: tuple[int, int]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        anchors = self.anchors(image_size, predictions.box_deltas.device)
+        return postprocess(
             predictions,
-            self.anchors(image_size, predictions.box_deltas.device),
-            scales=batch.scales,
-            original_sizes=batch.original_sizes,
+            anchors,
+            scales=scales,
+            original_sizes=original_sizes,
             settings=self.settings,
             image_size=image_size,
         )
-        return to_detections(results, batch, self)
 
     def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
         """Detect objects in images of any kind, in evaluation mode whatever mode the model is in.

@@ -161,6 +161,20 @@ def check_image_size(size: Any) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+def check_can_train(num_images: int, dtype: torch.dtype, image_size: tuple[int, int], coarsest_stride: int) -> None:
+    """Raise ``ValueError`` where weights of this type, or a batch of this many images, cannot train."""
+    if dtype == torch.float16:
+        raise ValueError(
+            "training needs weights in float32 or bfloat16, got torch.float16, in which gradients vanish; call "
+            "model.float() and train under torch.autocast"
+        )
+    if num_images == 1 and max(image_size) <= coarsest_stride:
+        raise ValueError(
+            "training needs two images or more in a batch where the coarsest level is a single cell, got one image "
+            f"for an input of {image_size}; give more images, or an image_size above {coarsest_stride}"
+        )
+
+
 def check_targets(targets: Sequence[Mapping[str, Tensor]] | None, num_images: int, num_classes: int) -> list[Target]:
     """Return torchvision's target dicts as ``Target``, boxes still in pixels of their own image.
 

@@ -1,4 +1,4 @@
-"""From any source of images to detections: the one way that PyTorch models and deployed files share."""
+"""From any source of images to detections, for PyTorch models and exported files alike."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Chunk = Sequence[tuple[str, np.ndarray]]  # (name, (H, W, 3) uint8 RGB) of image
 Size = tuple[int, int]  # (height, width)
 
 READ_AHEAD = 2  # batches that wait, decoded and letterboxed, while the network works on another
-_WAIT = 0.1  # seconds after which a waiting thread looks whether it is still needed
+_WAIT = 0.1  # seconds after which a waiting thread checks whether it is still needed
 
 
 class Detector(Protocol):
-    """What evaluation and prediction ask of a model, whatever runs it."""
+    """What evaluation and prediction need of a detector, whichever runtime computes it."""
 
     name: str
     num_classes: int
@@ -42,11 +42,11 @@ class Detector(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where batches are to be brought."""
+        """Device that batches are moved to."""
 
     @property
     def letterbox(self) -> Letterbox:
-        """What brings an image into the frame of the network input."""
+        """How an image is scaled and padded to the network input."""
 
     @property
     def fill(self) -> tuple[int, int, int]:
