@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +33,8 @@ _END = 0xD9
 # One image at a time: the stderr of a process is one for all its threads. No process is forked meanwhile, as the child
 # would keep the redirected stderr.
 _lock = threading.Lock()
+_log_lock = threading.Lock()
+_quiet_blocks, _log_level = 0, 0
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
@@ -60,6 +63,26 @@ def jpeg_messages() -> Iterator[list[str]]:
             os.close(caught)
             if text:
                 _sort(text, messages)
+
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Let OpenCV log nothing inside the block; what it cannot decode becomes an error that names the file.
+
+    Several threads may be inside at once.
+    """
+    global _quiet_blocks, _log_level
+    with _log_lock:
+        if _quiet_blocks == 0:
+            _log_level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        _quiet_blocks += 1
+    try:
+        yield
+    finally:
+        with _log_lock:
+            _quiet_blocks -= 1
+            if _quiet_blocks == 0:
+                cv2.utils.logging.setLogLevel(_log_level)
 
 
 def _unnamed_file() -> int:

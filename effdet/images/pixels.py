@@ -75,6 +75,8 @@ def pillow_to_rgb(image: Image.Image) -> Array:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image.load()
         return stored_to_rgb(np.asarray(image))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns if a palette with transparency becomes RGB at once
     return np.array(image.convert("RGB"))
 
 

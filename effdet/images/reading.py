@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from effdet.images.decoder_messages import quiet_opencv
 from effdet.images.faults import UnreadableError
 from effdet.images.jpeg import (
     decode_jpeg,
@@ -30,6 +31,7 @@ from effdet.images.jpeg import (
 )
 from effdet.images.pixels import pillow_to_rgb, stored_to_rgb
 from effdet.images.png import bit_depth, damaged_chunk, is_png
+from effdet.images.tiff import TiffKind, is_tiff
 
 Array: TypeAlias = NDArray[Any]
 Data: TypeAlias = NDArray[np.uint8]  # (L,) the bytes of a file
@@ -37,9 +39,6 @@ Size: TypeAlias = tuple[int, int]  # (height, width)
 
 MAX_PIXELS = 500_000_000  # of an image of any format: 1.5 GB as RGB, and decoders hold about as much beside it
 
-_TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_WHITE_IS_ZERO, _SIGNED = 0, 2
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -155,16 +154,20 @@ def _decode(data: Data, size: Size | None, least_size: Callable[[Size], Size] | 
 def _decode_other(data: Data) -> tuple[Array, Size, int]:
     if is_png(data) and (chunk := damaged_chunk(data)) is not None:
         raise UnreadableError(f"truncated or corrupt image: the PNG's chunk {chunk} is missing or damaged")
+    tiff = TiffKind(data)
+    if (unread := tiff.unread()) is not None:
+        raise UnreadableError(f"is a TIFF with {unread}, which is not read; convert it to 8-bit RGB")
     opened = _open(data)
     if opened is None:
-        image = _opencv_to_rgb(data)
-        return image, (image.shape[0], image.shape[1]), 1
-    with opened:
-        _check_size((opened.height, opened.width))
-        image = _opencv_to_rgb(data) if _needs_opencv(opened, data) else pillow_to_rgb(opened)
-        if opened.mode.startswith("I;16") and _tag(opened, _PHOTOMETRIC) == _WHITE_IS_ZERO:
-            image = 255 - image
-        return image, (image.shape[0], image.shape[1]), orientation_of(opened)
+        image, orientation = _opencv_to_rgb(data), 1
+    else:
+        with opened:
+            _check_size((opened.height, opened.width))
+            image = _opencv_to_rgb(data) if _needs_opencv(opened, data, tiff) else pillow_to_rgb(opened)
+            orientation = orientation_of(opened)
+    if tiff.white_is_zero and tiff.bits > 8:  # the decoders turn the others round
+        image = 255 - image
+    return image, (image.shape[0], image.shape[1]), orientation
 
 
 def _check_size(size: Size) -> None:
@@ -197,25 +200,22 @@ def _open(data: Data) -> Image.Image | None:
     return None
 
 
-def _needs_opencv(opened: Image.Image, data: Data) -> bool:
+def _needs_opencv(opened: Image.Image, data: Data, tiff: TiffKind) -> bool:
     """Return whether Pillow would drop half the bits of each sample, misread its sign, or find it too large."""
     if opened.format == "PNG":
         return bit_depth(data) == 16 and opened.mode in ("RGB", "RGBA", "LA")
     if opened.format != "TIFF":
         return False
-    deep_colours = max(_tag(opened, _BITS_PER_SAMPLE, (1,))) > 8 and opened.mode in ("RGB", "RGBA", "RGBX", "LA")
-    signed_bytes = _SIGNED in _tag(opened, _SAMPLE_FORMAT, (1,)) and opened.mode in ("L", "RGB")
+    deep_colours = tiff.bits > 8 and opened.mode in ("RGB", "RGBA", "RGBX", "LA")
+    signed_bytes = tiff.is_signed and opened.mode in ("L", "RGB")
     too_large = opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) and opened.mode != "CMYK"
     return deep_colours or signed_bytes or too_large
 
 
-def _tag(opened: Image.Image, number: int, otherwise: Any = None) -> Any:
-    return getattr(opened, "tag_v2", {}).get(number, otherwise)
-
-
 def _opencv_to_rgb(data: Data) -> Array:
     try:
-        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        with quiet_opencv():
+            values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise UnreadableError(f"truncated or corrupt image: {_first_line(error)}") from error
     if values is None:
@@ -233,8 +233,8 @@ def _unknown_format(data: Data) -> str:
         return "is a HEIC image, which Pillow reads only after pillow_heif.register_heif_opener(); convert it to JPEG"
     if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis"):
         return "is an AVIF image that is damaged, or this Pillow is older than 11.3 and does not read AVIF"
-    if start[:4] in _TIFF_STARTS:
-        return "is a TIFF that is damaged or of a kind that is not read; convert it to 8-bit RGB"
+    if is_tiff(data):
+        return f"is a TIFF ({TiffKind(data)}) that is damaged or of a kind that is not read; convert it to 8-bit RGB"
     return "is not an image of a known format"
 
 

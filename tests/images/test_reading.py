@@ -293,6 +293,14 @@ def test_a_deep_tiff_whose_zero_is_white_is_not_inverted(tmp_path: Path) -> None
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.dstack([GRAY] * 3))
 
 
+@pytest.mark.parametrize("transparency", [3, bytes(256)])
+def test_a_palette_with_transparency_has_its_colours_and_no_warning(tmp_path, rgb, transparency) -> None:
+    Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE).save(
+        tmp_path / "a.png", transparency=transparency
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+
+
 # -- many pixels, other formats, and what is no file
 
 
