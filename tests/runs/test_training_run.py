@@ -15,6 +15,7 @@ from effdet.runs.log import RunLog
 from effdet.runs.training_run import Plan, TrainingRun
 from effdet.structures import Batch, Predictions, Target
 from effdet.training.checkpoint import load_checkpoint, tensors_of
+from effdet.training.dense_targets import assign_dense
 from effdet.training.distributed import World, join_world
 from effdet.training.ema import EMA
 from effdet.training.freezing import freeze
@@ -541,3 +542,42 @@ def test_every_step_sets_the_bn_momentum_of_its_number(tmp_path):
     network.register_forward_hook(lambda *_: seen.append(network.backbone[1].momentum))
     run.run()
     assert seen == [0.1] * 100 + [0.03] * 40
+
+
+def test_the_average_follows_the_weights_after_the_step(tmp_path):
+    run = make_run(tmp_path, epochs=1, loader=Loader(steps=1))
+    trainer = run.trainer
+    trainer.ema.decay = 0.0  # the average is the model
+    before = {name: tensor.clone() for name, tensor in tensors_of(trainer.model).items()}
+    run.run()
+    after = tensors_of(trainer.model)
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert all(torch.equal(tensor, after[name]) for name, tensor in tensors_of(trainer.ema.model).items())
+
+
+def test_the_state_of_the_gradient_scaler_survives_a_resume(tmp_path):
+    def with_scaler():
+        run = make_run(tmp_path, epochs=1, loader=Loader(steps=1))
+        run.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+        return run
+
+    first = with_scaler()
+    first.run()
+    assert first.trainer.scaler.get_scale() == 2048.0  # one good step doubles it
+    resumed = with_scaler()
+    resume(resumed, tmp_path)
+    assert resumed.trainer.scaler.get_scale() == 2048.0
+
+
+def test_a_step_reads_its_numbers_from_the_device_once(tmp_path, monkeypatch):
+    """On a GPU each reading waits for the device."""
+    readings = []
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__"):
+        method = getattr(torch.Tensor, name)
+        read = functools.partial(lambda method, name, tensor: readings.append(name) or method(tensor), method, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, read=read: read(tensor))
+    run = make_run(tmp_path, epochs=1)
+    run.trainer.criterion.assign = functools.partial(assign_dense, positive_iou=0.5)  # as on a GPU
+    run.trainer.train_mode()
+    run.trainer.step([Loader().batch(0, 0), Loader().batch(0, 1)], 0)
+    assert readings == ["__float__"] * 2 + ["tolist"]  # the former are of the focal loss on a CPU, one per micro-batch
