@@ -158,6 +158,6 @@ class DetectionLoss:
         """Return the losses of (P, 4) deltas, to be summed: (P, 4) for Huber, (P, 1) for the others."""
         if self.box_loss is not BoxLoss.huber:
             return IOU_LOSSES[self.box_loss](decode(deltas, anchors), boxes)[:, None]
-        targets = encode(boxes, anchors)
+        targets = encode(boxes, anchors).to(deltas.dtype)
         losses = huber_loss(deltas, targets, delta=self.huber_delta) / 4
         return losses * (targets != 0) if self.mask_zero_targets else losses

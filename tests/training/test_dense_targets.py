@@ -90,7 +90,10 @@ def test_the_smallest_iou_of_a_match_is_checked():
 
 @pytest.mark.parametrize(
     ("dtype", "chunk"),
-    [(torch.float32, 40), *((dtype, focal.DEVICE_CHUNK) for dtype in (torch.float32, torch.bfloat16, torch.float16))],
+    [
+        (torch.float32, 40),
+        *((dtype, focal.DEVICE_CHUNK) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)),
+    ],
 )
 @pytest.mark.parametrize("crowds", [(0, 0, 0), (1, 2, 0)])
 @pytest.mark.parametrize("settings", [{}, {"box_loss": "ciou", "label_smoothing": 0.1}, {"mask_zero_targets": True}])

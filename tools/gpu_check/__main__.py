@@ -15,7 +15,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 from gpu_check import equality, exports, machine, processes, speed, training  # noqa: E402
 
-PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace], Iterable[dict[str, Any]]]] = {
     "machine": machine.measure,
     "equality": equality.check,
     "exports": exports.check,
@@ -58,11 +58,13 @@ def main() -> int:
             print(f"\n{name}: done before")
             continue
         started = time.perf_counter()
+        rows: list[dict[str, Any]] = []
         try:
-            rows = PARTS[name](args)
+            for row in PARTS[name](args):
+                rows.append(row)  # what was measured before a failure is kept
         except Exception:
             traceback.print_exc()
-            rows = [{"check": "the part ran to its end", "value": "no", "ok": False}]
+            rows.append({"check": "the part ran to its end", "value": "no", "ok": False})
         print(f"\n{name} ({time.perf_counter() - started:.0f} s)")
         print_table(rows)
         failed |= any(row.get("ok") is False for row in rows)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,16 @@ MODELS = {"d0": (512, 64), "d2": (768, 32)}  # input side, training batch
 NUM_CLASSES = 90
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Return rows of milliseconds and images per second, ours and the peer's where it is given."""
     device = torch.device(args.device)
     torch.backends.cudnn.benchmark = True
-    rows = []
     models = {"lite0": (128, 4)} if args.quick else MODELS
     for name, (side, batch) in models.items():
-        rows += _predict(name, side, device, quick=args.quick)
-        rows += _train(name, side, batch, device, quick=args.quick)
+        yield from _train(name, side, batch, device, quick=args.quick)
+        yield from _predict(name, side, device, quick=args.quick)
         if args.peer_path:
-            rows += _peer(name, side, batch, args)
-    return rows
+            yield from _peer(name, side, batch, args)
 
 
 def _predict(name: str, side: int, device: torch.device, *, quick: bool) -> list[dict[str, Any]]:

@@ -37,20 +37,18 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def check(args: argparse.Namespace) -> list[dict[str, Any]]:
+def check(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Train some steps in every mode, and look at waits, resuming and memory."""
     device = torch.device(args.device)
-    steps, rows = (4 if args.quick else 30), []
+    yield _waits_in_a_step(device)
+    yield from _waits_in_prediction(device)
+    yield _resumed_steps_are_equal(device)
+    if device.type == "cuda":
+        yield _advice_when_memory_is_short()
     for name, settings in MODES.items():
         on_cpu = device.type == "cpu" and (settings.get("precision") is Precision.fp16 or settings.get("compile"))
         if not on_cpu:
-            rows.append(_losses_fall(name, settings, device, steps))
-    rows.append(_waits_in_a_step(device))
-    rows += _waits_in_prediction(device)
-    rows.append(_resumed_steps_are_equal(device))
-    if device.type == "cuda":
-        rows.append(_advice_when_memory_is_short())
-    return rows
+            yield _losses_fall(name, settings, device, 4 if args.quick else 30)
 
 
 def make_trainer(
