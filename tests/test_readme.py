@@ -65,7 +65,7 @@ def test_commands_in_the_pages_are_understood(words):
         return
     assert (ROOT / words[1]).is_file()
     name = words[1].removeprefix("tools/").removesuffix(".py")
-    races = name == "benchmark" and words[2] in importlib.import_module("benchmark.command").WORKS
+    races = name == "benchmark" and words[2] in importlib.import_module("benchmark.command").MEASUREMENTS
     importlib.import_module("benchmark.command" if races else f"effdet.commands.{name}").parser().parse_args(words[2:])
 
 

@@ -13,6 +13,6 @@ from benchmark import command  # the folder benchmark/ beside this file
 from effdet.commands import main
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in command.WORKS:
+    if sys.argv[1:2] and sys.argv[1] in command.MEASUREMENTS:
         sys.exit(command.main())
     sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -10,14 +10,14 @@ import pytest
 
 from benchmark.command import main, parser
 from benchmark.compare import agreement, same_outputs
+from benchmark.measurements.throughput import doublings
 from benchmark.plot import plot, read_curves
 from benchmark.race import Entry, race, spread
-from benchmark.report import failed, print_case
+from benchmark.report import failed, print_result
 from benchmark.runners import serve
 from benchmark.runners.commands import Command
-from benchmark.throughput import doublings
 
-CONTENDERS = Path(serve.__file__).parent
+RUNNERS = Path(serve.__file__).parent
 TASK = """
 class Count:
     def __init__(self, *, start):
@@ -38,10 +38,10 @@ def ask(file, *requests):
     return [json.loads(line) for line in answers.getvalue().splitlines()]
 
 
-# -- the process of a contender
+# -- the process of a runner
 
 
-def test_contender_starts_steps_and_gives_its_result(tmp_path):
+def test_runner_starts_steps_and_gives_its_result(tmp_path):
     (tmp_path / "task.py").write_text(TASK)
     start = {"do": "start", "task": "count", "settings": {"start": 3}}
     first, steps, result = ask(tmp_path / "task.py", start, {"do": "step", "count": 2}, {"do": "result"})
@@ -53,7 +53,7 @@ def test_contender_starts_steps_and_gives_its_result(tmp_path):
     assert result["peak_mb"] > 1
 
 
-def test_errors_of_a_contender_are_answers(tmp_path):
+def test_errors_of_a_runner_are_answers(tmp_path):
     (tmp_path / "task.py").write_text(TASK)
     (answer,) = ask(tmp_path / "task.py", {"do": "start", "task": "count", "settings": {}})
     assert answer["error"].startswith("TypeError")
@@ -61,13 +61,13 @@ def test_errors_of_a_contender_are_answers(tmp_path):
 
 
 def test_serving_needs_nothing_but_the_standard_library():
-    code = f"import sys; sys.path.insert(0, {str(CONTENDERS)!r}); import serve; assert 'numpy' not in sys.modules"
+    code = f"import sys; sys.path.insert(0, {str(RUNNERS)!r}); import serve; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-I", "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", ["peer_effdet", "peer_torchvision", "peer_quality"])
 def test_peers_import_nothing_of_ours(name):
-    text = (CONTENDERS / f"{name}.py").read_text(encoding="utf-8")
+    text = (RUNNERS / f"{name}.py").read_text(encoding="utf-8")
     assert "benchmark." not in text
     assert "import effdet" not in text
 
@@ -149,7 +149,7 @@ def test_largest_differences_of_outputs_are_told(tmp_path):
 # -- report, picture, command line
 
 
-def case(variant="d0", work="network", images=1):
+def result(variant="d0", measurement="network", images=1):
     rows = [
         {
             **{"name": name, "error": None, "parts": {}, "peak_mb": 500.0},
@@ -158,24 +158,24 @@ def case(variant="d0", work="network", images=1):
         for name, seconds in (("ours, eager", 0.1), ("ours, openvino", 0.02), ("effdet, default", 0.2))
     ]
     model = {"variant": variant, "macs": 2.5e9}
-    return {"work": work, "title": "a title", "rows": rows, "images_per_step": images, "model": model}
+    return {"measurement": measurement, "title": "a title", "rows": rows, "images_per_step": images, "model": model}
 
 
 def test_report_gives_medians_and_ratios():
     out = StringIO()
-    print_case(case(), out)
+    print_result(result(), out)
     assert re.search(r"ours, openvino +20\.0 +20\.0–20\.0 +50\.00 +500 +3", out.getvalue())
     assert "ours, openvino: 10.00 × as fast as effdet, default" in out.getvalue()
     assert "ours, openvino: 5.00 × as fast as ours, eager" in out.getvalue()
 
 
 def test_report_names_what_failed():
-    broken = case()
+    broken = result()
     broken["rows"][2] |= {"error": "effdet, default: no module", "spread": None}
     out = StringIO()
-    print_case(broken, out)
+    print_result(broken, out)
     assert "failed: effdet, default: no module" in out.getvalue()
-    assert (failed(broken), failed(case())) == (True, False)
+    assert (failed(broken), failed(result())) == (True, False)
 
 
 def test_report_of_rates_has_the_share_of_perfect_scaling():
@@ -184,7 +184,7 @@ def test_report_of_rates_has_the_share_of_perfect_scaling():
         {"cores": 2, "streams": 2, "batch": 4, "images_per_second": 18.0, "efficiency": 0.9},
     ]
     out = StringIO()
-    print_case({"work": "throughput", "title": "a title", "rows": [], "rates": rates}, out)
+    print_result({"measurement": "throughput", "title": "a title", "rows": [], "rates": rates}, out)
     assert re.search(r"2 +2 +18\.00 +90%", out.getvalue())
 
 
@@ -193,27 +193,27 @@ def test_cores_are_doubled_up_to_those_that_there_are(limit, cores):
     assert doublings(limit) == cores
 
 
-def test_picture_has_a_curve_for_each_contender_and_family(tmp_path):
+def test_picture_has_a_curve_for_each_runner_and_family(tmp_path):
     file, other = tmp_path / "a.json", tmp_path / "b.json"
-    file.write_text(json.dumps({"cases": [case(), case("d1"), case("lite0"), case(images=8)]}))
-    curves = read_curves(json.loads(file.read_text())["cases"])
+    file.write_text(json.dumps({"results": [result(), result("d1"), result("lite0"), result(images=8)]}))
+    curves = read_curves(json.loads(file.read_text())["results"])
     assert {name: len(points) for name, points in curves.items() if "openvino" in name} == {
         "network: ours, openvino, d": 2,
         "network: ours, openvino, lite": 1,
     }
     plot([file], tmp_path / "out" / "plot.png")
     assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000
-    other.write_text(json.dumps({"cases": []}))
-    with pytest.raises(ValueError, match=r"must hold cases of network or predict at batch 1, or of quality; got none"):
+    other.write_text(json.dumps({"results": []}))
+    with pytest.raises(ValueError, match=r"must hold results of network or predict at batch 1, or of quality"):
         plot([other], tmp_path / "plot.png")
 
 
 def test_picture_of_trainings_goes_with_no_other(tmp_path):
     network, ours, peer = (tmp_path / f"{name}.json" for name in ("network", "ours", "peer"))
-    network.write_text(json.dumps({"cases": [case()]}))
+    network.write_text(json.dumps({"results": [result()]}))
     for file in (ours, peer):
         rows = [{"seconds": 60 * minute, "ap": 0.1 * minute, "ap50": 0.2 * minute} for minute in range(1, 5)]
-        file.write_text(json.dumps({"cases": [{"work": "quality", "title": file.stem, "evaluations": rows}]}))
+        file.write_text(json.dumps({"results": [{"measurement": "quality", "title": file.stem, "evaluations": rows}]}))
     plot([ours, peer], tmp_path / "runs.png")
     assert (tmp_path / "runs.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="got none or both"):
@@ -223,11 +223,12 @@ def test_picture_of_trainings_goes_with_no_other(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plot"], "plot needs JSON files of network, predict or quality, and --out FILE"),
-        (["network", "a.json"], "network takes no files, got a.json"),
+        (["plot"], "the following arguments are required: FILE, --out"),
+        (["network", "a.json"], "unrecognized arguments: a.json"),
+        (["network", "--precision", "bf16"], "unrecognized arguments: --precision bf16"),
         (["network", "--repeats", "0"], "--repeats must be 1 or more, got 0"),
         (["network", "--size", "1", "2", "3"], "--size must be one side or height and width, got 3 numbers"),
-        (["quality"], "quality needs --data DATA"),
+        (["quality"], "the following arguments are required: --data"),
         (["quality", "--data", "x", "--side", "peer"], "--side peer needs --peer-python PYTHON"),
         (["network", "--peer-python", "nowhere/python"], "--peer-python nowhere/python is no program"),
         (["throughput", "--cores", "0"], "--cores must be 1 or more, got 0"),
@@ -248,9 +249,9 @@ def test_help_tells_how_weights_are_made():
 # -- the whole command
 
 
-def run_benchmark(tmp_path, *arguments):
+def run_benchmark(tmp_path, *arguments, turns=("--repeats", "1", "--warmup", "0")):
     file = tmp_path / "result.json"
-    status = main([*arguments, "--repeats", "1", "--warmup", "0", "--threads", "1", "--json", str(file)])
+    status = main([*arguments, *turns, "--threads", "1", "--json", str(file)])
     assert status == 0
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -260,14 +261,14 @@ def test_benchmark_of_the_network_runs(tmp_path):
     arguments = ("--size", "64", "--classes", "3", "--images", "2", "--no-peak")
     found = run_benchmark(tmp_path, "network", "--runtime", "eager", "channels_last", *arguments)
     assert {"processor", "cores", "versions", "threads"} <= found["machine"].keys()
-    (result,) = found["cases"]
+    (result,) = found["results"]
     assert [row["name"] for row in result["rows"]] == ["ours, eager", "ours, channels_last"]
     assert all(row["spread"]["count"] == 1 and row["peak_mb"] > 50 for row in result["rows"])
     assert result["same"]["ours, channels_last"]["score"] < 1e-3
 
 
 def test_benchmark_of_the_evaluation_runs_and_numbers_are_identical(tmp_path):
-    (result,) = run_benchmark(tmp_path, "evaluate", "--images", "3")["cases"]
+    (result,) = run_benchmark(tmp_path, "evaluate", "--images", "3")["results"]
     assert result["largest_difference"] == 0
     assert len(result["rows"]) == 3
 
@@ -275,15 +276,15 @@ def test_benchmark_of_the_evaluation_runs_and_numbers_are_identical(tmp_path):
 @pytest.mark.slow
 def test_benchmark_beside_the_peer_runs_and_both_compute_the_same(peer_python, tmp_path):
     peer = ("--peer-python", peer_python, "--peer-modes", "default", "--size", "128", "--images", "2")
-    (network,) = run_benchmark(tmp_path, "network", "--runtime", "eager", "--no-peak", *peer)["cases"]
+    (network,) = run_benchmark(tmp_path, "network", "--runtime", "eager", "--no-peak", *peer)["results"]
     assert network["same"]["effdet, default"]["score"] < 1e-4
     small = ("--photo-size", "96", "128")
-    (predict,) = run_benchmark(tmp_path, "predict", "--runtime", "eager:effdet", *small, *peer)["cases"]
+    (predict,) = run_benchmark(tmp_path, "predict", "--runtime", "eager:effdet", *small, *peer)["results"]
     assert predict["same"]["effdet, default"]["found"] > 0.95
-    (train,) = run_benchmark(tmp_path, "train", "--batch", "2", *peer)["cases"]
+    (train,) = run_benchmark(tmp_path, "train", "--batch", "2", *peer)["results"]
     ours, theirs = (row["result"] for row in train["rows"])
     assert ours["class_loss"] + ours["box_loss"] == pytest.approx(theirs["loss"], rel=1e-3)
-    run_benchmark(tmp_path, "loader", "--batch", "2", *peer)
+    run_benchmark(tmp_path, "loader", "--batch", "2", *peer[:2], "--size", "128", "--images", "2")
 
 
 @pytest.mark.slow
@@ -291,7 +292,7 @@ def test_benchmark_of_the_start_predicts_from_an_exported_file(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     small = ("--variant", "lite0", "--size", "64", "--classes", "3", "--photo-size", "96", "128")
-    (result,) = run_benchmark(tmp_path, "startup", *small)["cases"]
+    (result,) = run_benchmark(tmp_path, "startup", *small)["results"]
     names = [row["name"] for row in result["rows"]]
     assert names[-2:] == [
         "ours: first prediction of lite0.onnx on a photo",
@@ -306,7 +307,7 @@ def test_benchmark_of_throughput_gives_rates_by_cores_and_streams(tmp_path, caps
     pytest.importorskip("onnxscript")
     small = ("--variant", "lite0", "--size", "64", "--classes", "3", "--images", "1", "--batch", "2")
     pairs = ("--cores", "1", "2", "--streams", "1", "2", "--seconds", "0.05")
-    (result,) = run_benchmark(tmp_path, "throughput", *small, *pairs)["cases"]
+    (result,) = run_benchmark(tmp_path, "throughput", *small, *pairs, turns=())["results"]
     assert [(rate["cores"], rate["streams"]) for rate in result["rates"]] == [(1, 1), (2, 1), (2, 2)]
     assert all(rate["images_per_second"] > 0 and rate["batch"] == 2 for rate in result["rates"])
     assert result["rates"][0]["efficiency"] == 1

@@ -1,4 +1,4 @@
-"""Whether contenders computed the same: raw outputs, and detections."""
+"""Whether runners computed the same: raw outputs, and detections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST_SCORE_DIFFERENCE = 1e-3
 
 
 def same_outputs(files: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]]:
-    """Return for every contender the largest differences from the first one's scores and deltas."""
+    """Return for every runner the largest differences from the first one's scores and deltas."""
     if not files:
         return {}
     reference = np.load(files[0][1])

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmark.quality import TARGETS
+from benchmark.measurements.quality import TARGETS
 from benchmark.report import milliseconds
 
 # AP on COCO val2017 that the authors publish; lite: float models. None of it was measured here.
@@ -21,17 +21,19 @@ MACS_LABEL, AP_LABEL = "multiply-accumulates, G", "published AP, COCO val2017"
 
 
 def plot(files: Sequence[Path], out: Path) -> None:
-    """Draw the cases of ``network`` or ``predict`` at batch 1, or those of ``quality``, from JSON files into a picture.
+    """Draw results of ``network`` or ``predict`` at batch 1, or of ``quality``, from JSON files into a picture.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If they hold no such case, or both kinds.
+        ValueError: If they hold no such result, or both kinds.
     """
-    cases = [case for file in files for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
-    curves, runs = read_curves(cases), [case for case in cases if case["work"] == "quality"]
+    results = [result for file in files for result in json.loads(file.read_text(encoding="utf-8"))["results"]]
+    curves, runs = read_curves(results), [result for result in results if result["measurement"] == "quality"]
     if bool(curves) == bool(runs):
         names = ", ".join(map(str, files))
-        raise ValueError(f"{names}: must hold cases of network or predict at batch 1, or of quality; got none or both")
+        raise ValueError(
+            f"{names}: must hold results of network or predict at batch 1, or of quality; got none or both"
+        )
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -60,12 +62,12 @@ def _draw_runs(axes: Sequence[Any], runs: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_curves(axes: Sequence[Any], curves: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw a colour for each contender, peers dashed; a model's name stands at its fastest point."""
-    contenders = sorted({point["contender"] for points in curves.values() for point in points})
+    """Draw a colour for each runner, peers dashed; a model's name stands at its fastest point."""
+    runners = sorted({point["runner"] for points in curves.values() for point in points})
     for axis, key, label in zip(axes, ("macs", "ap"), (MACS_LABEL, AP_LABEL), strict=True):
         known = [[point for point in points if point[key] is not None] for points in curves.values()]
         for points in filter(None, known):
-            _draw_curve(axis, sorted(points, key=_ms), key, contenders)
+            _draw_curve(axis, sorted(points, key=_ms), key, runners)
         fastest: dict[str, dict[str, Any]] = {}
         for point in sorted(chain.from_iterable(known), key=_ms):
             fastest.setdefault(point["variant"], point)
@@ -77,12 +79,12 @@ def _draw_curves(axes: Sequence[Any], curves: dict[str, list[dict[str, Any]]]) -
     axes[0].set_yscale("log")
 
 
-def _draw_curve(axis: Any, points: Sequence[dict[str, Any]], key: str, contenders: Sequence[str]) -> None:
-    name = points[0]["contender"]
+def _draw_curve(axis: Any, points: Sequence[dict[str, Any]], key: str, runners: Sequence[str]) -> None:
+    name = points[0]["runner"]
     axis.plot(
         [point["ms"] for point in points],
         [point[key] for point in points],
-        color=f"C{contenders.index(name)}",
+        color=f"C{runners.index(name)}",
         linestyle="-" if ": ours" in name else "--",
         marker="o",
         markersize=4,
@@ -94,28 +96,26 @@ def _ms(point: dict[str, Any]) -> float:
     return float(point["ms"])
 
 
-def read_curves(cases: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return for every contender and family, such as "ours, eager: d", its points: variant, ms, macs (G), ap."""
+def read_curves(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return for every runner and family, such as "ours, eager: d", its points: variant, ms, macs (G), ap."""
     curves: dict[str, list[dict[str, Any]]] = {}
-    for case in cases:
-        if case["work"] in ("network", "predict") and case["images_per_step"] == 1:
-            for row in case["rows"]:
-                _add(curves, case, row)
+    for result in results:
+        if result["measurement"] in ("network", "predict") and result["images_per_step"] == 1:
+            for row in result["rows"]:
+                _add(curves, result, row)
     return curves
 
 
-def _add(curves: dict[str, list[dict[str, Any]]], case: dict[str, Any], row: dict[str, Any]) -> None:
+def _add(curves: dict[str, list[dict[str, Any]]], result: dict[str, Any], row: dict[str, Any]) -> None:
     ms = milliseconds(row)
     if ms is None:
         return
-    variant, macs = case["model"]["variant"], case["model"]["macs"] / 1e9
-    contender = curve = f"{case['work']}: {row['name']}"
-    if row["name"].startswith("torchvision:"):  # another network, which the case's variant says nothing about
+    variant, macs = result["model"]["variant"], result["model"]["macs"] / 1e9
+    runner = curve = f"{result['measurement']}: {row['name']}"
+    if row["name"].startswith("torchvision:"):  # another network, which the result's variant says nothing about
         variant, macs = row["name"].partition(",")[0].removeprefix("torchvision:"), None
     else:
         curve += f", {variant.rstrip('0123456789x')}"
     points = curves.setdefault(curve, [])
     if not any(point["variant"] == variant for point in points):
-        points.append(
-            {"contender": contender, "variant": variant, "ms": ms, "macs": macs, "ap": PUBLISHED_AP.get(variant)}
-        )
+        points.append({"runner": runner, "variant": variant, "ms": ms, "macs": macs, "ap": PUBLISHED_AP.get(variant)})

@@ -1,4 +1,4 @@
-"""Measure contenders in turns: ours, peer, ours, peer, … so that what disturbs one disturbs all."""
+"""Measure runners in turns: ours, peer, ours, peer, … so that what disturbs one disturbs all."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SEARCH_PATH = os.pathsep.join([str(ROOT), str(HERE.parent)])  # of modules: effdet, and benchmark
-PAUSE = 0.05  # seconds between turns, in which the threads of the last contender go to sleep
+PAUSE = 0.05  # seconds between turns, in which the threads of the last runner go to sleep
 
 
-class ContenderError(RuntimeError):
-    """A contender could not do its task; the message is its own."""
+class RunnerError(RuntimeError):
+    """A runner could not do its task; the message is its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Entry:
 
     Attributes:
         name: What tables call it.
-        module: A module of ``contenders``, or with ``python`` the file of one.
+        module: A module of ``runners``, or with ``python`` the file of one.
         task: A key of its ``TASKS``.
         settings: Arguments of the task.
         python: Interpreter of another environment; None: this one.
@@ -46,7 +46,7 @@ class Entry:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-class Contender:
+class Runner:
     """The process of an entry. Peers run isolated, with another working directory: they have our import name."""
 
     def __init__(self, entry: Entry) -> None:
@@ -70,7 +70,7 @@ class Contender:
         )
         self.peak_mb = 0.0
 
-    def __enter__(self) -> Contender:
+    def __enter__(self) -> Runner:
         return self
 
     def __exit__(
@@ -91,7 +91,7 @@ class Contender:
         """Send a request and wait for its answer.
 
         Raises:
-            ContenderError: If the contender fails, or its process ends.
+            RunnerError: If the runner fails, or its process ends.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -102,15 +102,15 @@ class Contender:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise ContenderError(f"{self.entry.name}: its process ended without an answer; stderr has its last words")
+            raise RunnerError(f"{self.entry.name}: its process ended without an answer; stderr has its last words")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ContenderError(f"{self.entry.name}: {answer['error']}")
+            raise RunnerError(f"{self.entry.name}: {answer['error']}")
         self.peak_mb = answer["peak_mb"]
         return answer
 
     def start(self) -> dict[str, Any]:
-        """Make the task ready and return what the contender says about itself."""
+        """Make the task ready and return what the runner says about itself."""
         facts: dict[str, Any] = self.ask("start", task=self.entry.task, settings=dict(self.entry.settings))["facts"]
         return facts
 
@@ -179,43 +179,43 @@ def race(entries: Sequence[Entry], *, rounds: int, warmup: int, steps: int = 1) 
     Who begins changes from round to round. An entry that fails keeps its error and takes no further part.
     """
     rows = [Row(name=entry.name) for entry in entries]
-    contenders = [Contender(entry) for entry in entries]
+    runners = [Runner(entry) for entry in entries]
     try:
-        running = [pair for pair in zip(contenders, rows, strict=True) if _ready(*pair, warmup)]
+        running = [pair for pair in zip(runners, rows, strict=True) if _ready(*pair, warmup)]
         for turn in range(rounds):
-            for contender, row in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
+            for runner, row in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
                 if row.error is None:
-                    _measure(contender, row, steps)
+                    _measure(runner, row, steps)
                     time.sleep(PAUSE)
-        for contender, row in running:
+        for runner, row in running:
             if row.error is None:
-                row.result = contender.ask("result")["result"]
-                row.peak_mb = contender.peak_mb
+                row.result = runner.ask("result")["result"]
+                row.peak_mb = runner.peak_mb
     finally:
-        for contender in contenders:
-            contender.__exit__(None, None, None)
+        for runner in runners:
+            runner.__exit__(None, None, None)
     return rows
 
 
-def _ready(contender: Contender, row: Row, warmup: int) -> bool:
+def _ready(runner: Runner, row: Row, warmup: int) -> bool:
     try:
-        row.facts = contender.start()
+        row.facts = runner.start()
         if warmup:
-            contender.ask("step", count=warmup)
-    except ContenderError as error:
+            runner.ask("step", count=warmup)
+    except RunnerError as error:
         row.error = str(error)
         return False
     return True
 
 
-def _measure(contender: Contender, row: Row, steps: int) -> None:
+def _measure(runner: Runner, row: Row, steps: int) -> None:
     try:
-        answer = contender.ask("step", count=steps)
-    except ContenderError as error:
+        answer = runner.ask("step", count=steps)
+    except RunnerError as error:
         row.error = str(error)
         return
     row.seconds += answer["seconds"]
-    row.peak_mb = contender.peak_mb
+    row.peak_mb = runner.peak_mb
     for parts in answer["parts"]:
         for name, seconds in parts.items():
             row.parts.setdefault(name, []).append(seconds)

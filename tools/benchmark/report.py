@@ -6,35 +6,35 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 
-def print_case(case: dict[str, Any], file: TextIO) -> None:
-    """Print one case: a table of its contenders, then ratios, parts and what was compared."""
-    print(f"\n{case['title']}", file=file)
-    if case["work"] == "quality":
-        _print_quality(case, file)
+def print_result(result: dict[str, Any], file: TextIO) -> None:
+    """Print one result: a table of its runners, then ratios, parts and what was compared."""
+    print(f"\n{result['title']}", file=file)
+    if result["measurement"] == "quality":
+        _print_quality(result, file)
         return
-    if case["work"] == "throughput":
-        _print_rates(case["rates"], file)
+    if result["measurement"] == "throughput":
+        _print_rates(result["rates"], file)
         return
-    images = case.get("images_per_step", 1)
-    rows = [_cells(row, images) for row in case["rows"]]
-    rows = [_heads(images, case), *rows]
-    if case["work"] in ("evaluate", "startup"):  # nothing that comes so many a second
+    images = result.get("images_per_step", 1)
+    rows = [_cells(row, images) for row in result["rows"]]
+    rows = [_heads(images, result), *rows]
+    if result["measurement"] in ("evaluate", "startup"):  # nothing that comes so many a second
         rows = [[cell for column, cell in enumerate(row) if column != 3] for row in rows]
     _print_table(rows, file)
-    ratios = [] if case["work"] == "startup" else _ratios(case)
-    for line in [*ratios, *_parts(case, images), *_sameness(case), *_numbers(case), *_peak(case)]:
+    ratios = [] if result["measurement"] == "startup" else _ratios(result)
+    for line in [*ratios, *_parts(result, images), *_sameness(result), *_numbers(result), *_peak(result)]:
         print(f"  {line}", file=file)
-    for row in case["rows"]:
+    for row in result["rows"]:
         if row["error"]:
             print(f"  failed: {row['error']}", file=file)
     file.flush()
 
 
-def _print_quality(case: dict[str, Any], file: TextIO) -> None:
-    for name, seconds in case["reached"].items():
+def _print_quality(result: dict[str, Any], file: TextIO) -> None:
+    for name, seconds in result["reached"].items():
         print(f"  {name}: {'not reached' if seconds is None else f'{seconds / 60:.1f} min'}", file=file)
-    if case["evaluations"]:
-        best = max(case["evaluations"], key=lambda row: row["ap"])
+    if result["evaluations"]:
+        best = max(result["evaluations"], key=lambda row: row["ap"])
         print(f"  best: AP {best['ap']:.4f}, AP50 {best['ap50']:.4f} at {best['seconds'] / 60:.1f} min", file=file)
 
 
@@ -47,9 +47,9 @@ def _print_rates(rates: Sequence[dict[str, Any]], file: TextIO) -> None:
     file.flush()
 
 
-def failed(case: dict[str, Any]) -> bool:
-    """Whether a contender of a case failed."""
-    return any(row["error"] for row in case["rows"]) or case.get("evaluations") == []
+def failed(result: dict[str, Any]) -> bool:
+    """Whether a runner of a result failed."""
+    return any(row["error"] for row in result["rows"]) or result.get("evaluations") == []
 
 
 def milliseconds(row: dict[str, Any], images: int = 1) -> float | None:
@@ -57,9 +57,9 @@ def milliseconds(row: dict[str, Any], images: int = 1) -> float | None:
     return 1e3 * row["spread"]["median"] / images if row["spread"] else None
 
 
-def _heads(images: int, case: dict[str, Any]) -> list[str]:
-    unit = "ms/image" if images > 1 or case["work"] == "loader" else "ms"
-    return ["contender", f"median {unit}", "quartiles", "images/s", "peak MB", "steps"]
+def _heads(images: int, result: dict[str, Any]) -> list[str]:
+    unit = "ms/image" if images > 1 or result["measurement"] == "loader" else "ms"
+    return ["runner", f"median {unit}", "quartiles", "images/s", "peak MB", "steps"]
 
 
 def _cells(row: dict[str, Any], images: int) -> list[str]:
@@ -86,9 +86,9 @@ def _print_table(rows: Sequence[Sequence[str]], file: TextIO) -> None:
         print("  " + "  ".join([first, *others]).rstrip(), file=file)
 
 
-def _ratios(case: dict[str, Any]) -> list[str]:
+def _ratios(result: dict[str, Any]) -> list[str]:
     """Return how much faster the best of ours is than each peer as it comes, and than its best."""
-    measured = [row for row in case["rows"] if row["spread"]]
+    measured = [row for row in result["rows"] if row["spread"]]
     ours = [row for row in measured if row["name"].startswith("ours")]
     if not ours:
         return []
@@ -109,18 +109,18 @@ def _ratios(case: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _parts(case: dict[str, Any], images: int) -> list[str]:
+def _parts(result: dict[str, Any], images: int) -> list[str]:
     return [
         f"{row['name']}: "
         + ", ".join(f"{name} {1e3 * values['median'] / images:.1f} ms" for name, values in row["parts"].items())
-        for row in case["rows"]
+        for row in result["rows"]
         if row["parts"]
     ]
 
 
-def _sameness(case: dict[str, Any]) -> list[str]:
+def _sameness(result: dict[str, Any]) -> list[str]:
     lines = []
-    for name, values in case.get("same", {}).items():
+    for name, values in result.get("same", {}).items():
         if "found" in values:
             lines.append(
                 f"{name}: {values['found']:.1%} of the detections of {values['reference']} with IoU ≥ 0.999 and "
@@ -129,20 +129,20 @@ def _sameness(case: dict[str, Any]) -> list[str]:
             )
         else:
             lines.append(
-                f"{name}: largest difference from {case['rows'][0]['name']}: {values['score']:.1e} in scores, "
+                f"{name}: largest difference from {result['rows'][0]['name']}: {values['score']:.1e} in scores, "
                 f"{values['delta']:.1e} in deltas"
             )
     return lines
 
 
-def _numbers(case: dict[str, Any]) -> list[str]:
-    difference = case.get("largest_difference")
+def _numbers(result: dict[str, Any]) -> list[str]:
+    difference = result.get("largest_difference")
     return [] if difference is None else [f"largest difference between their numbers: {difference:.1e}"]
 
 
-def _peak(case: dict[str, Any]) -> list[str]:
+def _peak(result: dict[str, Any]) -> list[str]:
     return [
         f"{peak['name']}: {peak['reached']:.0f} GFLOP/s, {peak['share']:.0%} of the {peak['gflops']:.0f} that dense "
         f"convolutions reach in {peak['runtime']} ({peak['shape']})"
-        for peak in case.get("peaks", [])
+        for peak in result.get("peaks", [])
     ]

@@ -1,1 +1,1 @@
-"""What is measured: each contender runs alone in a process of its own, told what to do by ``serve``."""
+"""What is measured: each runner runs alone in a process of its own, told what to do by ``serve``."""

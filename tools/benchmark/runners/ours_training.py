@@ -21,7 +21,7 @@ from effdet.runs.resolve import resolve
 from effdet.structures import Batch, Target
 from effdet.training.distributed import World
 
-LEARNING_RATE = 1e-5  # the weights stay where they are, and so does the work
+LEARNING_RATE = 1e-5  # the weights stay where they are, and so does the measurement
 
 
 class Train:

@@ -1,4 +1,4 @@
-"""What all contenders of a measurement share: weights that behave as trained ones, photos, input batches.
+"""What all runners of a measurement share: weights that behave as trained ones, photos, input batches.
 
 Random weights would mislead: activations that shrink from layer to layer end in denormal numbers, which take the
 processor a hundred times as long, and equal scores make post-processing harder or easier than it is. Therefore:

@@ -1,10 +1,10 @@
-"""The process of one contender: it does a task whenever it is asked to, and sleeps in between.
+"""The process of one runner: it does a task whenever it is asked to, and sleeps in between.
 
     python serve.py MODULE_OR_FILE
 
 It is started by path, under this project's interpreter or a peer's, and therefore imports nothing but the standard
 library before the module that it is given. That has ``TASKS``: names and classes; an object is made with the settings
-of its task, ``step()`` does the work once and may return the seconds of its parts, and ``result()`` what came out.
+of its task, ``step()`` runs the task once and may return the seconds of its parts, and ``result()`` its outcome.
 
 Requests and answers are lines of JSON on stdin and stdout; whatever else prints goes to stderr.
 """
@@ -41,7 +41,7 @@ def serve(name: str, requests: TextIO, answers: TextIO) -> None:
                 answer = run(task, request["count"])
             else:
                 answer = {"result": task.result()}
-        except Exception as error:  # whatever a contender raises is its result
+        except Exception as error:  # whatever a runner raises is its result
             answer = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         answers.write(json.dumps({**answer, "peak_mb": peak_mb()}) + "\n")
         answers.flush()

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark.cases import ask_once
 from benchmark.race import HERE, ROOT, SEARCH_PATH, Entry
+from benchmark.results import ask_once
 
 TARGETS = (("ap50", 0.85), ("ap", 0.48))
 VARIANT = "lite0"
@@ -48,7 +48,7 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     title = f"time to quality of {VARIANT}, {args.side}, on {Path(args.data).name}"
     settings = {"threads": args.threads, "minutes": args.minutes, "command": [Path(command[0]).name, *command[1:]]}
     return {
-        "work": "quality",
+        "measurement": "quality",
         "title": title,
         "settings": settings,
         "rows": [],

@@ -1,4 +1,4 @@
-"""The work ``throughput``: images a second of exported files, by cores and streams."""
+"""The measurement ``throughput``: images a second of exported files, by cores and streams."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.cases import ask_once
 from benchmark.race import Entry
+from benchmark.results import ask_once
 
 SECONDS = 5.0  # of each pair of cores and streams
 
 
 def throughput(args: argparse.Namespace, file: str, photos: Sequence[str], batch: int) -> dict[str, Any]:
-    """Return the case of one exported file: the rate of every pair, and its share of that many times one core's."""
+    """Return the result of one exported file: the rate of every pair, and its share of that many times one core's."""
     cores = sorted(set(args.cores or doublings(args.threads)))
     settings = {
         "cores": cores,
@@ -31,7 +31,14 @@ def throughput(args: argparse.Namespace, file: str, photos: Sequence[str], batch
     rates = facts.pop("rates")
     size = "×".join(str(side) for side in facts["image_size"])
     title = f"network of {facts['variant']} at {size}, {facts['precision']}, batch {rates[0]['batch']}, in OpenVINO"
-    return {"work": args.work, "title": title, "settings": settings, "rows": [], "model": facts, "rates": rates}
+    return {
+        "measurement": args.measurement,
+        "title": title,
+        "settings": settings,
+        "rows": [],
+        "model": facts,
+        "rates": rates,
+    }
 
 
 def doublings(limit: int) -> list[int]:

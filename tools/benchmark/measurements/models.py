@@ -1,4 +1,4 @@
-"""The works as races: who takes part in each, with which settings, and what is compared at the end."""
+"""The measurements of a model: network, prediction, training step, throughput; and who takes part in each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import more_works
-from benchmark.cases import ask_once, make_case, race_options, threads_of
 from benchmark.compare import agreement, same_outputs
-from benchmark.quality import quality
+from benchmark.measurements.evaluation import evaluate
+from benchmark.measurements.loader import loader
+from benchmark.measurements.quality import quality
+from benchmark.measurements.startup import startup
+from benchmark.measurements.throughput import throughput
 from benchmark.race import Entry, Row, race
-from benchmark.throughput import throughput
+from benchmark.results import ask_once, make_result, race_options, threads_of
 
 PHOTO_SIZES = {
     "predict": (1080, 1920),
@@ -31,22 +33,20 @@ HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as ``effdet train`` sets it, befor
 
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the cases of a work, each with its rows."""
-    if args.work in ("network", "predict", "train"):
-        works = {"network": _network, "predict": _predict, "train": _train}
+    """Yield the results of a measurement, each with its rows."""
+    if args.measurement in ("network", "predict", "train"):
+        measurements = {"network": _network, "predict": _predict, "train": _train}
         for variant in args.variant:
-            for batch in args.batch or [4 if args.work == "train" else 1]:
+            for batch in args.batch or [4 if args.measurement == "train" else 1]:
                 facts = prepare(args, folder, variant=variant, batch=batch)
-                yield works[args.work](args, folder, facts, batch)
-    elif args.work == "throughput":
+                yield measurements[args.measurement](args, folder, facts, batch)
+    elif args.measurement == "throughput":
         yield from _throughput(args, folder)
-    elif args.work == "startup":
+    elif args.measurement == "startup":
         exported = prepare(args, folder, variant=args.variant[0], batch=1) if _can_export() else None
-        yield more_works.startup(args, folder, exported)
+        yield startup(args, folder, exported)
     else:
-        yield {"loader": more_works.loader, "evaluate": more_works.evaluate, "quality": quality}[args.work](
-            args, folder
-        )
+        yield {"loader": loader, "evaluate": evaluate, "quality": quality}[args.measurement](args, folder)
 
 
 def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batch: int) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batc
             "variant": variant,
             "num_classes": args.classes,
             "image_size": _image_size(args),
-            "photo_size": list(args.photo_size or PHOTO_SIZES[args.work]),
-            "num_photos": args.images or PHOTOS[args.work],
+            "photo_size": list(args.photo_size or PHOTO_SIZES[args.measurement]),
+            "num_photos": args.images or PHOTOS[args.measurement],
             "batch": batch,
             "photos": args.photos,
             "weights": args.weights,
@@ -84,16 +84,16 @@ def _runtimes(args: argparse.Namespace) -> list[tuple[str, str]]:
         return [(runtime, preset or "default") for runtime, _, preset in pairs]
     installed = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name) is not None]
     rows = [(name, "default") for name in ["eager", *installed]]
-    if args.work == "predict" and args.peer_python is not None and "effdet" in args.peer:
+    if args.measurement == "predict" and args.peer_python is not None and "effdet" in args.peer:
         rows += [(name, "effdet") for name in ["eager", *installed]]  # for the same detections as the peer's
     return rows
 
 
 def _exports(args: argparse.Namespace) -> list[str]:
     """Return the formats that the runtimes need, each once."""
-    if args.work in ("startup", "throughput"):
+    if args.measurement in ("startup", "throughput"):
         return ["onnx"]
-    if args.work == "train":
+    if args.measurement == "train":
         return []
     formats = {"onnxruntime": "onnx", "openvino": "openvino", "torch-export": "torch-export"}
     return list(dict.fromkeys(formats[runtime] for runtime, _ in _runtimes(args) if runtime in formats))
@@ -104,7 +104,7 @@ def _can_export() -> bool:
 
 
 def _throughput(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield a case for every exported file that ``--runtime`` names, or for every variant and batch."""
+    """Yield a result for every exported file that ``--runtime`` names, or for every variant and batch."""
     for batch in args.batch or [1]:
         if args.runtime:
             photos = prepare(args, folder, variant=None, batch=batch)["photos"]
@@ -164,7 +164,7 @@ def _network(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batc
     same = same_outputs([(row.name, row.result) for row in rows if row.result])
     peaks = [] if args.no_peak else _peaks(args, [row for row in rows if row.name.startswith("ours")], facts, batch)
     title = f"network of {facts['variant']} at {_by(facts)}, batch {batch}"
-    return make_case(args, title, rows, images_per_step=batch, model=facts, same=same, peaks=peaks)
+    return make_result(args, title, rows, images_per_step=batch, model=facts, same=same, peaks=peaks)
 
 
 def _peaks(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any], batch: int) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def _predict(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batc
     rows = race(entries + _peers(args, "predict", facts, base, other), **race_options(args))
     same = _compare_detections(rows, [preset for _, preset in runtimes])
     title = f"{facts['variant']} at {_by(facts)}, from a JPEG file to boxes"
-    return make_case(args, title, rows, images_per_step=1, model=facts, same=same)
+    return make_result(args, title, rows, images_per_step=1, model=facts, same=same)
 
 
 def _compare_detections(rows: list[Row], presets: list[str]) -> dict[str, dict[str, Any]]:
@@ -243,7 +243,7 @@ def _train(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch:
     other = {**{name: facts[name] for name in names}, "batch": batch, "boxes": boxes, "labels": labels}
     rows = race(entries + _peers(args, "train", facts, base, other), **race_options(args))
     title = f"training step of {facts['variant']} at {_by(facts)}, batch {batch}"
-    return make_case(args, title, rows, images_per_step=batch, model=facts)
+    return make_result(args, title, rows, images_per_step=batch, model=facts)
 
 
 def _targets(batch: int, image_size: list[int], num_classes: int) -> tuple[list[Any], list[Any]]:

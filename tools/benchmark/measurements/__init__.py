@@ -1,0 +1,1 @@
+"""What is measured: each module prepares its runners, lets them take turns, and returns the results."""

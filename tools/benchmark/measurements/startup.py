@@ -1,0 +1,58 @@
+"""Fresh processes: imports, --help, and the first prediction from an exported file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmark.race import Entry, Row, race
+from benchmark.results import make_result, race_options, threads_of
+
+COMMAND_LINE = "import sys; from effdet.commands import main; sys.exit(main())"  # what the script ``effdet`` does
+FIRST_PREDICTION = "import sys, effdet; effdet.load(sys.argv[1]).predict(sys.argv[2])"
+
+
+def startup(args: argparse.Namespace, folder: Path, facts: dict[str, Any] | None) -> dict[str, Any]:
+    """Imports and --help of fresh processes, and the first prediction of one from an exported file.
+
+    Args:
+        args: The options.
+        folder: Where ``model.onnx`` is, if there are facts.
+        facts: What ``Prepare`` said of it; None: nothing could be exported.
+    """
+    commands = {
+        "import torch": ["-c", "import torch"],
+        "ours: import effdet": ["-c", "import effdet"],
+        "ours: from effdet import EfficientDet": ["-c", "from effdet import EfficientDet"],
+        "ours: effdet --help": ["-c", COMMAND_LINE, "--help"],
+        "ours: effdet train --help": ["-c", COMMAND_LINE, "train", "--help"],
+    }
+    if facts is not None:
+        file, photo = str(folder / "model.onnx"), facts["photos"][0]
+        name = f"of {facts['variant']}.onnx on a photo"
+        commands |= {
+            f"ours: first prediction {name}": ["-c", FIRST_PREDICTION, file, photo],
+            f"ours: effdet predict {name}": [
+                *("-c", COMMAND_LINE, "predict", "--weights", file, photo, "--out", str(folder / "found")),
+            ],
+        }
+    entries = [
+        Entry(
+            name=name,
+            module="commands",
+            task="command",
+            settings={"argv": [sys.executable, *argv], "isolated": False},
+            environment=threads_of(args),
+        )
+        for name, argv in commands.items()
+    ]
+    if args.peer_python is not None:
+        argv = [args.peer_python, "-I", "-W", "ignore", "-c", "import effdet"]
+        settings = {"argv": argv, "isolated": True}
+        entries.append(Entry(name="effdet: import effdet", module="commands", task="command", settings=settings))
+    rows: list[Row] = race(entries, **race_options(args))
+    for row in rows:
+        row.peak_mb = 0.0  # of the process that started the commands
+    return make_result(args, "a fresh process, from its start to its end", rows, images_per_step=1)

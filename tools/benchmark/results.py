@@ -1,0 +1,43 @@
+"""What every measurement needs: threads, repeats, a preparation, and the form of its result."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from benchmark.race import Entry, Row, Runner
+
+REPEATS = {"network": 15, "predict": 15, "train": 8, "loader": 10, "evaluate": 3, "startup": 9}
+WARMUPS = {"network": 3, "predict": 3, "train": 2, "loader": 3, "evaluate": 0, "startup": 1}
+
+
+def threads_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return the variables that set the number of threads of a runner."""
+    return {"OMP_NUM_THREADS": str(args.threads)}
+
+
+def race_options(args: argparse.Namespace) -> dict[str, int]:
+    """Return rounds and warm-up: as given, or those of the measurement."""
+    return {
+        "rounds": REPEATS[args.measurement] if args.repeats is None else args.repeats,
+        "warmup": WARMUPS[args.measurement] if args.warmup is None else args.warmup,
+    }
+
+
+def ask_once(entry: Entry) -> dict[str, Any]:
+    """Let a process do its preparation, and return what it says."""
+    with Runner(entry) as runner:
+        return runner.start()
+
+
+def make_result(args: argparse.Namespace, title: str, rows: Sequence[Row], **more: Any) -> dict[str, Any]:
+    """Return a result: plain values, for JSON and for the report."""
+    settings = {**race_options(args), "threads": args.threads}
+    return {
+        "measurement": args.measurement,
+        "title": title,
+        "settings": settings,
+        "rows": [row.to_dict() for row in rows],
+        **more,
+    }
