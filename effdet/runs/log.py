@@ -8,10 +8,16 @@ import importlib.util
 import io
 import logging
 import logging.handlers
+import os
+import platform
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from effdet.atomic_write import replace_file
 from effdet.progress import ProgressBar
@@ -36,6 +42,15 @@ def keep_lines() -> Iterator[list[logging.LogRecord]]:
         yield handler.buffer
     finally:
         logging.getLogger("effdet").removeHandler(handler)
+
+
+def log_start(device: torch.device) -> None:
+    """Log what began the run, by which versions and on which machine."""
+    own = sys.modules["effdet"].__version__  # the front door is open already, as Python imports it first
+    versions = f"effdet {own}, torch {torch.__version__}, Python {platform.python_version()}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    logger.info("started by: %s", shlex.join(sys.argv))
+    logger.info("%s; %s, %s cores, %s: %s", versions, platform.platform(), os.cpu_count(), device.type, where)
 
 
 class RunLog:

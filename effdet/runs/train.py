@@ -20,7 +20,7 @@ from effdet.runs.data import read_data
 from effdet.runs.device import choose_device
 from effdet.runs.folder import find_run_folder, new_run_folder, write_config
 from effdet.runs.lock import lock_run
-from effdet.runs.log import keep_lines
+from effdet.runs.log import keep_lines, log_start
 from effdet.runs.pictures import draw_pictures
 from effdet.runs.process_state import huge_pages, log_level, process_state
 from effdet.runs.resolve import resolve
@@ -89,6 +89,7 @@ def _train(config: Config, world: World, resumed: Path | None) -> Run:
     """Do a run, from data to pictures; ``resumed`` is the folder of an earlier part of it."""
     with contextlib.ExitStack() as lock:
         with keep_lines() as early:
+            log_start(world.device)
             run, val = prepare_run(config, world, resumed, lock)
         folder, progress = run.checkpoints.folder, run.progress
         with run.log.opened(first_step=progress.step, early=early):

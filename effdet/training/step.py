@@ -41,7 +41,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step tells."""
+    """What came out of a step."""
 
     losses: dict[str, float]  # weighted and normalised, of this process
     stop: bool  # whether any process wanted to stop when the step began

@@ -4,9 +4,11 @@ import logging
 import sys
 
 import pytest
+import torch
 
+import effdet
 from effdet.runs import log
-from effdet.runs.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, keep_lines
+from effdet.runs.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, keep_lines, log_start
 from effdet.training.loop import StepReport
 
 
@@ -131,3 +133,13 @@ def test_training_goes_on_without_tensorboard(tmp_path, monkeypatch):
     with RunLog(tmp_path).opened():
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+
+
+def test_the_first_lines_tell_command_versions_and_machine(caplog, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/train.py", "my config.yaml", "train.lr=0.1"])
+    with caplog.at_level(logging.INFO, "effdet"):
+        log_start(torch.device("cpu"))
+    command, versions = [record.getMessage() for record in caplog.records]
+    assert command == "started by: tools/train.py 'my config.yaml' train.lr=0.1"
+    assert f"effdet {effdet.__version__}, torch {torch.__version__}, Python 3." in versions
+    assert "cpu: 1 threads" in versions

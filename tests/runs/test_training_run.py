@@ -1,9 +1,11 @@
+import contextlib
 import functools
 import logging
 import os
 import signal
-import socket
+import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +26,9 @@ from effdet.training.loop import Progress
 from effdet.training.losses import DetectionLoss
 from effdet.training.schedule import build_optimizer, learning_rate
 from effdet.training.step import StepSettings, Trainer, seed_everything
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from processes import Processes
 
 SIZE, STRIDE, K = 32, 8, 2
 
@@ -305,10 +310,7 @@ class Share(Loader):
 WITHOUT_NORM = {"dropout": 0.0, "norm": False}
 
 
-def train_in_two(rank, port, folder):
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def train_in_two(rank, folder):
     with join_world("cpu") as world:
         run = make_run(folder / "two", loader=Share(rank), options=WITHOUT_NORM, epochs=1, world=world)
         run.run()
@@ -325,10 +327,8 @@ def train_in_two(rank, port, folder):
 
 @pytest.mark.slow
 def test_two_processes_compute_the_gradient_of_one_and_stop_together(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(train_in_two, (port, tmp_path), nprocs=2)
+    with contextlib.closing(Processes(train_in_two, tmp_path)) as processes:
+        assert [processes.answer(rank) for rank in range(2)] == [("returned", None)] * 2
 
     whole = make_run(tmp_path / "one", options=WITHOUT_NORM, epochs=1)
     whole.run()
