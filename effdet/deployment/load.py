@@ -44,7 +44,7 @@ def load(
     """
     _check_names(runtime, num_threads)
     if is_exported(weights):
-        return load_exported(Path(weights), runtime=runtime, num_threads=num_threads)
+        return load_exported(weights, runtime=runtime, num_threads=num_threads)
     from effdet.detector.efficientdet import EfficientDet
 
     if runtime in (AUTO, "torch"):
@@ -83,7 +83,7 @@ def deploy(model: EfficientDet, runtime: str, *, num_threads: int | None = None)
 
 def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | None = None) -> DeployedDetector:
     """Return the detector of an exported file; see ``load``."""
-    file = Path(file)
+    file = Path(file).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"model {file} does not exist")
     _check_companions(file)

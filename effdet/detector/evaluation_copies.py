@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from effdet.weights.own_state_dict import without_wrapper_parts
+
 _COMPILED = "_orig_mod"  # the only part of a module of torch.compile; importing its class would take a second
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-_WRAPPER_PARTS = frozenset({_COMPILED, "module"})  # what torch.compile and data parallelism put into names of tensors
 
 
 class EvaluationCopies:
@@ -83,10 +84,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 def without_wrapper_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict by the names that its tensors have without ``torch.compile`` and data parallelism."""
-    return {
-        ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS): tensor
-        for name, tensor in state.items()
-    }
+    return {without_wrapper_parts(name): tensor for name, tensor in state.items()}
 
 
 def _share(memo: dict[int, Any], *values: Any) -> None:

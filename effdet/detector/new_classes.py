@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -17,14 +18,22 @@ def check_classes(
     """Return number, names and category ids of the classes; names and ids that are None are the labels.
 
     Raises:
-        ValueError: If there is no class, or not one name and one id per class.
+        TypeError: If ``num_classes`` is no whole number, or ``class_names`` is one text.
+        ValueError: If there is no class, or not one name and one id per class, or an id is given twice.
     """
+    if not isinstance(num_classes, Integral):
+        raise TypeError(f"num_classes must be a whole number, got {num_classes!r}")
+    if isinstance(class_names, str):
+        raise TypeError(f"class_names must be a list of texts, got the text {class_names!r}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
     labels = range(num_classes)
     names = tuple(str(label) for label in labels) if class_names is None else tuple(class_names)
     ids = tuple(labels) if category_ids is None else tuple(int(i) for i in category_ids)
     check_same_length(names, ids, num_classes)
+    if len(set(ids)) < num_classes:
+        twice = next(category_id for category_id in ids if ids.count(category_id) > 1)
+        raise ValueError(f"category_ids must differ from each other, got {twice} more than once")
     return num_classes, names, ids
 
 

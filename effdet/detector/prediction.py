@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
+from numbers import Integral, Real
 from queue import Full, Queue
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -80,11 +81,13 @@ def predict_iter(
         batch_size: Images that go through the network together.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1.
+        ValueError: If ``batch_size`` is below 1, or ``score_threshold`` is not in [0, 1].
         FileNotFoundError, ValueError: If there is no such source or an image cannot be read; images before it come
             first.
     """
     check_batch_size(batch_size)
+    if not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
+        raise ValueError(f"score_threshold must be a number in [0, 1], got {score_threshold!r}")
     letterbox = detector.letterbox
     with closing(_batches(source, letterbox, batch_size)) as batches:
         for chunk, batch in batches:
@@ -94,8 +97,8 @@ def predict_iter(
 
 def check_batch_size(batch_size: int) -> None:
     """Raise ``ValueError`` unless a batch holds an image."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
 
 
 class _Prepared(NamedTuple):

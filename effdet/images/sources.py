@@ -6,6 +6,7 @@ import glob
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _PATHS = (str, os.PathLike)
 _BYTES = (bytes, bytearray, memoryview)
 _IN_MEMORY = (Image.Image, np.ndarray, Tensor, Picture, EncodedImage)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _NAMED = 20  # files that a message names before it counts the rest
 
 
@@ -137,10 +139,28 @@ def _expand(source: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _read_binary(file: Any) -> bytes:
+    """Return what is left to read in an open file.
+
+    Raises:
+        TypeError: If it gives no bytes.
+        ValueError: If it is closed, or was read to its end before.
+    """
+    if getattr(file, "closed", False):
+        raise ValueError("a source that is a file must be open, got a closed one")
     data = file.read()
+    if data == b"" and _is_at_an_end(file):
+        raise ImageError("a source that is a file must have bytes left, got one that was read to its end; call seek(0)")
     if not isinstance(data, bytes):
         raise TypeError(f"an open file must give bytes, got {type(data).__name__}; open it with mode 'rb'")
     return data
+
+
+def _is_at_an_end(file: Any) -> bool:
+    """Return whether a file that gives no more bytes had some."""
+    try:
+        return bool(file.tell() > 0)
+    except (AttributeError, OSError):  # a stream that only goes on
+        return False
 
 
 def find_files(source: str | Path) -> list[Path]:
@@ -150,14 +170,18 @@ def find_files(source: str | Path) -> list[Path]:
     them. Hidden files are left out without a word.
 
     Raises:
-        FileNotFoundError: If there is no such file, or nothing matches.
+        FileNotFoundError: If there is no such file, nothing matches, or the source is an address of the web.
         ImageError: If a folder holds no image.
     """
+    if not str(source):
+        raise FileNotFoundError("a source must be a path or a pattern, got an empty text")
     path = Path(source)
     if path.is_dir():
         return _images_of_folder(path)
     if path.exists():  # before the glob: a file may have brackets in its name
         return [path]
+    if _ADDRESS.match(str(source)):
+        raise FileNotFoundError(f"{source}: addresses are not read; download the file, or give its bytes")
     if not glob.has_magic(str(path)):
         raise FileNotFoundError(f"{path}: no such image, folder or video")
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))

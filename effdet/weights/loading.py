@@ -179,7 +179,8 @@ def _without_prefix(found: Source) -> dict[str, str]:
     prefix, *others = prefixes
     if others:
         logger.warning("%s holds several detectors: taking %s, not %s", found.where, prefix, ", ".join(others))
-    return {name.removeprefix(prefix): name for name in found.tensors if name.startswith(prefix)}
+    own = [name for name in found.tensors if name.startswith(prefix)]
+    return {own_state_dict.without_wrapper_parts(name.removeprefix(prefix)): name for name in own}
 
 
 def _unknown(found: Source) -> str:

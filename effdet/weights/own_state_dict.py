@@ -11,6 +11,13 @@ from effdet.models.architecture import Architecture
 from effdet.models.published import FAMILIES
 from effdet.weights.checkpoint import Checkpoint, check_fit, network_shapes
 
+_WRAPPER_PARTS = frozenset({"_orig_mod", "module"})  # what torch.compile and data parallelism put into names
+
+
+def without_wrapper_parts(name: str) -> str:
+    """Return the name that a tensor has without ``torch.compile`` and data parallelism, of the network or of a part."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
+
 
 def recognises(names: Collection[str]) -> bool:
     """Return whether the names are ours: those of ``EfficientDet.network.state_dict()``."""

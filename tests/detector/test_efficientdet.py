@@ -148,7 +148,7 @@ def test_predict_leaves_out_what_scores_below_the_threshold(model, tmp_path):
 def test_predict_names_a_missing_file(model):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
         model.predict("nowhere.jpg")
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more, got 0"):
         model.predict("nowhere.jpg", batch_size=0)
 
 
@@ -253,10 +253,24 @@ def test_a_file_that_does_not_fit_is_refused(model, tmp_path):
         ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),
         ({"class_names": ["a"]}, "class_names must have one entry per class: num_classes is 3, got 1"),
         ({"category_ids": [1, 2]}, "category_ids must have one entry per class"),
+        ({"category_ids": [1, 2, 1]}, "category_ids must differ from each other, got 1 more than once"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
+        make_model(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 2.5}, r"num_classes must be a whole number, got 2\.5"),
+        ({"num_classes": "3"}, "num_classes must be a whole number, got '3'"),
+        ({"class_names": "abc"}, "class_names must be a list of texts, got the text 'abc'"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(arguments, message):
+    with pytest.raises(TypeError, match=message):
         make_model(**arguments)
 
 

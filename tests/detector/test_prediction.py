@@ -101,9 +101,17 @@ def test_read_ahead_yields_what_it_was_given_and_raises_in_place():
     assert not reading_threads()
 
 
-def test_a_batch_size_below_one_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
-        next(predict_iter(MeanColour(), grays(1), score_threshold=0.0, batch_size=0))
+@pytest.mark.parametrize("batch_size", [0, 1.5, "2", None])
+def test_a_batch_size_that_is_no_number_of_images_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number of 1 or more, got {batch_size!r}"):
+        next(predict_iter(MeanColour(), grays(1), score_threshold=0.0, batch_size=batch_size))
+
+
+@pytest.mark.parametrize("threshold", [30, -0.1, float("nan"), "0.3", None])
+def test_a_score_threshold_that_is_no_score_is_refused(threshold):
+    with pytest.raises(ValueError, match=rf"score_threshold must be a number in \[0, 1\], got {threshold!r}"):
+        next(predict_iter(MeanColour(), grays(1), score_threshold=threshold, batch_size=1))
+    next(predict_iter(MeanColour(), grays(1), score_threshold=np.float32(0.3), batch_size=np.int64(1)))
 
 
 def test_a_batch_knows_where_each_image_lies():

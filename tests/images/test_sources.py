@@ -80,6 +80,26 @@ def test_bytes_that_are_no_image_are_named() -> None:
         list(iterate_images(b""))
 
 
+def test_open_files_that_give_nothing_are_named(folder: Path) -> None:
+    read, closed = io.BytesIO((folder / "b.jpg").read_bytes()), io.BytesIO(b"x")
+    assert names(read) == ["<bytes 0>"]
+    closed.close()
+    with pytest.raises(ImageError, match=r"got one that was read to its end; call seek\(0\)$"):
+        names([read])
+    with pytest.raises(ValueError, match=r"must be open, got a closed one$"):
+        names(closed)
+    with pytest.raises(ImageError, match="<bytes 0>: is an empty file"):
+        names(io.BytesIO())
+
+
+def test_a_text_that_is_no_path_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)  # an empty text is not the folder of the process
+    with pytest.raises(FileNotFoundError, match="must be a path or a pattern, got an empty text"):
+        names("")
+    with pytest.raises(FileNotFoundError, match=r"^https://a\.org/b\.jpg\?c=1: addresses are not read; download"):
+        names("https://a.org/b.jpg?c=1")
+
+
 @pytest.mark.parametrize(
     ("source", "kind"),
     [

@@ -75,6 +75,17 @@ def test_wrappers_leave_no_trace(model, theirs, tmp_path, prefix):
     assert found.checkpoint.sources["backbone.conv_stem.weight"] == f"{prefix}backbone.conv_stem.weight"
 
 
+def test_a_state_dict_with_compiled_or_parallel_parts_is_loaded(model, tmp_path):
+    state = {
+        name.replace("backbone.", "backbone._orig_mod.").replace("class_head.", "class_head.module."): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    torch.save(state, tmp_path / "parts.pth")
+    found = load(tmp_path / "parts.pth")
+    assert_same_network(EfficientDet.from_loaded(found), model)
+    assert found.checkpoint.sources["backbone.conv_stem.weight"] == "network.backbone._orig_mod.conv_stem.weight"
+
+
 def test_a_plain_state_dict_of_ours_is_loaded_with_or_without_prefix(model, tmp_path):
     for name, state in (("a.pth", model.state_dict()), ("b.pt", model.network.state_dict())):
         torch.save(state, tmp_path / name)
