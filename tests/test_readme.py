@@ -1,9 +1,11 @@
 """What README and docs tell people: Python blocks run, commands parse, and what they name exists."""
 
 import argparse
+import contextlib
 import glob
 import importlib
 import importlib.util
+import io
 import re
 import shlex
 from dataclasses import is_dataclass
@@ -181,6 +183,17 @@ def parse(name, arguments):
         load_config("custom", args.overrides)
 
 
+def parse_beginning(name, arguments):
+    """Parse a command in the text, which may leave out what the command requires."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parser_of(name, *arguments[:1]).parse_args([word for word in arguments if word != "--help"])
+    except SystemExit:
+        last = said.getvalue().splitlines()[-1]
+        assert re.search(r"(arguments are|is) required", last), last
+
+
 def check_code(code):
     """Check what stands between backticks: commands, options, settings, files and names of Python must exist."""
     code = code.replace("\\|", "|")
@@ -192,6 +205,8 @@ def check_code(code):
     elif re.match(r"(python )?tools/[a-z_]+(\.py)?( |$)|effdet [a-z]+( |$)", code):
         name, arguments = our_command(words)
         assert_options_exist(arguments, parsers_below(parser_of(name, *arguments[:1]), arguments))
+        if "|" not in code and "…" not in code:
+            parse_beginning(name, arguments)
     elif words[0].split(".")[0] in SECTIONS and "." in words[0]:
         assert_setting_exists(code)
     for path in re.findall(r"[\w./*-]+", code):
@@ -267,6 +282,7 @@ def assert_name_exists(name):
     ("code", "message"),
     [
         ("tools/train.py --resumes", "no option --resumes"),
+        ("tools/predict.py --preset slow", "invalid choice: 'slow'"),
         ("tools/trains.py", "does not exist"),
         ("effdet data chek", "no subcommand chek"),
         ("--max-dropp", "no option --max-dropp"),
