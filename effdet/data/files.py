@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,31 @@ def _find_normalised(folder: Path, name: str) -> Path | None:
     ]
     candidates = (folder.joinpath(*parts) for parts in itertools.product(*spellings))
     return next((path for path in itertools.islice(candidates, 1000) if path.exists()), None)
+
+
+def foreign_folder(names: Sequence[str], folders: Sequence[Path]) -> str:
+    """Return the folder of another machine, or the address, that all names begin with, and that must be left out.
+
+    Labelling tools write ``C:/cells/day1/a.jpg``, with slashes or backslashes, or ``/data/cells/day1/a.jpg``,
+    or an address. What is left is as long as possible: ``day1/a.jpg`` where one of the folders has that file.
+
+    Args:
+        names: Of the image files.
+        folders: Where they may be.
+
+    Returns:
+        The beginning of all names; empty if they are relative, exist as they are, or no folder has the first one.
+    """
+    first = names[0] if len(names) else ""
+    if not re.match(r"[/\\]|[A-Za-z][A-Za-z0-9+.-]*:", first) or _is_in(folders, first):
+        return ""
+    ends = (separator.end() for separator in re.finditer(r"[/\\]+", first))
+    found = next((first[:end] for end in ends if _is_in(folders, first[end:])), "")
+    return found if all(name.startswith(found) for name in names) else ""
+
+
+def _is_in(folders: Sequence[Path], name: str) -> bool:
+    return any(resolve_name(folder, name).is_file() for folder in folders)
 
 
 def choose_folder(names: Sequence[str], folders: Sequence[Path]) -> Path:

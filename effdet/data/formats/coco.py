@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset, clip_boxes
-from effdet.data.files import choose_folder, size_in_file
+from effdet.data.files import choose_folder, foreign_folder, size_in_file
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.boxes import BoxColumns, read_boxes
 from effdet.data.formats.values import identifier, is_encodable, short, side, whole_number
@@ -68,6 +68,10 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = ()) -> Datase
     images, annotations, categories = (_objects(content, key, file, findings) for key in _KEYS)
     class_names = _read_categories(categories, annotations, findings)
     image_of, names, sizes = _read_images(images, findings, need_files=bool(folders))
+    if foreign := foreign_folder(names, folders):
+        text = f"names of images begin with a folder that is not here, {short(foreign)}"
+        findings.add("note", text, advice="it is left out")
+        names = TextColumn.from_texts(name.removeprefix(foreign) for name in names)
     folder = choose_folder(names, folders) if folders else Path()
     if folders:
         _complete_sizes(sizes, folder, names)

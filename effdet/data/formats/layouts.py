@@ -41,7 +41,7 @@ def find_files(
         DataError: If ``root`` has no known layout, or a file or folder is not there.
     """
     root = Path(root).expanduser()
-    base = root.parent if root.suffix.lower() == ".json" else root
+    base = root.parent if _is_file(root) else root
     file = _find_annotations(root, split) if annotations is None else base / Path(annotations).expanduser()
     if not file.is_file():
         raise DataError(f"annotation file {file} does not exist{_how_to_get(root)}")
@@ -57,7 +57,7 @@ def find_files(
 
 
 def _find_annotations(root: Path, split: Split) -> Path:
-    if root.suffix.lower() == ".json":
+    if _is_file(root):
         return root
     if not root.is_dir():
         raise DataError(
@@ -67,6 +67,10 @@ def _find_annotations(root: Path, split: Split) -> Path:
     if names:
         return root / names[0]
     raise DataError(_nothing_found(root, split))
+
+
+def _is_file(root: Path) -> bool:
+    return root.suffix.lower() == ".json" and not root.is_dir()
 
 
 def _annotation_names(root: Path, word: str) -> list[str]:

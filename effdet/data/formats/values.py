@@ -15,6 +15,8 @@ def number(value: Any) -> float | None:
     """Return a number, or a text that is one, as a float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    if isinstance(value, str) and "_" in value:  # which Python would leave out
+        return None
     try:
         return float(value)
     except OverflowError:  # an integer of more than 308 digits
@@ -37,7 +39,7 @@ def whole_number(value: Any) -> int | None:
     """Return a whole number, or a text or float that is one, as an int; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str) and "_" not in value:
         try:
             return int(value)
         except ValueError:
@@ -57,12 +59,12 @@ def flag(value: Any) -> bool | None:
     if value is None:
         return False
     if isinstance(value, int | float):
-        return bool(value)
+        return None if value != value else bool(value)  # NaN is neither
     text = value.strip().lower() if isinstance(value, str) else None
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
     as_float = number(value)
-    return None if as_float is None else as_float != 0
+    return None if as_float is None or math.isnan(as_float) else as_float != 0
 
 
 def identifier(value: Any) -> int | str | None:

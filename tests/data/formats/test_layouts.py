@@ -68,6 +68,41 @@ def test_backslashes_separate_folders(tmp_path: Path, write_coco: Write, name: s
     assert find_dataset(tmp_path, "train").read(2).shape == (20, 20, 3)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "folder"),
+    [
+        ("c:\\cells\\photos\\monday\\", "photos/monday"),
+        ("D:/cells/", "images"),
+        ("\\\\server\\share\\", "images"),
+        ("/data/cells/day1/", "images/day1"),
+        ("/", "images"),
+        ("https://a.org/v1/", "images"),
+    ],
+)
+def test_the_folder_of_another_machine_is_left_out(tmp_path: Path, write_coco: Write, prefix: str, folder: str) -> None:
+    write_coco(tmp_path, "train.json", folder, prefix=prefix)
+    dataset = find_dataset(tmp_path, "train")
+    assert [dataset.read(index).shape for index in range(3)] == [(40, 60, 3), (50, 30, 3), (20, 20, 3)]
+    (note,) = dataset.findings
+    assert str(note).startswith("names of images begin with a folder that is not here, ")
+
+
+def test_names_that_exist_as_they_are_stay_so(tmp_path: Path, write_coco: Write) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write_coco(elsewhere, folder="photos")
+    write_coco(tmp_path / "here", prefix=f"{elsewhere}/photos/")
+    for file in ("a.jpg", "b.jpg", "c.jpg"):  # other pictures of the same names
+        Image.new("RGB", (5, 5)).save(tmp_path / "here" / "images" / file)
+    dataset = find_dataset(tmp_path / "here", "train")
+    assert dataset.path(0) == elsewhere / "photos" / "b.jpg"
+    assert not dataset.findings
+
+
+def test_a_folder_may_be_called_like_a_file(tmp_path: Path, write_coco: Write) -> None:
+    write_coco(tmp_path / "cells.json")
+    assert len(find_dataset(tmp_path / "cells.json", "train")) == 3
+
+
 def test_the_year_2017_comes_before_others(tmp_path: Path, write_coco: Write) -> None:
     for year in ("2014", "2017", ""):
         write_coco(tmp_path, f"annotations/instances_val{year}.json", f"val{year}")
