@@ -54,24 +54,32 @@ def main() -> int:
         results = json.loads(args.json.read_text(encoding="utf-8"))
     failed = False
     for name in args.parts:
-        if name in results and not args.again:
+        if name in results.get("finished", []) and not args.again:
             print(f"\n{name}: done before")
             continue
         started = time.perf_counter()
+        print(f"\n{name}", flush=True)
         rows: list[dict[str, Any]] = []
+        results[name] = rows
         try:
             for row in PARTS[name](args):
-                rows.append(row)  # what was measured before a failure is kept
+                rows.append(row)
+                write(args.json, results)  # a part that is killed leaves what it measured
+                print(f"  {time.perf_counter() - started:4.0f} s  {_text(row)}", flush=True)
         except Exception:
             traceback.print_exc()
             rows.append({"check": "the part ran to its end", "value": "no", "ok": False})
-        print(f"\n{name} ({time.perf_counter() - started:.0f} s)")
         print_table(rows)
         failed |= any(row.get("ok") is False for row in rows)
-        results[name] = rows
-        if args.json:
-            args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        results.setdefault("finished", []).append(name)
+        write(args.json, results)
     return int(failed)
+
+
+def write(file: Path | None, results: dict[str, Any]) -> None:
+    """Write the results so far, if there is a file for them."""
+    if file:
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

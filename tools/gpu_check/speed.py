@@ -34,10 +34,9 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield from _peer(name, side, batch, args)
 
 
-def _predict(name: str, side: int, device: torch.device, *, quick: bool) -> list[dict[str, Any]]:
+def _predict(name: str, side: int, device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
     model = EfficientDet(name, num_classes=NUM_CLASSES, image_size=(side, side)).to(device).eval()
     model.network.to(memory_format=torch.channels_last)
-    rows = []
     for batch_size in (1,) if quick else (1, 8, 32):
         batch = make_batch((side, side), batch_size)
         for dtype in (torch.float32, torch.bfloat16):
@@ -55,20 +54,17 @@ def _predict(name: str, side: int, device: torch.device, *, quick: bool) -> list
 
             seconds = median_seconds(detect, device, repeats=3 if quick else 20)
             alone = median_seconds(network, device, repeats=3 if quick else 20)
-            rows.append(
-                {
-                    "measured": f"{name} detect, batch {batch_size}, {str(dtype)[6:]}",
-                    "ms": 1000 * seconds,
-                    "images/s": batch_size / seconds,
-                    "network ms": 1000 * alone,
-                }
-            )
-    return rows
+            yield {
+                "measured": f"{name} detect, batch {batch_size}, {str(dtype)[6:]}",
+                "ms": 1000 * seconds,
+                "images/s": batch_size / seconds,
+                "network ms": 1000 * alone,
+            }
 
 
-def _train(name: str, side: int, batch_size: int, device: torch.device, *, quick: bool) -> list[dict[str, Any]]:
-    batch, rows = make_batch((side, side), batch_size), []
-    modes = {"float32": {}, "bfloat16": {"precision": Precision.bf16}}
+def _train(name: str, side: int, batch_size: int, device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
+    batch = make_batch((side, side), batch_size)
+    modes: dict[str, dict[str, Any]] = {"bfloat16": {"precision": Precision.bf16}, "float32": {}}
     if not quick and name == "d0":
         modes["bfloat16, compiled"] = {"precision": Precision.bf16, "compile": True}
     for mode, settings in modes.items():
@@ -81,20 +77,17 @@ def _train(name: str, side: int, batch_size: int, device: torch.device, *, quick
         def step(trainer: Any = trainer, numbers: Any = numbers) -> None:
             trainer.step([batch], next(numbers))
 
-        seconds = median_seconds(step, device, repeats=2 if quick else 10)
+        seconds = median_seconds(step, device, repeats=2 if quick else 5)
         memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-        rows.append(
-            {
-                "measured": f"{name} training step, batch {batch_size}, {mode}",
-                "ms": 1000 * seconds,
-                "images/s": batch_size / seconds,
-                "peak GiB": memory,
-                **_shares(step, device),
-            }
-        )
+        yield {
+            "measured": f"{name} training step, batch {batch_size}, {mode}",
+            "ms": 1000 * seconds,
+            "images/s": batch_size / seconds,
+            "peak GiB": memory,
+            **_shares(step, device),
+        }
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-    return rows
 
 
 def _shares(step: Any, device: torch.device) -> dict[str, Any]:

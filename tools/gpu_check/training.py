@@ -116,7 +116,7 @@ def recorded_waits(device: torch.device) -> Iterator[Counter[str]]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     for warning in caught:
-        if "synchroniz" in str(warning.message):
+        if "called a synchronizing CUDA operation" in str(warning.message):
             places[f"{Path(warning.filename).parent.name}/{Path(warning.filename).name}:{warning.lineno}"] += 1
 
 
