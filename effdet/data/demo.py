@@ -1,6 +1,6 @@
 """Write the demo set: pictures that this project draws itself, with COCO annotations.
 
-The main job runs on it on a fresh machine, without a download. One image in 15 shows clutter only.
+With it a model can be trained on a new machine without a download. One image in 15 has no object.
 
     root/train.json  root/val.json  root/images/{train,val}_00000.jpg …
 """
@@ -20,8 +20,8 @@ from effdet.data.shapes import CATEGORIES, Scene, annotate, draw_scene
 
 logger = logging.getLogger(__name__)
 
-_DRAWING = 1  # grows when the pictures change, so that an older set is drawn anew
-_EMPTY_EVERY = 15  # one image in 15 shows clutter only
+_DRAWING = 1  # version of the pictures; a set of an older version is drawn again
+_EMPTY_EVERY = 15  # one image in 15 has no object
 _SPLIT_SEEDS = {"train": 0, "val": 1}
 _FIRST_IDS = {"train": 1, "val": 1_000_001}
 
@@ -36,9 +36,8 @@ def draw_demo(
 ) -> bool:
     """Draw the demo set into a folder, unless it is already there.
 
-    The same arguments give the same bytes. The annotation files are written last, and every file in one step, so a
-    folder whose drawing was interrupted is drawn again, and two processes that draw the same set do not disturb each
-    other.
+    The same arguments give the same bytes. Every file is written in one step, the annotation files last. An interrupted
+    set is therefore recognised and drawn again, and two processes can draw the same set at the same time.
 
     Args:
         root: Folder to fill; made if missing. A demo set with other arguments in it is replaced.
@@ -48,7 +47,7 @@ def draw_demo(
         image_size: Shortest and longest side of a picture, in pixels; height and width are drawn independently.
 
     Returns:
-        True if the set was drawn, False if it was complete already.
+        True if the set was drawn, False if it was already complete.
 
     Raises:
         ValueError: If an argument is out of range, or the folder holds another data set.
@@ -101,7 +100,7 @@ def _is_complete(root: Path, content: dict[str, Any] | None, settings: dict[str,
 
 
 def _remove_old(root: Path, counts: dict[str, int]) -> None:
-    for split in counts:  # first: a folder without them is one to be drawn
+    for split in counts:  # removed first: a folder without annotation files counts as not drawn
         (root / f"{split}.json").unlink(missing_ok=True)
     for split, count in counts.items():
         wanted = {_file_name(split, number) for number in range(count)}
@@ -137,7 +136,7 @@ def _random_scene(rng: np.random.Generator, number: int, sides: list[int]) -> Sc
     if number % _EMPTY_EVERY == _EMPTY_EVERY // 2:
         return draw_scene(rng, size, ())
     others = rng.choice(ids, int(rng.integers(0, 5)))
-    return draw_scene(rng, size, (ids[number % len(ids)], *map(int, others)))  # every class, however few images
+    return draw_scene(rng, size, (ids[number % len(ids)], *map(int, others)))  # every class occurs even in a small set
 
 
 def _file_name(split: str, number: int) -> str:

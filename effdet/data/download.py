@@ -1,8 +1,8 @@
-"""Download public data sets, so that an interruption costs nothing and a bad archive does no harm.
+"""Download and unpack public data sets. An interrupted download can continue, and every archive is verified.
 
-An archive arrives as ``NAME.zip.part``, goes on there after an interruption, and becomes ``NAME.zip`` when it is whole.
-Its size and hash are checked before it is opened. Members are unpacked one by one, each in one step, and those already
-there are skipped. The annotations come last: a folder that has them is complete.
+An archive is downloaded to ``NAME.zip.part``. After an interruption the download continues there. The complete file is
+renamed to ``NAME.zip``, and its size and hash are checked before it is opened. Members are unpacked one by one, each in
+one step, and existing ones are skipped. The annotations are unpacked last, so a folder that has them is complete.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ COCO_URL = "http://images.cocodataset.org"
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file of a data set, and how to recognise that it has been unpacked."""
+    """A zip file of a data set, and the files that it must contain."""
 
     path: str  # on the server
     size: int  # bytes
     md5: str
     pattern: str  # glob of its files below the root
-    num_files: int  # that match the pattern
+    num_files: int  # number of files that match the pattern
 
     @property
     def name(self) -> str:
-        """The file's name on the server and here."""
+        """Name of the file, on the server and on this machine."""
         return PurePosixPath(self.path).name
 
     def is_unpacked(self, root: Path) -> bool:
-        """Whether all of its files are below ``root``, whoever put them there."""
+        """Whether all files of the archive are below ``root``, even if another program put them there."""
         return sum(1 for _ in root.glob(self.pattern)) >= self.num_files
 
 
@@ -65,21 +65,21 @@ def download(
     delete_archives: bool = False,
     report: Report = report_nothing,
 ) -> list[str]:
-    """Bring archives into a folder and unpack them there; what is already there is left alone.
+    """Download archives to a folder and unpack them there. Existing files are kept.
 
     Args:
-        archives: In the order in which they are brought.
+        archives: Archives in the order of the downloads.
         root: Folder to fill; made if missing.
         base_url: http(s) address that the archives' paths are relative to.
         delete_archives: Remove each zip file once it is unpacked; else it stays.
-        report: Called often with what is being done, and how far it is, in bytes or files.
+        report: Called often with the current task and its progress in bytes or files.
 
     Returns:
-        Names of the archives that were unpacked now.
+        Names of the archives that this call unpacked.
 
     Raises:
-        OSError: If the server cannot be reached or stays silent, does not have a file, or the disk is too small.
-        ValueError: If an archive is not the one it should be, or a member of it would leave the folder.
+        OSError: If the server cannot be reached, does not answer or lacks a file, or the disk is too small.
+        ValueError: If an archive has a wrong size or hash, or the path of a member leads outside the folder.
     """
     root = Path(root)
     if not base_url.startswith(("http://", "https://")):
@@ -101,11 +101,11 @@ def download(
 
 
 def unpack(file: str | Path, root: str | Path, *, report: Report = report_nothing) -> None:
-    """Unpack a zip file below ``root``; members that are there with the right size are skipped.
+    """Unpack a zip file below ``root``. Members that already exist with the right size are skipped.
 
     Raises:
-        ValueError: If the file is damaged or no zip file, or a member is a link or would leave ``root``; in the latter
-            case nothing at all is written.
+        ValueError: If the file is damaged or no zip file, or if a member is a link or its path leads outside ``root``;
+            in the latter case nothing is written.
     """
     file, root = Path(file), Path(root)
     try:
@@ -124,7 +124,7 @@ def unpack(file: str | Path, root: str | Path, *, report: Report = report_nothin
 
 
 def _check_space(archives: Sequence[Archive], root: Path) -> None:
-    """Raise before anything is downloaded if the archives and what is in them cannot fit."""
+    """Raise, before any download, if the disk has no room for the archives and their contents."""
     needed = sum(
         2 * archive.size - file_size(root / archive.name) - file_size(part_of(root / archive.name))
         for archive in archives
@@ -132,14 +132,14 @@ def _check_space(archives: Sequence[Archive], root: Path) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise OSError(
-            f"{root} must have {needed / 1e9:.1f} GB free for the archives and what is in them, "
+            f"{root} must have {needed / 1e9:.1f} GB free for the archives and their contents, "
             f"has {free / 1e9:.1f} GB; make room, or choose another folder"
         )
 
 
 def _fetch(url: str, file: Path, archive: Archive, report: Report) -> None:
-    """Download an archive, going on with what an earlier attempt left, until it has its whole size."""
-    if file.exists():  # begun by another program, which does not mark what is unfinished
+    """Download an archive, or the rest of it if an earlier attempt was interrupted."""
+    if file.exists():  # another program began it and does not mark incomplete files
         os.replace(file, part_of(file))
     fetch(url, part_of(file), size=archive.size, name=archive.name, report=report)
     os.replace(part_of(file), file)

@@ -1,4 +1,4 @@
-"""Turn a data set into batches: ``TrainLoader`` augments, ``EvalLoader`` shows every image once as it is."""
+"""Turn a data set into batches: ``TrainLoader`` augments, ``EvalLoader`` returns every image once, unaugmented."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_REPLACEMENTS = 100  # unreadable images in a row before the loader gives up
 
 
 class _Place(NamedTuple):
-    """Which image stands where: all that a loader process needs to know to make it."""
+    """Which image is at which position of an epoch: all that a loader process needs to build it."""
 
     epoch: int
     position: int  # in the epoch, over all processes
@@ -43,24 +43,23 @@ class _Item(NamedTuple):
     sample: Augmented
     original_size: tuple[int, int]
     image_id: int | str
-    unreadable: tuple[str, ...] = ()  # files that it would have been made of
+    unreadable: tuple[str, ...] = ()  # files that other images replaced
 
 
 class _Packed(NamedTuple):
-    """A batch on its way from a loader process: one tensor, because each one costs a file descriptor."""
+    """A batch that a loader process sends: one tensor, because each tensor needs a file descriptor."""
 
-    images: Tensor  # (B, H, W, 3) uint8, or float32 that is normalised already
-    items: tuple[_Item, ...]  # their images left out
+    images: Tensor  # (B, H, W, 3) uint8, or normalised float32
+    items: tuple[_Item, ...]  # without their images
     unreadable: tuple[str, ...] = ()
-    error: Exception | None = None  # raised in a loader process, it would arrive with a traceback in its text
+    error: Exception | None = None  # passed as a value: PyTorch would add a traceback to the text of a raised one
 
 
 class TrainLoader:
-    """Endless variety, exactly repeatable: batches of augmented images.
+    """Batches of augmented images, repeatable by seed.
 
-    Every random choice is a pure function of (seed, epoch, position in the epoch). Therefore a run repeats under the
-    same seed with any number of workers, no two epochs or workers draw the same, and an epoch can be entered at any
-    step.
+    Every random choice is a pure function of (seed, epoch, position in the epoch). The batches are therefore the same
+    for the same seed with any number of workers, differ from epoch to epoch, and can start at any step of an epoch.
 
     An image that cannot be read is replaced by the next readable one in the data set, and listed in
     ``Batch.unreadable``.
@@ -70,7 +69,7 @@ class TrainLoader:
         image_size: Network input (height, width).
         batch_size: Images per process and step.
         augment: The augmentation.
-        seed: Of order and augmentation.
+        seed: Seed of the order and the augmentation.
         workers: Loader processes; 0 loads in the calling process. They stay alive between epochs.
         fill: RGB of the padding.
         rank: Number of this process among ``world_size`` ones, which share each epoch.
@@ -104,9 +103,9 @@ class TrainLoader:
         self._loader = _build_loader(items, self._order, workers, pin_memory=pin_memory, persistent=workers > 0)
 
     def epoch(self, epoch: int, start_step: int = 0, *, plain: bool = False) -> Iterator[Batch]:
-        """Return the batches of an epoch from ``start_step`` on; one epoch at a time.
+        """Return the batches of an epoch from ``start_step`` on. Only one epoch can be iterated at a time.
 
-        Every image comes once; to make the last batch full, the first ones come again.
+        Every image occurs once; the last batch is filled up with the first images of the epoch.
 
         Args:
             epoch: Number of the epoch.
@@ -127,10 +126,10 @@ class TrainLoader:
 class EvalLoader:
     """Batches of letterboxed images without augmentation; every image once, in the order of the data set.
 
-    Process ``rank`` takes the images rank, rank + world_size, …, without repeats; it may get none at all. An image that
-    cannot be read is not in its batch, which may be empty then; ``Batch.unreadable`` has file and reason.
+    Process ``rank`` takes the images rank, rank + world_size, …, without repeats; it may have none. An image that
+    cannot be read is left out of its batch, which may then be empty; ``Batch.unreadable`` has the file and the reason.
 
-    Args: as ``TrainLoader``; the last batch may be smaller.
+    Args: as for ``TrainLoader``; the last batch may be smaller.
         letterbox: How images become the network input: ``EfficientDet.letterbox``.
     """
 
@@ -156,7 +155,7 @@ class EvalLoader:
 
 
 class _TrainOrder(Sampler[list[_Place]]):
-    """Deal the positions of an epoch to steps and processes; ``TrainLoader.epoch`` sets which epoch."""
+    """Distribute the positions of an epoch over steps and processes; ``TrainLoader.epoch`` sets the epoch."""
 
     def __init__(
         self, num_images: int, batch_size: int, steps_per_epoch: int, seed: int, rank: int, world_size: int
@@ -214,7 +213,7 @@ class _TrainItems:
         self.transform = build_train_transform(augment, image_size, fill)
 
     def batch(self, places: Sequence[_Place]) -> tuple[Tensor, list[_Item], list[str]]:
-        """Return the images, (B, H, W, 3) uint8, all that belongs to them, and the files that could not be read."""
+        """Return the images, (B, H, W, 3) uint8, their items, and the files that could not be read."""
         images = new_images(len(places), self.image_size)
         items = [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
         return images, items, [name for item in items for name in item.unreadable]
@@ -237,7 +236,7 @@ class _TrainItems:
         return _Item(augmented, original_size, self.dataset.image_id(index), tuple(unreadable))
 
     def _read(self, index: int, unreadable: list[str]) -> tuple[int, Sample]:
-        """Return the image, or the next readable one, and its index; add what could not be read to the list."""
+        """Return the index and the image, or those of the next readable one; add unreadable files to the list."""
         for attempt in range(min(len(self.dataset), MAX_REPLACEMENTS)):
             candidate = (index + attempt) % len(self.dataset)
             try:
@@ -253,7 +252,7 @@ class _EvalItems:
         self.letterbox = letterbox
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, list[_Item], list[str]]:
-        """Return the images, (B, H, W, 3), all that belongs to them, and file and reason of what cannot be read."""
+        """Return the images, (B, H, W, 3), their items, and file and reason of each image that cannot be read."""
         items: list[_Item] = []
         unreadable: list[str] = []
         for index in indices:
@@ -274,14 +273,14 @@ class _EvalItems:
 
 
 class _Items(torch_data.Dataset[_Packed]):
-    """Make whole batches inside the loader process, errors included."""
+    """Build whole batches in the loader process; an error is returned as part of the batch."""
 
     def __init__(self, items: _TrainItems | _EvalItems) -> None:
         self.items = items
         self._shared: SharedDataset | None = None
 
     def __getstate__(self) -> tuple[_TrainItems | _EvalItems, SharedDataset]:
-        """Return what a spawned loader process receives: the columns in memory that all of them share."""
+        """Return what a spawned loader process receives: the columns of the data set in shared memory."""
         if self._shared is None:
             self._shared = SharedDataset(self.items.dataset)
         rest = copy.copy(self.items)
@@ -308,18 +307,18 @@ def _build_loader(
     return DataLoader(
         _Items(items),
         sampler=order,
-        batch_size=None,  # a sampled element is a whole batch
+        batch_size=None,  # an element of the sampler is a whole batch
         collate_fn=_keep,
         num_workers=workers,
         worker_init_fn=prepare_process,
         pin_memory=pin_memory,
         persistent_workers=persistent,
-        generator=torch.Generator(),  # else every epoch would draw from the run's own random numbers
+        generator=torch.Generator(),  # otherwise every epoch would use random numbers of the run
     )
 
 
 def _keep(packed: Any) -> Any:
-    """Collate nothing: PyTorch's own function would turn every small array into a tensor."""
+    """Return the batch as it is; PyTorch's own collate function would turn every small array into a tensor."""
     return packed
 
 

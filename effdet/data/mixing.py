@@ -1,4 +1,4 @@
-"""Augmentations that join several images: mosaic and mixup. The geometric recipe follows them."""
+"""Augmentations that combine several images: mosaic and mixup. They come before those of ``transforms``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def mosaic(
 ) -> Sample:
     """Put four images around a random point of a canvas twice as large as the network input.
 
-    Each is scaled to fit into the network input, aspect kept, and laid with one corner on the point: the first one
-    above and left of it, then above right, below left, below right. What reaches beyond the canvas is cut off.
+    Each image is scaled, with its aspect ratio, to fit into the network input. It is placed so that one of its corners
+    is at the point: the first image above and to the left of the point, then above right, below left, below right.
+    The parts outside the canvas are cut off.
 
     Args:
         samples: Four samples of any sizes.
@@ -26,7 +27,7 @@ def mosaic(
         rng: The point is drawn uniformly from the middle half of the canvas.
 
     Returns:
-        A sample of 2H × 2W; boxes as ``keep_visible`` leaves them, in the order of the samples.
+        A sample of 2H × 2W with the boxes that ``keep_visible`` returns, in the order of the samples.
 
     Raises:
         ValueError: If there are not four samples.
@@ -34,7 +35,9 @@ def mosaic(
     if len(samples) != 4:
         raise ValueError(f"a mosaic needs 4 samples, got {len(samples)}")
     height, width = image_size
-    canvas = pad(np.full((1, 1, 3), fill, dtype=np.uint8), (2 * height, 2 * width), fill)  # numpy fills 50 × slower
+    canvas = pad(
+        np.full((1, 1, 3), fill, dtype=np.uint8), (2 * height, 2 * width), fill
+    )  # 50 × faster than numpy's fill
     x, y = (
         int(rng.integers(width // 2, width + width // 2 + 1)),
         int(rng.integers(height // 2, height + height // 2 + 1)),
@@ -55,8 +58,8 @@ def mosaic(
 def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     """Blend a second image into the first and keep the boxes of both (Zhang et al. 2019).
 
-    image = r · first + (1 − r) · second with r ~ Beta(8, 8), where the second one, scaled to fit into the first and
-    laid into its top-left corner, covers it; elsewhere the first stays as it is.
+    The second image is scaled to fit into the first and placed in its top-left corner. Where they overlap, image =
+    r · first + (1 − r) · second with r ~ Beta(8, 8). Elsewhere the first image is unchanged.
     """
     height, width = first.image.shape[:2]
     scale = min(height / second.image.shape[0], width / second.image.shape[1])
@@ -74,7 +77,7 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
 def _fill_quarter(
     sample: Sample, image_size: tuple[int, int], quarter: tuple[int, int], *, from_right: bool, from_bottom: bool
 ) -> Sample:
-    """Scale a sample into the network input and keep what the quarter holds of it, next to the mosaic's point."""
+    """Scale a sample to fit into the network input, and crop it to its quarter of the mosaic."""
     scale = min(image_size[0] / sample.image.shape[0], image_size[1] / sample.image.shape[1])
     sample = _resize(sample, scale)
     height, width = sample.image.shape[:2]

@@ -1,7 +1,7 @@
-"""Draw shapes on cluttered backgrounds: the pictures of the demo set and the boxes that belong to them.
+"""Draw shapes on cluttered backgrounds: the pictures of the demo set, with their boxes.
 
-Colour, texture, size, place and rotation say nothing about the class; only the shape does. Boxes are tight around the
-pixels that can be seen.
+The class depends only on the shape, not on colour, texture, size, place or rotation. A box is the smallest one around
+the visible pixels of its object.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _OVERSAMPLING = 4  # of the masks, per axis
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what can be seen in it."""
+    """One picture with its visible objects."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
-    owner: np.ndarray  # (H, W) int32: number of the object that shows in this pixel, -1 for the background
+    owner: np.ndarray  # (H, W) int32: number of the object that is visible in a pixel, -1 for the background
     category_ids: tuple[int, ...]  # M
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int], category_ids: tuple[int, ...]) -> Scene:
     """Draw shapes of the given categories, in this order, on a cluttered background.
 
-    A shape for which no place is left is not drawn.
+    A shape is left out if there is no free place for it.
 
     Args:
         rng: Source of everything random. The background does not depend on the shapes.
@@ -58,7 +58,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], category_ids: tu
 
 
 def annotate(scene: Scene) -> list[dict[str, Any]]:
-    """Return COCO annotations, without ids, of what can be seen: ``bbox`` (x, y, width, height) in whole pixels."""
+    """Return the COCO annotations, without ids, of the visible objects; ``bbox`` (x, y, w, h) is in whole pixels."""
     rows = []
     for number, category_id in enumerate(scene.category_ids):
         seen = scene.owner == number
@@ -155,7 +155,7 @@ def _paint(
     edge: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    """Blend a textured shape into the canvas, in place, and enter its number where it covers half a pixel or more."""
+    """Blend a textured shape into the canvas, in place; write its number to pixels that it covers by half or more."""
     row, column = max(place[0], 0), max(place[1], 0)
     inside = (
         slice(row - place[0], min(fill.shape[0], canvas.shape[0] - place[0])),
@@ -192,7 +192,7 @@ def _distinct_color(rng: np.random.Generator, other: np.ndarray) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, shape: tuple[int, ...], color: np.ndarray) -> np.ndarray:
-    """Return (h, w, 3) float32 paint: plain, gradient, stripes, checks or speckles of a colour and a shade of it."""
+    """Return a (h, w, 3) float32 texture of two shades: plain, gradient, stripes, checks or speckles."""
     v, u = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(7, 14)
     along, across = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
@@ -219,7 +219,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.nda
     canvas = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)  # a gradient between four colours
     blotches = rng.normal(0, 16, (9, 9)).astype(np.float32)
     canvas = canvas + cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
-    scribbled = np.clip(canvas, 0, 255).astype(np.uint8)  # lines are smooth in this type only
+    scribbled = np.clip(canvas, 0, 255).astype(np.uint8)  # cv2 draws smooth lines only on uint8
     for _ in range(int(rng.integers(3, 10))):
         _scribble(rng, scribbled)
     grain = rng.standard_normal((height, width, 1), np.float32) * rng.uniform(2, 7)

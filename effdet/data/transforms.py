@@ -1,7 +1,8 @@
-"""Augment training images: the published recipe, colour, and any transform of albumentations.
+"""Augment training images: the published recipe, colour changes, and any transform of albumentations.
 
-Every random choice is a pure function of the seed that the caller gives, so an epoch repeats whatever process computes
-it. This is the only module that knows albumentations; it imports it (3 s) only when colour or transforms are asked for.
+Every random choice is a pure function of the seed that the caller gives. An epoch is therefore the same in whichever
+process it is computed. Only this module uses albumentations. The import takes 3 s, so it happens only if the config
+asks for colour changes or transforms.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from effdet.images.letterbox import Letterbox, pad
 
 Array: TypeAlias = NDArray[Any]
 
-MIN_VISIBLE = 0.1  # part of a box's area that a crop must leave
+MIN_VISIBLE = 0.1  # smallest part of a box's area that must remain in the image after a crop
 MIN_SIDE = 1.0  # pixels; a thinner box counts as degenerate
 
 
@@ -37,22 +38,22 @@ class Sample(NamedTuple):
 
 
 class Augmented(NamedTuple):
-    """A sample in network-input pixels; the image content fills its top-left corner, the rest is padding."""
+    """A sample in pixels of the network input. The resized image is in the top-left corner; the rest is padding."""
 
     image: Array  # (H, W, 3) uint8 RGB
     boxes: NDArray[np.float32]  # (M, 4) xyxy
     labels: NDArray[np.int64]  # (M,)
     is_crowd: NDArray[np.bool_]  # (M,)
-    content_size: tuple[int, int]  # height, width without padding
+    content_size: tuple[int, int]  # (height, width) of the image without padding
     scale: float  # network pixels per original pixel
 
 
 def keep_visible(sample: Sample) -> Sample:
-    """Clip the boxes to the image and drop those of which too little is left.
+    """Clip the boxes to the image and drop those that are mostly outside.
 
-    A box stays if at least 10 % of its area lies inside the image and what is left is at least one pixel wide and high.
-    (The published recipe keeps slivers of any size; they teach the model to see objects in noise.) Of a crowd region
-    any visible part of that size stays: it only says where not to learn.
+    A box is kept if at least 10 % of its area lies inside the image and the clipped box is at least one pixel wide and
+    high. (The published recipe keeps clipped boxes of any size, and the model then learns to find objects in noise.)
+    A clipped crowd box needs only the width and height of one pixel, because it only marks anchors to ignore.
     """
     height, width = sample.image.shape[:2]
     boxes = np.clip(sample.boxes, 0, np.array([width, height, width, height], dtype=np.float32))
@@ -74,7 +75,7 @@ def build_train_transform(
 
     Raises:
         ConfigError: If ``augment.transforms`` names a transform or an argument that does not exist, a value does not
-            suit, or the transform cannot work on uint8 images with boxes.
+            fit, or the transform does not work on uint8 images with boxes.
     """
     return TrainTransform(
         image_size=image_size,
@@ -92,12 +93,12 @@ class TrainTransform:
     """The augmentation recipe, in this order:
 
     1. With probability ``safe_crop``, a random crop that keeps every box whole.
-    2. Scale jitter: f ~ U(scale); the image is resized, aspect kept, to fit into f times the network input, and where
-       that is larger than the network input, cropped to it at a random offset. (Only the part that stays is resized.
-       After a safe crop f is at most 1, so that nothing is cut after all.)
+    2. Scale jitter: f is drawn from U(scale), and the image is resized, with its aspect ratio, to fit into f times the
+       network input. If the result is larger than the network input, it is cropped at a random offset. (For speed the
+       crop happens first. After a safe crop f is at most 1, so that this step cuts no box.)
     3. Horizontal and vertical flip.
-    4. Colour, then the albumentations transforms of the config, on the content without padding.
-    5. Padding at the bottom and the right.
+    4. Colour changes, then the albumentations transforms of the config, on the image without padding.
+    5. Padding at the bottom and on the right.
     """  # noqa: D415
 
     image_size: tuple[int, int]
@@ -119,7 +120,8 @@ class TrainTransform:
             labels: (M,) int64.
             is_crowd: (M,) bool.
             seed: Any integer in [0, 2⁶⁴).
-            out: Contiguous (H, W, 3) uint8 of ``image_size``, a place in a batch say, that the image is written to.
+            out: Contiguous (H, W, 3) uint8 array of ``image_size``, for example a slice of a batch. The image is
+                written into it.
         """
         rng = np.random.default_rng(seed)
         sample = Sample(image, boxes, labels, is_crowd)
@@ -140,7 +142,7 @@ class TrainTransform:
 
 
 def random_safe_crop(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Crop an image at random so that every box stays whole; without boxes, to between 30 and 100 % of each side."""
+    """Crop an image at random without cutting a box. An image without boxes keeps 30 to 100 % of each side."""
     height, width = sample.image.shape[:2]
     if len(sample.boxes):
         left, top = np.floor(sample.boxes[:, :2].min(axis=0)).clip(0)
@@ -159,17 +161,19 @@ def random_safe_crop(sample: Sample, rng: np.random.Generator) -> Sample:
 def random_resized_crop(
     sample: Sample, image_size: tuple[int, int], factor: float, rng: np.random.Generator
 ) -> tuple[Sample, float]:
-    """Resize an image to fit into ``factor`` · ``image_size``, aspect kept, and crop it at random to ``image_size``.
+    """Resize an image, with its aspect ratio, to fit into ``factor`` · ``image_size``; then crop it to ``image_size``.
+
+    The offset of the crop is random.
 
     Returns:
-        The sample, at most ``image_size`` large, its boxes as ``keep_visible`` leaves them; and the scale.
+        The sample, at most ``image_size`` large, with the boxes that ``keep_visible`` returns; and the scale.
     """
     sides = sample.image.shape[:2]
     targets = (max(1, int(factor * image_size[0])), max(1, int(factor * image_size[1])))
     scale = float(min(np.float32(targets[0]) / np.float32(sides[0]), np.float32(targets[1]) / np.float32(sides[1])))
 
-    # Cutting whole source pixels leaves one plain resize of the visible part. That rounds the scale of each axis a
-    # little; the boxes take the factors that the pixels took.
+    # The crop is made of whole source pixels, so only the visible part is resized. This rounds the scale of each axis a
+    # little, so the boxes are multiplied by the factors that the pixels were really resized by.
     (top, rows, height), (left, columns, width) = (
         _visible_span(side, scale, limit, rng) for side, limit in zip(sides, image_size, strict=True)
     )
@@ -181,7 +185,7 @@ def random_resized_crop(
 
 
 def _visible_span(side: int, scale: float, limit: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Return first source pixel, number of source pixels, and number of pixels that they become, on one axis."""
+    """Return, for one axis, the first source pixel, the number of source pixels, and their number after the resize."""
     resized = max(1, int(np.float32(side) * np.float32(scale)))
     if resized <= limit:
         return 0, side, resized
@@ -190,7 +194,7 @@ def _visible_span(side: int, scale: float, limit: int, rng: np.random.Generator)
 
 
 def flip(sample: Sample, *, horizontal: bool, vertical: bool) -> Sample:
-    """Mirror an image left to right, upside down, both or not at all."""
+    """Flip an image and its boxes horizontally, vertically, both, or not at all."""
     if not (horizontal or vertical):
         return sample
     height, width = sample.image.shape[:2]
@@ -207,7 +211,7 @@ def flip(sample: Sample, *, horizontal: bool, vertical: bool) -> Sample:
 def _fit(
     sample: Sample, image_size: tuple[int, int], fill: tuple[int, int, int], out: Array | None
 ) -> tuple[Sample, tuple[int, int], float]:
-    """Pad to the network input, after shrinking if a transform of the config (a rotation, say) made it too large."""
+    """Pad an image to the network input. Shrink it first if a transform, for example a rotation, made it larger."""
     height, width = sample.image.shape[:2]
     if height <= image_size[0] and width <= image_size[1]:
         return sample._replace(image=pad(sample.image, image_size, fill, out=out)), (height, width), 1.0
@@ -219,11 +223,11 @@ def _fit(
 
 
 class AlbumentationsAdapter:
-    """Transforms of albumentations 2.0.8 behind our types.
+    """Apply transforms of albumentations 2.0.8 to a ``Sample``.
 
-    It seeds them at every call (left alone, every loader process and every epoch would draw the same), sends an index
-    along with each box instead of its label (labels would come back as floats), and clips boxes and drops those of
-    which less than 10 % or less than a pixel is left.
+    The adapter sets the seed at every call, because otherwise every loader process and every epoch would draw the same
+    random numbers. It passes an index with each box instead of a label, because labels would be returned as floats. It
+    clips the boxes and drops those with less than 10 % of their area, or less than one pixel, inside the image.
     """
 
     def __init__(self, transforms: Sequence[Any]) -> None:
@@ -232,26 +236,26 @@ class AlbumentationsAdapter:
         boxes = albumentations.BboxParams(
             format="pascal_voc",
             label_fields=["rows"],
-            clip=True,  # else a box that reaches out is an error, and so is one of no width
+            clip=True,  # without it, a box that extends beyond the image or has no width is an error
             filter_invalid_bboxes=True,
             min_visibility=MIN_VISIBLE,
             min_width=MIN_SIDE,
             min_height=MIN_SIDE,
         )
-        # Compose warns of box parameters that no transform needs.
+        # Compose warns if it gets box parameters and no transform uses boxes.
         self._compose = albumentations.Compose(list(transforms), bbox_params=boxes if self._moves_boxes else None)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Transform a sample; ``seed`` lies in [0, 2³²).
 
         Raises:
-            ConfigError: If a transform fails on this image: a fixed crop, say, on one that the jitter made small.
+            ConfigError: If a transform fails on this image, for example a crop that is larger than the image.
         """
         self._compose.set_random_seed(seed)
         inputs = {"bboxes": sample.boxes, "rows": np.arange(len(sample.boxes))} if self._moves_boxes else {}
         try:
             result = self._compose(image=sample.image, **inputs)
-        except Exception as error:  # ValueError, cv2.error, ... from a hundred transforms
+        except Exception as error:  # each transform raises its own kinds: ValueError, cv2.error, ...
             shape = "×".join(str(side) for side in sample.image.shape[:2])
             raise ConfigError(f"data.augment.transforms fail on a {shape} image: {_in_one_line(error)}") from error
         if not self._moves_boxes:
@@ -262,7 +266,7 @@ class AlbumentationsAdapter:
 
 
 def _import_albumentations() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import, which else asks the network
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # must be set first: the import looks for updates online
     import albumentations
 
     return albumentations
@@ -291,7 +295,7 @@ def _color_jitter(strength: float) -> Any:
 
 
 def _build_one(spec: dict[str, Any], image_size: tuple[int, int], where: str) -> Any:
-    """Build {name: …, argument: value, …}; in OneOf, SomeOf and Sequential ``transforms`` is a list of the same."""
+    """Build a transform from {name: …, argument: value, …}; ``transforms`` of OneOf and others is a list of these."""
     albumentations = _import_albumentations()
     arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
     name = arguments.pop("name", None)
@@ -314,7 +318,7 @@ def _build_one(spec: dict[str, Any], image_size: tuple[int, int], where: str) ->
 
 
 def _checked(transform_class: Any, arguments: dict[str, Any], image_size: tuple[int, int], where: str) -> Any:
-    """Build a transform and try it once, so that a mistake shows before the first epoch and not in it."""
+    """Build a transform and apply it once, so that a mistake is found before the first epoch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.filterwarnings("error", message=".*not valid", category=UserWarning)  # albumentations only warns
@@ -324,7 +328,7 @@ def _checked(transform_class: Any, arguments: dict[str, Any], image_size: tuple[
             image = np.random.default_rng(0).integers(0, 256, (*image_size, 3), dtype=np.uint8)
             box = np.array([[0, 0, image_size[1] / 2, image_size[0] / 2]], dtype=np.float32)
             result = trial(Sample(image, box, np.zeros(1, np.int64), np.zeros(1, bool)), 0)
-        except Exception as error:  # pydantic, ValueError, TypeError, KeyError, ... from a hundred transforms
+        except Exception as error:  # each transform raises its own kinds: pydantic's, ValueError, ...
             raise ConfigError(f"{where}: {_in_one_line(error)}") from error
     if result.image.dtype != np.uint8 or result.image.ndim != 3 or result.image.shape[2] != 3:
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""Post-processing of a whole batch on its device, with one wait for the device at the end.
+"""Post-processing of a whole batch on its device. The host waits for the device only at the end.
 
-``ops.postprocess`` handles one image after the other with the methods that are fastest on a CPU. On a GPU each of its
-decisions would stop the host, so here every tensor has a fixed size: k candidates per image, of which some are invalid.
-The results are the same.
+``ops.postprocess`` processes one image after the other with the methods that are fastest on a CPU. Its tensor sizes
+depend on values, so on a GPU the host would have to wait for each of them. Here every tensor has a fixed size: k
+candidates per image, of which some are invalid. The results are the same.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from effdet.ops.nms import MIN_AREA
 from effdet.ops.settings import MAX_COORDINATE, PostprocessSettings
 from effdet.structures import Predictions
 
-STEPS_BETWEEN_LOOKS = 128  # picks after which the host asks whether a candidate is left
+STEPS_BETWEEN_LOOKS = 128  # picks after which the host checks whether candidates remain
 
 
 class _Found(NamedTuple):
-    """Boxes of every image; those that are not valid do not count."""
+    """Boxes of every image; invalid ones are ignored."""
 
     boxes: Tensor  # (B, k, 4) xyxy
     labels: Tensor  # (B, k) int64
@@ -40,7 +40,7 @@ def postprocess_batch(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Do what ``ops.postprocess.postprocess`` does, for all images at once.
 
-    Where more than ``max_candidates`` logits tie for the last place, any of them may be taken.
+    If several logits are equal at the limit of ``max_candidates``, any of them may be taken.
     """
     device = predictions.class_logits.device
     scale = scales.to(device, non_blocking=True)[:, None, None]  # (B, 1, 1)
@@ -77,12 +77,12 @@ def _candidates(predictions: Predictions, anchors: Tensor, settings: Postprocess
         labels = index - anchor * num_classes
     deltas = predictions.box_deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float()
     boxes = decode(deltas, anchors.float()[anchor]).clamp(-MAX_COORDINATE, MAX_COORDINATE)
-    scores = top.double().sigmoid().float()  # of nothing but the logit, as on a CPU
+    scores = top.double().sigmoid().float()  # float64 inside, so equal logits give equal scores, as on a CPU
     return _drop(_Found(boxes, labels, scores, scores >= settings.score_threshold), settings)
 
 
 def _drop(found: _Found, settings: PostprocessSettings) -> _Found:
-    """Mark boxes with NaN, and those without an area where the settings say so, as not valid."""
+    """Mark boxes with NaN as invalid, and those without an area if ``drop_empty`` is set."""
     if settings.drop_empty:
         x1, y1, x2, y2 = found.boxes.unbind(-1)
         good = (x2 > x1) & (y2 > y1)  # also false for NaN
@@ -99,9 +99,10 @@ def _clip(found: _Found, borders: Tensor, settings: PostprocessSettings) -> _Fou
 
 
 def _suppress(found: _Found, settings: PostprocessSettings) -> _Found:
-    """Pick the best candidate of each image again and again, and lower the scores of those that overlap it.
+    """Repeatedly pick the best candidate of each image, and lower the scores of those that overlap it.
 
-    Hard NMS lowers them to nothing where IoU > threshold, soft NMS by exp(−IoU² / σ). In float64, as on a CPU.
+    Hard NMS removes candidates with IoU > threshold; soft NMS multiplies scores by exp(−IoU² / σ). The computation is
+    in float64, as on a CPU.
     """
     num_images, count = found.scores.shape
     steps = min(settings.max_detections, count)
@@ -147,7 +148,7 @@ def _overlaps(boxes: Tensor, areas: Tensor, pick: Tensor) -> Tensor:
 
 
 def _split(found: _Found) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return the valid boxes, labels and scores of each image; the host waits for their numbers, once."""
+    """Return the valid boxes, labels and scores of each image; the host waits once, for the number of boxes."""
     order = (~found.is_valid).to(torch.uint8).argsort(dim=1, stable=True)
     counts = found.is_valid.sum(dim=1).tolist()
     boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))

@@ -1,18 +1,18 @@
-"""Geometry of boxes: coding relative to anchors, overlap, clipping. Boxes are xyxy in absolute pixels."""
+"""Geometry of boxes: encoding relative to anchors, overlap, clipping. Boxes are xyxy in absolute pixels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-MIN_SIDE = 1e-8  # shortest side that the coder sees, so that no logarithm or quotient is infinite
+MIN_SIDE = 1e-8  # shorter sides count as this long when encoding, so that no logarithm or quotient is infinite
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Return what an anchor's box head must predict to give a box.
+    """Return the deltas that describe boxes relative to anchors; ``decode`` is the inverse.
 
-    With centres (x, y), sides (w, h), and the anchor's marked ᵃ:
-    dx = (x − xᵃ)/wᵃ, dy = (y − yᵃ)/hᵃ, dw = ln(w/wᵃ), dh = ln(h/hᵃ); no variances. ``decode`` is the inverse.
+    With the centre (x, y) and the sides (w, h) of a box, and xᵃ, yᵃ, wᵃ, hᵃ of the anchor:
+    dx = (x − xᵃ)/wᵃ, dy = (y − yᵃ)/hᵃ, dw = ln(w/wᵃ), dh = ln(h/hᵃ). There are no variance factors.
 
     Args:
         boxes: (..., 4) xyxy pixels.
@@ -69,7 +69,7 @@ def intersection_matrix(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         (..., M, N) square pixels.
     """
-    # One coordinate at a time: a (..., M, N, 2) intermediate would double the memory and stride the reads.
+    # One coordinate at a time: a (..., M, N, 2) intermediate would need twice the memory and strided reads.
     ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)  # (..., M, 1)
     bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)  # (..., 1, N)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)  # (..., M, N)
@@ -110,7 +110,8 @@ def clip_boxes(boxes: Tensor, sizes: Tensor | tuple[float, float]) -> Tensor:
 def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return x, y of the centre, width and height of (..., 4) xyxy boxes, each (...,).
 
-    A centre is a corner plus half a side, rounded as the published models round it: it decides which targets are 0.
+    A centre is a corner plus half a side, the formula of the published models. The rounding matters: it decides which
+    targets are exactly 0.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     width, height = x2 - x1, y2 - y1

@@ -1,7 +1,7 @@
-"""From scores of every anchor to the few boxes worth reporting: candidates, then non-maximum suppression.
+"""Select candidates from the scores of all anchors, and apply non-maximum suppression to them.
 
-Suppression is greedy, one box after the other, so it runs on the CPU in float64 whatever the device and precision of
-the input: a few thousand boxes are copied in less time than it takes a GPU to start the kernels.
+Suppression is greedy: it handles one box after the other. It therefore runs on the CPU in float64 for inputs of any
+device and precision. To copy a few thousand boxes takes less time than to start the kernels on a GPU.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
 
-CHUNK = 16  # values that one round of the tournament reduces to their maximum
-WINDOW = 256  # best candidates that hard NMS looks at first
-MIN_AREA = 1e-12  # square pixels added to a box, so that two lines that cross have an overlap of 0
+CHUNK = 16  # values that one reduction replaces by their maximum
+WINDOW = 256  # number of best candidates that hard NMS tries first
+MIN_AREA = 1e-12  # square pixels added to the area of a box, so that two crossing lines have an IoU of 0 instead of NaN
 
 
 def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates: int) -> tuple[Tensor, Tensor]:
     """Return the best (anchor, class) pairs of one image, where score = sigmoid(logit).
 
-    No sigmoid of, and no sort over, all logits: chunks of them are reduced to their maxima, and these once more; the
-    ``max_candidates``-th best of the last maxima bounds the logits that can matter, and only chunks that reach
-    it are opened. The result is exact.
+    The function avoids a sigmoid and a sort of all logits. It computes the maxima of chunks of logits, and the maxima
+    of chunks of these. The ``max_candidates``-th best of the last maxima is a lower bound of the candidates, so only
+    chunks that reach it are searched. The result is exact.
 
     Args:
         logits: (N, K) of any floating dtype. NaN counts as a score of 0.
@@ -40,14 +40,14 @@ def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates:
     values = logits.reshape(-1)
     indices = _largest(values, max_candidates, floor=_inverse_sigmoid(score_threshold))
     scores = _sigmoid(values.index_select(0, indices))
-    count = int((scores >= score_threshold).sum())  # a prefix, as scores fall
+    count = int((scores >= score_threshold).sum())  # scores are sorted, so these come first
     return indices[:count], scores[:count]
 
 
 def hard_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor | None, *, iou_threshold: float, max_detections: int
 ) -> Tensor:
-    """Return which boxes remain when each one drops all worse ones of its class that overlap it too much.
+    """Return the boxes that remain when each one removes all worse boxes of its class that overlap it too much.
 
     Args:
         boxes: (C, 4) finite xyxy pixels.
@@ -59,11 +59,13 @@ def hard_nms(
     Returns:
         (D,) int64 indices, best score first; of equal scores the lower index comes first.
     """
-    from torchvision.ops import nms  # importing it takes as long as importing torch, and soft-NMS does without
+    from torchvision.ops import (
+        nms,
+    )  # here, because the import is as slow as that of torch and soft-NMS does not need it
 
     order, sorted_boxes, sorted_scores = _sorted_apart(boxes, scores, labels)
 
-    # What is kept among the best n does not depend on the rest, so look at more only when too few are kept.
+    # Which of the best n boxes remain does not depend on the other boxes. So more are tried only if too few remain.
     window = WINDOW
     while True:
         kept = nms(sorted_boxes[:window], sorted_scores[:window], iou_threshold)
@@ -77,12 +79,11 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Return the boxes in the order of Gaussian soft-NMS (Bodla et al., 2017), with their decayed scores.
 
-    Again and again the best box b is picked and every other of its class is decayed,
+    In each step the best box b is picked, and the scores of all other boxes of its class decay:
     sᵢ ← sᵢ · exp(−IoU(b, i)² / σ).
 
-    All classes are worked on at once: decay acts within a class only and picked scores never rise, so each
-    class yields the non-increasing sequence that it would yield alone, and picking the best of all classes merges
-    these sequences by score: ``max_detections`` picks are the best of all the classes together.
+    All classes are processed together. This gives the same result as one class after the other and a final sort by
+    score, because scores decay only within a class and no pick of a class has a higher score than the one before.
 
     Args:
         boxes: (C, 4) finite xyxy pixels.
@@ -97,7 +98,7 @@ def soft_nms(
         lower index comes first.
     """
     order, sorted_boxes, sorted_scores = _sorted_apart(boxes, scores, labels)
-    floor = float(scores.new_tensor(score_threshold))  # as a comparison with the scores themselves would round it
+    floor = float(scores.new_tensor(score_threshold))  # rounded to the type of the scores
     picks, pick_scores = _pick_and_decay(sorted_boxes.numpy(), sorted_scores.numpy(), sigma, floor, max_detections)
     return order[torch.tensor(picks, dtype=torch.int64, device=order.device)], scores.new_tensor(pick_scores)
 
@@ -118,20 +119,22 @@ def _pick_and_decay(
         picks.append(best)
         pick_scores.append(float(scores[best]))
         left, top, right, bottom = boxes[best]
-        met = np.flatnonzero((x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top))  # few of the boxes
+        met = np.flatnonzero(
+            (x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top)
+        )  # boxes that overlap the pick: usually few
         overlaps = np.minimum(x2[met], right) - np.maximum(x1[met], left)
         overlaps *= np.minimum(y2[met], bottom) - np.maximum(y1[met], top)
         overlaps /= areas[met] + areas[best] - overlaps
         scores[met] *= np.exp(overlaps * overlaps / -sigma)
-        scores[best], x2[best] = -1, -math.inf  # never picked again, and met by none
+        scores[best], x2[best] = -1, -math.inf  # never picked again, and overlaps no box
     return picks, pick_scores
 
 
 def _sorted_apart(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return order, boxes and scores sorted by score, best first; boxes of different labels no longer overlap.
+    """Return order, boxes and scores sorted by score, best first, with boxes shifted so that labels do not overlap.
 
-    Boxes and scores are float64 on the CPU, and boxes shifted by label: float32 would not do, as among 90 classes the
-    shift costs a coordinate up to 1/128 pixel.
+    Boxes and scores are float64 on the CPU. In float32 the shift by 90 labels would change a coordinate by up to 1/128
+    pixel.
     """
     scores, order = scores.sort(descending=True, stable=True)
     boxes = boxes.index_select(0, order).cpu().double()
@@ -142,9 +145,10 @@ def _sorted_apart(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> tuple
 
 
 def _sigmoid(logits: Tensor) -> Tensor:
-    """Return float32 scores that depend on nothing but the logit and never fall where logits rise.
+    """Return float32 scores. Equal logits give equal scores, and a higher logit never gives a lower score.
 
-    In float32 neither holds: torch's vectorised sigmoid and the one for the last few elements differ by rounding.
+    A float32 sigmoid guarantees neither: torch's vectorised code and its code for the last few elements round
+    differently.
     """
     return logits.cpu().double().sigmoid().float().to(logits.device)
 
@@ -177,7 +181,7 @@ def _largest(values: Tensor, limit: int, *, floor: float) -> Tensor:
 
 
 def _reaching(table: Tensor, maxima: Tensor, left_over: Tensor, floor: float) -> npt.NDArray[np.int64]:
-    """Return the ascending indices of the values ≥ floor; only columns of the table whose maximum is are looked at."""
+    """Return the ascending indices of the values ≥ floor. Columns of the table with a lower maximum are skipped."""
     columns = np.flatnonzero(_to_numpy(maxima) >= floor)
     opened = _to_numpy(table.index_select(1, torch.from_numpy(columns).to(table.device)))
     row, position = np.divmod(np.flatnonzero(opened.ravel() >= floor), max(1, len(columns)))
@@ -193,10 +197,10 @@ def _to_numpy(values: Tensor) -> npt.NDArray[Any]:
 
 
 def _descending(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return what sorts values without NaN from the largest down, equal ones by index.
+    """Return the indices that sort values without NaN in descending order, equal ones by index.
 
-    Float32 numbers become integers of the same order with the index in their low bits: all are different, so the
-    fastest sort will do; it takes a quarter of the time of a stable one.
+    Float32 numbers are converted to integers of the same order, with the index in the low bits. As all of these differ,
+    the fastest sort can be used instead of a stable one, in a quarter of the time.
     """
     if values.dtype != np.float32 or len(values) >= 2**24:
         return np.argsort(-values, kind="stable")
@@ -207,9 +211,9 @@ def _descending(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def _chunks(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (CHUNK, n) whose columns are chunks, and the fewer than CHUNK values left over.
+    """Return a (CHUNK, n) table with one chunk in each column, and the remaining values, fewer than CHUNK.
 
-    Chunks are strided, not contiguous, because the maximum over the rows of a matrix runs at the speed of memory.
+    Chunks are strided, not contiguous, because the maximum over the rows of a matrix is fast: only memory limits it.
     """
     n = values.numel() // CHUNK
     return values[: CHUNK * n].view(CHUNK, n), values[CHUNK * n :]

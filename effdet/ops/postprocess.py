@@ -22,10 +22,11 @@ def postprocess(
     settings: PostprocessSettings | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return the detections of every image: candidates, decoding, NMS, back to the original image, clipping.
+    """Return the detections of every image: select candidates, decode, apply NMS, scale to the original image, clip.
 
-    By default boxes are clipped after NMS: the published evaluation does not clip at all and ranks what reaches beyond
-    the border by its whole extent; clipping first raises the overlap of two boxes that leave the image side by side.
+    By default boxes are clipped after NMS. The published evaluation does not clip, so its NMS compares whole boxes,
+    also beyond the border. Clipping before NMS would raise the IoU of neighbouring boxes that extend beyond the same
+    border.
 
     Args:
         predictions: Logits (B, N, K) and deltas (B, N, 4) of any floating dtype.
@@ -118,7 +119,7 @@ def _suppress(
 
 
 def _keep(boxes: Tensor, labels: Tensor, scores: Tensor, *, with_empty: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the arguments without boxes that have no area, or only without those that have NaN."""
+    """Return the arguments without boxes that have no area; ``with_empty`` removes only boxes that are not finite."""
     if with_empty:
         good = boxes.isfinite().all(dim=1)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-MAX_COORDINATE = 1e6  # pixels; the exponential of a wild box delta would overflow areas
+MAX_COORDINATE = 1e6  # pixels; a larger coordinate, from a very large delta, would overflow areas
 
 Clip: TypeAlias = Literal["after", "before", "network", "none"]
 
@@ -19,19 +19,19 @@ def _check(ok: bool, name: str, must: str, got: object) -> None:
 class PostprocessSettings:
     """How predictions become detections; plain values, saved with a model. Defaults are the ones we recommend.
 
-    Kinds of ``clip``: ``after`` NMS at the borders of the original image; ``before`` NMS at the same borders;
-    ``network``, before NMS at the borders of the padded network input (its last row and column, as one family of
-    published models does); ``none``.
+    Values of ``clip``: "after" clips boxes after NMS to the original image; "before" clips them to it before NMS;
+    "network" clips them before NMS to the last row and column of the padded network input, as one family of published
+    models does; "none" does not clip.
 
     Raises:
-        ValueError: If a value cannot be.
+        ValueError: If a value is out of range.
     """
 
     nms: Literal["hard", "soft"] = "soft"  # drop overlapping boxes, or decay their scores (Gaussian)
     iou_threshold: float = 0.5  # hard NMS
     sigma: float = 0.5  # soft NMS
     score_threshold: float = 0.001  # smallest score that is reported
-    max_candidates: int = 5000  # best (anchor, class) pairs of an image that NMS sees
+    max_candidates: int = 5000  # number of best (anchor, class) pairs of an image that NMS gets
     max_detections: int = 100  # per image
     class_agnostic: bool = False  # NMS between boxes of different classes too
     best_class_only: bool = False  # only the best class of each anchor is a candidate
@@ -66,7 +66,7 @@ class PostprocessSettings:
 
 PRESETS = {
     "default": PostprocessSettings(),
-    "fast": PostprocessSettings(),  # what it saves is before the network
+    "fast": PostprocessSettings(),  # differs in preprocessing only
     "google": PostprocessSettings(clip="none", drop_empty=False),
     "effdet": PostprocessSettings(nms="hard", score_threshold=0.0, clip="before", drop_empty=False),
     "zylo": PostprocessSettings(
