@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import time
@@ -96,9 +95,10 @@ def track(items: SizedIterable[Item], what: str) -> Iterator[Item]:
 
 
 class SafeStderr:
-    """A stream like ``sys.stderr`` whose reader may go away, as in ``2>&1 | head -1``, without ending the program.
+    """A stream like ``sys.stderr`` that may stop taking text without ending the program.
 
-    What is written after that is dropped, also by child processes and by libraries that write to the descriptor.
+    Its reader may go away, as in ``2>&1 | head -1``, the terminal may be closed, the disk of a log may be full. What is
+    written after that is dropped, also by child processes and by libraries that write to the descriptor.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -125,9 +125,7 @@ class SafeStderr:
     def _reader_may_be_gone(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):  # a closed pipe, a closed terminal
-                raise
+        except OSError:
             self._is_gone = True
             with contextlib.suppress(OSError):  # a stream without a descriptor
                 _discard(self._stream.fileno())

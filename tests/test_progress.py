@@ -132,10 +132,9 @@ print("done")
     assert process.returncode == 0
 
 
-def test_other_faults_of_stderr_are_not_hidden():
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left on device"):
-        SafeStderr(Full()).write("x")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device /dev/full")
+def test_a_log_on_a_full_disk_does_not_end_the_program():
+    with open("/dev/full", "w") as full:
+        stderr = SafeStderr(full)
+        print("lost", file=stderr, flush=True)
+        print("lost", file=stderr, flush=True)

@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The command's name, then its arguments; None takes them from ``sys.argv``.
     """
+    _open_closed_streams()
     with _streams_that_survive():
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         return status if _flush_stdout() else FAILED
@@ -153,13 +154,18 @@ def _stdout_is_closed() -> bool:
 
 
 def _flush_stdout() -> bool:
-    """Return whether there is a reader for what is left in the buffer of stdout; if not, it is dropped."""
+    """Return whether stdout takes what is left in its buffer; if not, that is dropped.
+
+    A reader that has gone is no reason for a word; anything else, such as a full disk, is.
+    """
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            print(f"effdet: error: stdout cannot be written: {error.strerror}", file=sys.stderr)
         return False
     return True
 
@@ -172,6 +178,21 @@ def _has_no_reader(stream: TextIO) -> bool:
     except (AttributeError, OSError, ValueError):  # a system without poll, a stream without a descriptor
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that the caller has closed, so that what goes there is dropped.
+
+    Otherwise the next files that are opened have their numbers, and messages of libraries end up in a checkpoint.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the whole process
 
 
 @contextlib.contextmanager

@@ -224,6 +224,52 @@ def test_a_module_of_the_package_is_the_command_line():
     assert python("-m", "effdet", "trian").returncode == 2
 
 
+CLOSED = """
+import os, sys
+from pathlib import Path
+from effdet.commands import main
+import types
+def run(args):
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        os.write(1, b"a library's word")
+        os.write(2, b"a library's word")
+        file.write(f"{file.fileno()} {sys.stdin.read()!r}")
+    return 0
+import argparse
+module = types.ModuleType("effdet.commands.train")
+module.parser, module.run = argparse.ArgumentParser, run
+sys.modules["effdet.commands.train"] = module
+sys.exit(main(["train"]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams by a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_take_no_file(tmp_path, closed):
+    (tmp_path / "run.py").write_text(CLOSED)
+    command = f"'{sys.executable}' '{tmp_path}/run.py' '{tmp_path}/file' {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment, input="", text=True, capture_output=True)
+    assert done.returncode == 0
+    assert "Error" not in done.stderr
+    number, _, rest = (tmp_path / "file").read_text().partition(" ")
+    assert int(number) > 2
+    assert rest == "''"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+def test_a_full_disk_under_stdout_is_one_sentence():
+    script = COMMAND_OF_OUR_OWN.replace("range(3)", "range(0)")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], input="", stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert done.returncode == 1
+    assert done.stderr == "effdet: error: stdout cannot be written: No space left on device\n"
+
+
 def test_a_reader_of_stdout_that_goes_away_ends_the_command_without_a_word():
     script = COMMAND_OF_OUR_OWN.replace("range(3)", "range(0)").replace('"größe 红细胞"', '"x" * 1_000_000')
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
