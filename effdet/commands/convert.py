@@ -1,4 +1,4 @@
-"""Bring any weights into this project's format, or into that of PyPI's effdet.
+"""Convert any weights to this project's format, or to that of PyPI's effdet.
 
 effdet convert tf_efficientdet_d0_34-f153e0cf.pth d0.safetensors --check photo.jpg
 effdet convert runs/blood/best.safetensors blood.pth --to effdet
@@ -28,19 +28,25 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``convert``."""
     result = argparse.ArgumentParser(
         prog=program("convert"),
-        description="Bring weights of any EfficientDet project into this project's format, or into that of PyPI's "
-        "effdet. What was written is read again and compared, and every tensor is accounted for.",
+        description="Convert weights of any EfficientDet project to this project's format, or to that of PyPI's "
+        "effdet. The written file is read again and compared, and the report lists every tensor.",
     )
     result.add_argument("source", metavar="SRC", help=_SOURCE)
     result.add_argument("destination", metavar="DST", type=Path, help=_DESTINATION)
     result.add_argument("--to", choices=("ours", "effdet"), default="ours", help="format to write (default: ours)")
-    result.add_argument("--variant", metavar="NAME", help="which model it is, where the tensors fit several")
+    result.add_argument("--variant", metavar="NAME", help="name of the model, if the tensors fit several")
     result.add_argument("--class-names", nargs="+", metavar="NAME", help="names of the classes, in order of labels")
     result.add_argument("--list", action="store_true", help="print every tensor: name in SRC, name here, shape")
     result.add_argument("--json", metavar="FILE", help="write the whole report as JSON; - is stdout")
     result.add_argument("--check", metavar="IMAGE", help="print what the written model detects in an image")
     result.add_argument("--draw", metavar="FILE", type=Path, help="with --check: write the picture with the detections")
-    result.add_argument("--score-threshold", type=float, default=0.3, metavar="SCORE", help="of --check (default: 0.3)")
+    result.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        metavar="SCORE",
+        help="smallest score that --check prints (default: 0.3)",
+    )
     return result
 
 
@@ -88,7 +94,7 @@ def _read_back(model: EfficientDet, destination: Path, layout: str) -> Efficient
     """Return the model of the written file, with the classes and settings that another project's format cannot hold.
 
     Raises:
-        RuntimeError: If it is not the model that was written.
+        RuntimeError: If the file differs from the model that was written.
     """
     import torch
 
@@ -110,7 +116,7 @@ def _read_back(model: EfficientDet, destination: Path, layout: str) -> Efficient
 
 
 def _account(found: Loaded, model: EfficientDet) -> list[dict[str, Any]]:
-    """Return a row for every tensor of the network and of the source: its name there (None: made here), here, shape."""
+    """Return a row for every tensor of the network and of the source: both names (None: not there) and the shape."""
     state = model.network.state_dict()
     if found.checkpoint is None:
         sources: dict[str, str] = {name: f"network.{name}" for name in state}
@@ -142,7 +148,7 @@ def _report(
 
 
 def _summarise(found: Loaded, model: EfficientDet, tensors: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """Say on stderr what was found, and what became of it."""
+    """Print to stderr what the source holds and how it was converted."""
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)

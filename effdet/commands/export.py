@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from effdet.deployment.runtimes import Runtime
     from effdet.detector.efficientdet import EfficientDet
 
-NUM_CHECKED = 8  # photos that a check looks at
-NUM_CALIBRATION = 300  # most images that calibration looks at
+NUM_CHECKED = 8  # largest number of photos that a check uses
+NUM_CALIBRATION = 300  # largest number of images that calibration uses
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
     result.add_argument("--out", type=Path, metavar="FILE", help="the file (default: named after the weights)")
     result.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
-    result.add_argument("--dynamic-size", action="store_true", help="let height and width be anything")
+    result.add_argument("--dynamic-size", action="store_true", help="allow any height and width")
     result.add_argument("--batch", default="1", metavar="N", help="images of every run, or 'dynamic' (default: 1)")
     result.add_argument("--precision", choices=get_args(Precision), default="fp32", help="default: fp32")
     result.add_argument("--calibration", metavar="DATA", help=_CALIBRATION)
@@ -61,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
 
 _CALIBRATION = "for int8: 100 or more images, as a folder, a glob pattern, or data with a train split"
 _MAX_DROP = (
-    "int8: AP in 0…1 that may be lost on the val split of --calibration, as 0.005; layers go back to float until it is "
-    "no more, which takes long"
+    "int8: largest allowed drop of AP (0…1) on the val split of --calibration, such as 0.005; layers are changed back "
+    "to float until the drop is no larger, which takes long"
 )
 _TOLERANCE = "largest difference of a score, smallest IoU of a box (default: by precision)"
 
@@ -125,10 +125,10 @@ def _default_file(weights: str, precision: str, suffix: str) -> Path:
 
 
 def _quantisation(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> Quantisation:
-    """Return the network inputs that calibration images become, and what may be lost.
+    """Return the network inputs made from the calibration images, and the limit on the loss of AP.
 
     Raises:
-        ValueError: If there are too few images, or none to measure a loss on.
+        ValueError: If there are too few images, or none to measure the AP on.
     """
     from effdet.deployment.quantise import MIN_IMAGES, Quantisation
     from effdet.detector.prediction import make_batch
@@ -147,7 +147,7 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
 
 
 def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> AccuracyControl:
-    """Return how the AP of a graph on the validation split is measured."""
+    """Return a function that measures the AP of a graph on the validation split, and the largest drop allowed."""
     from effdet.deployment.detector import DeployedDetector
     from effdet.deployment.export import describe
     from effdet.deployment.quantise import AccuracyControl
@@ -168,7 +168,7 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
 
 
 def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield images of a data set's train split, spread over it, or of a folder, or of a glob pattern."""
+    """Yield images of a folder or a glob pattern, or evenly spaced images of the train split of a data set."""
     from effdet.images.reading import ImageError
     from effdet.images.sources import iterate_images
     from effdet.runs.evaluate import find_data
@@ -186,10 +186,10 @@ def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) -> Comparison:
-    """Return how the file agrees with PyTorch on photos.
+    """Return how far the detections of the exported file differ from those of PyTorch on some photos.
 
     Raises:
-        ValueError: If a detection is beyond the tolerance; the message names it.
+        ValueError: If a detection differs by more than the tolerance; the message names it.
     """
     from effdet.deployment.compare import TOLERANCES, compare
     from effdet.images.sources import iterate_images

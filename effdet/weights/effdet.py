@@ -1,13 +1,13 @@
-"""Checkpoints of PyPI's ``effdet`` (efficientdet-pytorch), and the conversion of ours to them.
+"""Convert checkpoints of PyPI's ``effdet`` (efficientdet-pytorch) to our format, and ours to its format.
 
-Its backbone has timm's names, as ours. Elsewhere the two differ in
+Its backbone has timm's names, as ours. The other parts differ in
 
     nodes of a neck     fpn.cell.R.fnode.N, one list in the order of computation; ours are named by their pass
-    laterals            beside the node that they feed, under the number of the level that they come from
+    laterals            in the node that uses them, under the number of the level that they come from
     BN of the heads     bn_rep.REPEAT.LEVEL.bn, or bn_rep.LEVEL.REPEAT in models made for TorchScript
     box channels        ty, tx, th, tw for each anchor; ours are dx, dy, dw, dh
 
-The model is found from names and shapes; where several fit, a file name or the checkpoint's ``arch`` decides.
+The model is recognised from names and shapes; if several fit, a file name or the checkpoint's ``arch`` decides.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _REPEAT_FIRST = re.compile(r"tf_.*|efficientdet_d\d|resdet50")
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Tell whether these are names of a detector of PyPI's effdet, however it is wrapped."""
+    """Return whether these are names of a detector of PyPI's effdet, with or without prefixes of wrappers."""
     return any(_MARK.match(name) for name in names) and any("class_net.predict" in name for name in names)
 
 
 def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
-    """Return the detector by our names, shapes and orders.
+    """Convert a state dict to our names, shapes and orders.
 
     Args:
         tensors: A state dict of the model, or of a bench around it.
         hint: File name or the checkpoint's ``arch``. It chooses between models that fit equally. Without a hint,
-            ``tf_efficientdet_*`` comes before ``efficientdet_*``, plain before AdvProp (``_ap``), D6 before D7. An
-            ``arch``, a name and nothing else, also outranks a bias before a BN that is there or is not; the bias is
-            then folded into the BN, or set to zero.
+            ``tf_efficientdet_*`` is preferred to ``efficientdet_*``, no AdvProp to AdvProp (``_ap``), and D6 to D7. A
+            hint that is exactly a model's name is used even if the model differs in its biases before BN: a bias that
+            the model lacks is folded into the BN, and a bias that the file lacks is set to zero.
 
     Raises:
         ValueError: If no model fits; the message lists what is missing, unknown, or of another shape.
@@ -77,9 +77,10 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
 
 
 def effdet_name(variant: str) -> str:
-    """Return the effdet model of the same structure as one of google's or zylo's; its own names stay.
+    """Return the name of effdet's model with the same structure as a model of google or zylo117.
 
-    zylo117's max-pool pads with zeros, which no model of effdet does.
+    Names of effdet's own models are returned unchanged. zylo117's models pad with zeros before max-pooling, which no
+    model of effdet does.
 
     Raises:
         ValueError: If it is no published architecture.
@@ -116,7 +117,7 @@ def to_effdet(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """What tells the models apart at a glance."""
+    """Numbers from names and shapes that distinguish most models."""
 
     neck_repeats: int
     num_nodes: int  # in a layer of the neck
@@ -130,10 +131,10 @@ class _Layout:
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> _Layout:
-        """Read it from a state dict without wrappers.
+        """Read the layout from a state dict without prefixes of wrappers.
 
         Raises:
-            ValueError: If what tells it is not there.
+            ValueError: If a tensor that it depends on is missing.
         """
         level_first = "box_net.bn_rep.0.0.bn.weight" not in state
         outer, inner = _count(state, r"box_net\.bn_rep\.(\d+)\."), _count(state, r"box_net\.bn_rep\.0\.(\d+)\.")
@@ -150,7 +151,7 @@ class _Layout:
         )
 
     def differences(self, architecture: Architecture) -> int:
-        """Return in how many of these an architecture differs."""
+        """Return in how many of these numbers an architecture differs."""
         levels = architecture.num_levels
         nodes = {"bifpn": 2 * levels - 2, "pan": 2 * levels, "quad": 5 * levels - 4}[architecture.neck]
         pairs = (
@@ -166,12 +167,12 @@ class _Layout:
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """Return tensors by names without wrappers, the names in the file for these, and the names of what is left out."""
+    """Return the tensors by names without wrapper prefixes, their names in the file, and the names left out."""
     prefix = next((match[1] for name in tensors if (match := _MARK.match(name))), "")
     sources, skipped = {}, []
     for name in tensors:
         if re.fullmatch(rf"{_WRAPPERS}anchors\.boxes", name):
-            skipped.append(name)  # the prediction bench keeps them; they follow from the input size
+            skipped.append(name)  # anchors of the prediction bench, computed from the input size
         else:
             sources[name.removeprefix(prefix)] = name
     return {name: tensors[source] for name, source in sources.items()}, sources, skipped
@@ -201,13 +202,13 @@ def _count(state: Collection[str], pattern: str) -> int:
 
 
 def _renamed(name: str, modules: Mapping[str, str]) -> str:
-    """Return a tensor's name with that of its module replaced; an unknown one stays."""
+    """Return a tensor's name with the name of its module replaced; an unknown name is returned unchanged."""
     module, _, leaf = name.rpartition(".")
     return f"{modules.get(module, module)}.{leaf}"
 
 
 def _swapped(name: str, value: Tensor) -> Tensor:
-    """(4·A, …) in the order dx, dy, dw, dh ↔ ty, tx, th, tw for the outputs of the box head; all else as it is."""
+    """Swap dx, dy, dw, dh ↔ ty, tx, th, tw in the outputs (4·A, …) of the box head; return other tensors unchanged."""
     if not _BOX_OUTPUTS.fullmatch(name):
         return value
     return value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
@@ -226,7 +227,7 @@ def _candidates(layout: _Layout) -> list[str]:
 def _choose(
     state: Mapping[str, Tensor], candidates: list[str], num_classes: int, hint: str
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the model that a state dict by our names belongs to, and others that fit it as well."""
+    """Return the model that a state dict with our names belongs to, and other models that fit equally."""
     has_bias = _has_bias(state)
     candidates = sorted(candidates, key=lambda name: Architecture.named(name).conv_bias != has_bias)  # stable
     fitting = _of_one_structure(state, candidates, num_classes)
@@ -238,7 +239,7 @@ def _choose(
 
 
 def _of_one_structure(state: Mapping[str, Tensor], candidates: list[str], num_classes: int) -> list[str]:
-    """Return the models whose tensors, but for biases before a BN, are those of the state."""
+    """Return the models that have the tensors of the state, apart from biases before BN."""
     given = {name: value.shape for name, value in state.items() if _counts(name)}
     for first in candidates:
         if given == {
@@ -255,14 +256,14 @@ def _counts(name: str) -> bool:
 
 
 def _structure(name: str) -> Architecture:
-    """Return a row without all that shapes do not show; what the layout shows is equal among candidates."""
+    """Return an architecture that is equal for candidates whose tensors, apart from biases before BN, are alike."""
     variant, plain = Architecture.named(name), Architecture.named(list_variants(FAMILY)[0])
     backbone = variant.backbone.removeprefix("tf_")
     return replace(plain, backbone=backbone, expanded_features=variant.expanded_features)
 
 
 def _named(hint: str, names: list[str]) -> str | None:
-    """Return the model that the hint names: by its longest full name in it, else by an end such as "d7" or "d0_ap"."""
+    """Return the model with the longest name that the hint contains, or else one by an ending such as "d7"."""
     text = hint.lower().replace("-", "_").replace("advprop", "ap")
     short = {name: name.rpartition("efficientdet_")[2] for name in names}
     for parts in ({name: name for name in names}, short):
@@ -286,7 +287,7 @@ def _has_bias(state: Collection[str]) -> bool:
 
 
 def _with_biases_of(variant: str, state: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
-    """Return the state with the biases before a BN that the variant has: all or none."""
+    """Return the state with all biases before BN, or with none, as the variant needs it."""
     has_bias, wants_bias = _has_bias(state), Architecture.named(variant).conv_bias
     if has_bias and not wants_bias:
         return _folded(state)
@@ -297,10 +298,10 @@ def _with_biases_of(variant: str, state: dict[str, Tensor], num_classes: int) ->
 
 
 def _folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take biases into the mean of the BN that follows: ``(x + b) - mean = x - (mean - b)``."""
+    """Fold biases into the mean of the following BN: ``(x + b) - mean = x - (mean - b)``."""
     folded = {name: value for name, value in state.items() if not _BIAS_BEFORE_BN.fullmatch(name)}
     for name in state.keys() - folded.keys():
-        where = re.sub(r"\.convs\.(\d+)\..*", r".bns.\1.", name)  # of a head: one for each level
+        where = re.sub(r"\.convs\.(\d+)\..*", r".bns.\1.", name)  # a head has one BN for each level
         if where == name:
             where = re.sub(r"\.conv\..*", ".bn.", name)
         for mean in folded:

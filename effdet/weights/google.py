@@ -1,8 +1,8 @@
-"""Checkpoints of the original project, google/automl: names and axis orders brought to ours.
+"""Convert checkpoints of the original project, google/automl, to our names and axis orders.
 
-Its variables are named by scope, as ``fpn_cells/cell_0/fnode4/op_after_combine9/conv/pointwise_kernel``. Both of its
-code paths write the same names; the legacy one keeps a moving average beside each variable, as
-``…/ExponentialMovingAverage``, the Keras one may keep it as ``MovingAverage/…/average``.
+Its variables are named by scope, for example ``fpn_cells/cell_0/fnode4/op_after_combine9/conv/pointwise_kernel``. Both
+of its code paths write the same names. Moving averages differ: the legacy code stores them as
+``…/ExponentialMovingAverage``, the Keras code may store them as ``MovingAverage/…/average``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from effdet.models.published import ADVPROP_MODELS, GOOGLE_MODELS
 from effdet.weights.checkpoint import Checkpoint, check_fit, network_shapes
 from effdet.weights.own_state_dict import mentioned
 
-ANCHORS_PER_CELL = Architecture.named("d0").anchors_per_cell  # of each of its models
+ANCHORS_PER_CELL = Architecture.named("d0").anchors_per_cell  # the same in all of its models
 _FINEST = 3  # level of the first map of the pyramid
-_SCOPES = ("backbone/", "fpn_cells/", "resample_p", "class_net/", "box_net/")  # where the detector's variables live
+_SCOPES = ("backbone/", "fpn_cells/", "resample_p", "class_net/", "box_net/")  # scopes of the detector's variables
 _CLASSIFIER = "backbone/head/"  # of an ImageNet model
 _SLOTS = ("/Momentum", "/momentum", "/Adam", "/Adam_1", "/m", "/v", "/RMSProp", "/RMSProp_1")  # of optimizers
 
@@ -33,16 +33,16 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
-    """Bring the variables of a checkpoint to our names, shapes and orders; moving averages come before plain values.
+    """Convert the variables of a checkpoint to our names, shapes and orders. Moving averages replace plain values.
 
     Args:
-        tensors: What ``read_checkpoint`` gives.
-        hint: File or folder name; tells D7 from D6, and models trained with AdvProp ("d0_ap", or "advprop" anywhere)
-            from others, as their variables are alike. Without it D6, and the others, are taken.
+        tensors: Result of ``read_checkpoint``.
+        hint: File or folder name. It distinguishes D7 from D6, and models trained with AdvProp ("d0_ap", or "advprop"
+            anywhere) from others, because their variables are the same. The default is D6, without AdvProp.
 
     Raises:
-        ValueError: If no published model has these variables; the message says what is missing, unknown or of another
-            shape.
+        ValueError: If no published model has these variables; the message lists those that are missing, unknown or of
+            another shape.
     """
     names = _names_in_file(tensors)
     layout = _read_layout(names, tensors)
@@ -83,7 +83,7 @@ def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
 
 
 def _names_in_file(tensors: Iterable[str]) -> dict[str, str]:
-    """Return the name in the file for each variable, that of its moving average where there is one.
+    """Return the name in the file for each variable; if it has a moving average, the name of that.
 
     The backbone's scope (``efficientnet-b0``) becomes ``backbone``, and the name of its BN class
     (``batch_normalization`` with ``tpu_``, ``sync_`` or nothing in front) becomes ``bn``.
@@ -100,7 +100,7 @@ def _names_in_file(tensors: Iterable[str]) -> dict[str, str]:
 
 
 def _unknown(names: Mapping[str, str], used: Collection[str]) -> list[str]:
-    """Return variables of the detector that no part of ours takes; optimizer slots and the classifier are none."""
+    """Return variables of the detector that our model does not use, without optimizer slots and the classifier."""
     return [
         name
         for variable, name in names.items()
@@ -113,7 +113,7 @@ def _unknown(names: Mapping[str, str], used: Collection[str]) -> list[str]:
 
 
 class _Layout(NamedTuple):
-    """What tells the published models apart, apart from D6 and D7."""
+    """Numbers that distinguish the published models, except D6 from D7."""
 
     backbone: str
     channels: int
@@ -190,7 +190,7 @@ _LATERAL = {"conv.weight": "conv2d/kernel", "conv.bias": "conv2d/bias"}
 
 
 def _wanted(shapes: Mapping[str, torch.Size], *, levels: int) -> dict[str, tuple[str, ...]]:
-    """Return the variables that each of our tensors is made of: one, or the scalars of a node's fusion weights."""
+    """Return for each of our tensors its variables: one, or several scalars for the fusion weights of a node."""
     blocks = list(dict.fromkeys(m[0] for name in shapes if (m := re.match(r"backbone\.blocks\.\d+\.\d+", name))))
     wanted: dict[str, tuple[str, ...]] = {}
     for own in shapes:
@@ -265,7 +265,7 @@ def _head_variable(head: str, rest: str) -> str:
 
 
 def _convert(own: str, parts: list[Tensor]) -> Tensor:
-    """Return our tensor: axes as PyTorch has them, deltas as (x, y, w, h) instead of (y, x, h, w)."""
+    """Return our tensor, with PyTorch's order of axes, and deltas as (x, y, w, h) instead of (y, x, h, w)."""
     if own.endswith("edge_weights"):
         return torch.stack([part.float().reshape(()) for part in parts])
     tensor = parts[0].float()

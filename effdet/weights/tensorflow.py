@@ -1,7 +1,7 @@
-"""TensorFlow checkpoints (``model.index`` and ``model.data-00000-of-00001``) read without TensorFlow.
+"""Read TensorFlow checkpoints (``model.index`` and ``model.data-00000-of-00001``) without TensorFlow.
 
-The index is a sorted table: the empty key holds a header, every other key is the name of a tensor whose value tells
-type, shape, file, offset, size and checksum. Both are protocol buffers; the handful of fields is read by number.
+The index is a sorted table. The empty key holds a header. Every other key is the name of a tensor, and its value holds
+type, shape, file, offset, size and checksum. Header and values are protocol buffers, whose fields are read by number.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where a tensor lies; field numbers of ``BundleEntryProto``."""
+    """Type, shape and place of a tensor, from the fields of ``BundleEntryProto``."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -59,12 +59,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read every numeric tensor of a checkpoint by the name of its variable.
 
     Args:
-        path: The common beginning of the files (``folder/model.ckpt-300``), one of the files, a folder (its state file
-            ``checkpoint`` names the newest), or a ``.tar.gz`` of such a folder, as the models are published.
+        path: The common prefix of the files (``folder/model.ckpt-300``), one of the files, a folder (its state file
+            ``checkpoint`` names the newest), or a ``.tar.gz`` of such a folder, as in the published archives.
 
     Returns:
-        Tensors by variable name. In an object-based checkpoint the names are those that the object graph gives for its
-        keys (``…/.ATTRIBUTES/VARIABLE_VALUE``); a key without one stays as it is.
+        Tensors by variable name. In an object-based checkpoint the object graph gives the names for its keys
+        (``…/.ATTRIBUTES/VARIABLE_VALUE``); a key without a name is kept.
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or one of its files is absent.
@@ -78,7 +78,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for key in sorted(
             entries, key=lambda key: ".OPTIMIZER_SLOT" in key
-        ):  # a model's variables name themselves first
+        ):  # the names of the model's own variables come first
             name = names.get(key, key)
             if entries[key].dtype in _DTYPES:
                 tensors[key if name in tensors else name] = shards.read(key, entries[key])
@@ -89,7 +89,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Return whether a path looks like a TensorFlow checkpoint, by names of files alone."""
+    """Return whether a path looks like a TensorFlow checkpoint, judged by file names only."""
     path = Path(path)
     if path.is_dir():
         return any(path.glob("*.index"))
@@ -98,7 +98,7 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def find_prefix(path: str | Path) -> Path:
-    """Return the common beginning of a checkpoint's files.
+    """Return the common prefix of a checkpoint's files.
 
     Raises:
         FileNotFoundError: If no index file is there.
@@ -116,7 +116,9 @@ def _newest(folder: Path) -> Path:
     state = folder / "checkpoint"
     if state.is_file():
         named = re.search(r'^model_checkpoint_path:\s*"(.+)"', state.read_text(encoding="utf-8"), re.MULTILINE)
-        prefix = folder / Path(named[1].replace("\\", "/")).name if named else folder  # the path of another machine
+        prefix = (
+            folder / Path(named[1].replace("\\", "/")).name if named else folder
+        )  # it may be a path of another machine
         if Path(f"{prefix}.index").is_file():
             return prefix
     found = sorted(folder.glob("*.index"))
@@ -130,7 +132,7 @@ def _newest(folder: Path) -> Path:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """Give the folder of a checkpoint that lies in an archive, for the time of reading; any other path as it is."""
+    """Unpack an archive to a temporary folder and yield the checkpoint's path in it; yield any other path unchanged."""
     if not (path.is_file() and path.name.endswith(_ARCHIVES)):
         yield path
         return
@@ -150,7 +152,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 
 def _read_index(prefix: Path) -> tuple[int, dict[str, _Entry]]:
-    """Return the number of data files, and the place of each tensor by key."""
+    """Return the number of data files, and the entry of each tensor by key."""
     index = Path(f"{prefix}.index")
     try:
         table = read_table(index.read_bytes())

@@ -1,8 +1,8 @@
-"""Checkpoints of zylo117/Yet-Another-EfficientDet-Pytorch: names and orders brought to ours.
+"""Convert checkpoints of zylo117/Yet-Another-EfficientDet-Pytorch to our names and orders.
 
-Its models are ``efficientdet-d0`` … ``efficientdet-d8`` (D8 is what google calls D7x). Nodes of the BiFPN are named by
-level and direction, the BN of the heads stand level first, and deltas are (dy, dx, dh, dw). From D6 on the files still
-carry fusion weights, which that project does not use either.
+Its models are ``efficientdet-d0`` … ``efficientdet-d8`` (D8 is google's D7x). Nodes of the BiFPN are named by level and
+direction, the BN layers of the heads are ordered by level first, and deltas are (dy, dx, dh, dw). The files of D6 and
+larger models also hold fusion weights, which neither that project nor this one uses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from effdet.weights.efficientnet_pytorch_names import EXPANDED, OUTER, SQUEEZE, 
 from effdet.weights.own_state_dict import mentioned
 
 FAMILY = "zylo"
-ANCHORS_PER_CELL = Architecture.named("efficientdet-d0").anchors_per_cell  # of each of its models
+ANCHORS_PER_CELL = Architecture.named("efficientdet-d0").anchors_per_cell  # the same in all of its models
 _MARK = re.compile(r"(?P<wrappers>(?:\w+\.)*?)backbone_net\.model\._conv_stem\.")
 _UNUSED_FUSION = re.compile(r"bifpn\.\d+\.p\d_w[12]$")
 _CLASSIFIER = ("backbone_net.model._conv_head.", "backbone_net.model._bn1.", "backbone_net.model._fc.")
@@ -32,15 +32,15 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def convert(tensors: Mapping[str, Tensor], hint: str = "") -> Checkpoint:
-    """Bring a state dict to our names, shapes and orders.
+    """Convert a state dict to our names, shapes and orders.
 
     Args:
         tensors: A state dict of the detector, or of a wrapper around it (``module.``, ``model.``).
-        hint: File name; tells D7 from D6, whose tensors are alike. Without it D6 is taken.
+        hint: File name. It distinguishes D7 from D6, because their tensors are the same. The default is D6.
 
     Raises:
-        ValueError: If none of the nine models has these tensors; the message says what is missing, unknown or of
-            another shape.
+        ValueError: If none of the nine models has these tensors; the message lists those that are missing, unknown or
+            of another shape.
     """
     names = _unwrapped(tensors)
     alike = _models_alike(names, tensors)
@@ -90,7 +90,7 @@ def _convert(own: str, tensor: Tensor) -> Tensor:
 
 
 def _models_alike(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the models that have this width, these counts of layers and of blocks."""
+    """Return the models with the same numbers of channels, layers and blocks."""
     stem = names.get("regressor.header.depthwise_conv.conv.weight")
     channels = len(tensors[stem]) if stem else 0
     cells = _count(r"bifpn\.(\d+)\.", names)
@@ -165,7 +165,7 @@ def _backbone_module(module: str, blocks: list[str], unexpanded: Collection[str]
 
 
 def _level(way: str, number: int, row: Architecture) -> int:
-    """Return the level that a node makes: 6 for P6."""
+    """Return the level that a node computes: 6 for P6."""
     return {"top_down": row.max_level - 1 - number, "bottom_up": 4 + number, "coarsest": row.max_level}[way]
 
 
