@@ -1,4 +1,4 @@
-"""Checkpoints of plain types that survive a kill at any moment and are checked when they are read."""
+"""Checkpoints of plain types, written atomically and verified when they are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNREADABLE = (
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values to a file, whole or not at all.
+    """Write tensors and plain values to a file. If writing fails or is interrupted, an older file is unchanged.
 
     Raises:
         WriteError: If the file cannot be written, for instance because the disk is full; an older file stays whole.
@@ -35,12 +35,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint into host memory without running any code from it.
 
-    The file is a zip archive with a CRC-32 of each of its parts. PyTorch does not compare these, so that is done here:
-    a changed bit in a weight is found.
+    The file is a zip archive with a CRC-32 of each of its parts. PyTorch does not check these, so this function does:
+    it finds even one changed bit in a weight.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged or of another kind.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is damaged or no checkpoint.
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
@@ -62,13 +62,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def advise_new_run(path: Path) -> str:
-    """Return what to do if a run cannot go on from a checkpoint."""
+    """Return the advice for a run that cannot resume from a checkpoint, as a part of a message."""
     best = path.with_name("best.safetensors")
     return f"start a new run{f' from its best model: model.weights={best}' if best.is_file() else ''}"
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name, with the buffers that a ``state_dict`` leaves out."""
+    """Return all parameters and buffers by name, also the buffers that a ``state_dict`` leaves out."""
     named = itertools.chain(module.named_parameters(), module.named_buffers())
     return {name: tensor.detach() for name, tensor in named}
 
@@ -86,7 +86,7 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def check_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Refuse tensors that ``load_tensors`` could not copy.
+    """Raise an error if ``load_tensors`` cannot copy the tensors.
 
     Raises:
         ValueError: If a tensor is missing, unknown or of another shape.

@@ -1,8 +1,8 @@
 """Targets of a whole batch with one entry per anchor, computed without waiting for the device.
 
-``targets.assign`` lists the few anchors that learn a box. How many there are is only known once the device has
-computed them, so on a GPU each list would stop the host. Here every tensor has a size that follows from the number of
-images, anchors and boxes, and the result is the same.
+``targets.assign`` returns lists of the few anchors that learn a box. The host knows their lengths only after the device
+has computed them, so on a GPU it would have to wait for each list. Here the size of every tensor follows from the
+numbers of images, anchors and boxes. The result is the same.
 """
 
 from __future__ import annotations

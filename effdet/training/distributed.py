@@ -1,8 +1,9 @@
-"""One run on several processes, as ``torchrun`` starts them; with one process everything here is the identity.
+"""Run on several processes that ``torchrun`` has started; with one process every function here changes nothing.
 
-Two kinds of waiting have two limits. Between steps all processes work alike, so a collective operation that takes ten
-minutes means that one of them stands still. But the main process alone reads the data and scores, which may take hours:
-before such a result is exchanged the processes meet (``Peers.meet``), and wait for as long as all give signs of life.
+There are two ways to wait. In training steps all processes do the same work, so a collective operation that takes more
+than ten minutes means that one of them has stopped working. But only the main process reads the data set and computes
+scores, which may take hours. Before such a result is sent, all processes call ``Peers.meet``, which waits as long as
+every process sends signs of life.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class World:
     rank: int = 0
     size: int = 1
     local_size: int = 1  # processes on this machine
-    peers: Peers | None = field(default=None, compare=False, repr=False)  # None: alone
+    peers: Peers | None = field(default=None, compare=False, repr=False)  # None: there is only one process
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -51,9 +52,9 @@ class World:
         return values
 
     def gather(self, rows: list[T]) -> list[T]:
-        """Return the rows of all processes, by rank, on the main one; elsewhere an empty list.
+        """Return the rows of all processes, ordered by rank, on the main process; on the others an empty list.
 
-        Waits as long as all processes give signs of life, however long one of them works.
+        There is no time limit for a process that is still working: it is waited for as long as it sends signs of life.
         """
         if self.peers is None:
             return rows
@@ -65,7 +66,7 @@ class World:
     def broadcast(self, value: T) -> T:
         """Return the main process's value on every process.
 
-        Waits as long as all processes give signs of life, however long the main one works.
+        There is no time limit for the main process: it is waited for as long as it sends signs of life.
         """
         if self.peers is None:
             return value
@@ -91,16 +92,16 @@ class World:
 
 @contextlib.contextmanager
 def join_world(device: torch.device | str, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
-    """Join the processes that ``torchrun`` started, by gloo on CPU and NCCL on CUDA; alone otherwise.
+    """Join the processes that ``torchrun`` started, with gloo on CPU and NCCL on CUDA. Otherwise the world has size 1.
 
-    A process that leaves the block by an error tells the others why. They leave it, too, by one sentence.
+    A process that leaves the block with an error sends the reason to the others, which then raise ``PeerError``.
 
     Args:
-        device: Where this process computes.
-        timeout: How long a process may stand still before the others give up.
+        device: Device on which this process computes.
+        timeout: How long a process may send no sign of life before the others raise an error.
 
     Raises:
-        PeerError: If another process has failed, ended or stands still.
+        PeerError: If another process has failed, has ended or does not respond.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = torch.device(device)
@@ -143,7 +144,7 @@ def _said_in_one_sentence(peers: Peers) -> Iterator[None]:
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Return whether an error says that the processes have lost each other."""
+    """Return whether an error means that the connection between the processes is lost."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 

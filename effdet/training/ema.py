@@ -16,8 +16,8 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 class EMA(Generic[ModelT]):
     """A copy of a model that follows it: ``v ← dₜ·v + (1 - dₜ)·w`` with ``dₜ = min(decay, (1 + t)/(10 + t))``.
 
-    t counts the earlier updates, so the copy follows closely at first. Floating-point buffers, the BN statistics, are
-    averaged like the weights; counters are copied.
+    t is the number of earlier updates, so the average changes fast at first. BN statistics, which are floating-point
+    buffers, are averaged like the weights; integer counters are copied.
 
     Args:
         model: Model to follow; the copy starts equal to it.
@@ -49,6 +49,6 @@ class EMA(Generic[ModelT]):
         return {"model": tensors_of(self.model), "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``."""
+        """Restore the average and its count from a ``state_dict``."""
         load_tensors(self.model, state["model"])
         self.count = state["count"]

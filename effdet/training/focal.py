@@ -14,7 +14,7 @@ from effdet.kernels.library import load_kernels
 from effdet.training.dense_targets import DenseAssignment
 from effdet.training.targets import Assignment
 
-MAX_LOGIT = 5.0  # up to which 1 - σ keeps enough digits in float32
+MAX_LOGIT = 5.0  # for larger logits 1 - σ is too inexact in float32
 CHUNK = 2**18  # logits that the focal loss handles at once on a CPU; its temporaries then stay in the cache
 DEVICE_CHUNK = 2**26  # the same on other devices, to bound the memory of the temporaries
 
@@ -24,7 +24,7 @@ def focal_loss(
 ) -> Tensor:
     """Elementwise ``αₜ (1 - pₜ)^γ · CE(p, y')``, not reduced; both inputs (..., K), targets y 0 or 1.
 
-    Label smoothing s moves the labels of the cross entropy only, ``y' = y(1 - s) + s/2``; pₜ and αₜ keep y.
+    Label smoothing s changes only the labels of the cross entropy, ``y' = y(1 - s) + s/2``; pₜ and αₜ use y.
     """
     smoothed = targets * (1 - label_smoothing) + 0.5 * label_smoothing
     ce = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
@@ -48,13 +48,12 @@ def sparse_focal_loss(
 
     Args:
         logits: (B·N, K) of any floating type; computed in float32 (float64 stays).
-        assignment: Targets; an anchor has one class or is background. With a ``DenseAssignment`` nothing waits for the
-            device.
+        assignment: Targets; an anchor has one class or is background. With a ``DenseAssignment`` the host does not wait
+            for the device.
         alpha: Weight of the positive entries; the others weigh 1 - alpha.
         gamma: Focusing exponent.
         label_smoothing: s of ``focal_loss``.
-        scale: Factor of the sum, () or a number. Given here rather than multiplied later, it costs no pass over the
-            gradient.
+        scale: Factor of the sum, () or a number. A later multiplication would need another pass over the gradient.
         fused: Use the kernel of ``effdet.kernels`` for float32 logits on the CPU, where it can be compiled.
 
     Returns:
@@ -65,7 +64,7 @@ def sparse_focal_loss(
 
 @dataclass(frozen=True)
 class _Focal:
-    """What kind of focal loss, and whether the kernel may compute it; see ``sparse_focal_loss``."""
+    """Parameters of the focal loss, and whether the kernel may compute it; see ``sparse_focal_loss``."""
 
     alpha: float
     gamma: float
@@ -74,7 +73,7 @@ class _Focal:
 
 
 class _SparseFocal(torch.autograd.Function):
-    """Sum of focal losses; the forward pass computes the gradient too, which the first backward pass gives away.
+    """Sum of focal losses. The forward pass also computes the gradient, and the first backward pass returns it.
 
     With h(x) = σ(x)^γ · (softplus(x) - ½s·x) the loss of a background entry is (1 - α)·h(x), of a positive one α·h(-x).
     """
@@ -83,7 +82,7 @@ class _SparseFocal(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, assignment: Assignment | DenseAssignment, kind: _Focal, scale: Tensor | float
     ) -> Tensor:
-        # Divided by N, gradients are too small for float16: there the backward pass scales, after GradScaler.
+        # Gradients divided by N are too small for float16, so the backward pass divides them, scaled by GradScaler.
         late = logits.dtype == torch.float16
         total, ctx.gradient = _sum_and_gradient(logits.detach(), assignment, kind, 1.0 if late else scale)
         ctx.save_for_backward(logits)
@@ -97,7 +96,7 @@ class _SparseFocal(torch.autograd.Function):
         assignment, kind, scale = ctx.again
         late = logits.dtype == torch.float16
         gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:  # given away by an earlier pass over the same graph, perhaps changed since
+        if gradient is None:  # an earlier pass over the same graph has returned it, and its caller may have changed it
             _, gradient = _sum_and_gradient(logits.detach(), assignment, kind, 1.0 if late else scale)
         factor = grad_output * scale if late else grad_output
         if factor.device.type != "cpu" or float(factor) != 1:
@@ -128,7 +127,7 @@ def _sum_and_gradient(
 def _dense_sum_and_gradient(
     rows: Tensor, assignment: DenseAssignment, kind: _Focal, scale: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """Do the same for targets of every anchor: sizes do not depend on values, so nothing waits for the device."""
+    """Do the same for targets of every anchor. Sizes do not depend on values, so the host does not wait."""
     gradient = torch.empty_like(rows, memory_format=torch.contiguous_format)
     counted = None if assignment.is_ignored is None else ~assignment.is_ignored[:, None]  # (B·N, 1)
     step = max(1, DEVICE_CHUNK // rows.shape[1])
@@ -169,10 +168,10 @@ def _background(rows: Tensor, gradient: Tensor, kind: _Focal, weight: Tensor | f
 
 
 def _background_term(x: Tensor, gamma: float, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Return the sum of h(x) and elementwise h'(x), as ``_focal_term`` does, in half the time where logits allow it.
+    """Return the sum of h(x) and elementwise h'(x), like ``_focal_term``, but in half the time if all logits are ≤ 5.
 
-    Up to a logit of 5 softplus(x) = -log(1 - σ) keeps its digits in float32; with L = log(1 - σ) and w = σ^γ,
-    h = -w·L and h' = w·(-γL + σ·(1 + γL)).
+    For these, softplus(x) = -log(1 - σ) is exact enough in float32. With L = log(1 - σ) and w = σ^γ, h = -w·L and
+    h' = w·(-γL + σ·(1 + γL)).
     """
     x = at_least_float32(x)
     if smoothing or x.numel() == 0 or not float(x.max()) <= MAX_LOGIT:
@@ -198,5 +197,5 @@ def _focal_term(x: Tensor, gamma: float, smoothing: float) -> tuple[Tensor, Tens
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return the tensor as float32; float64 stays."""
+    """Return the tensor as float32, or unchanged if it is float64."""
     return x if x.dtype == torch.float64 else x.float()

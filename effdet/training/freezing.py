@@ -1,4 +1,4 @@
-"""Parts of the network that keep their weights and BN statistics while the rest learns."""
+"""Freeze parts of the network: they keep their weights and BN statistics while the other parts are trained."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from effdet.config import Freeze
 
 
 def freeze(network: Any, part: Freeze | str, *, bn_statistics: bool = False) -> list[nn.Module]:
-    """Take the gradient from a part of the network and return its modules for ``train_mode``.
+    """Turn off the gradient of a part of the network, and return its modules for ``train_mode``.
 
-    Pretrained BN statistics are better than those of a few images at a time, so a small batch may want to keep them.
+    Pretrained BN statistics are often better than those of a small batch; ``bn_statistics`` keeps them.
 
     Args:
         network: Has ``backbone``, ``neck`` and ``stem_modules()``, the first modules of the backbone up to stride 4.
-        part: "none", "stem" (those; of an EfficientNet the stem and two stages), "backbone" or "backbone+neck".
-        bn_statistics: Keep those of the whole backbone; its weights still learn where they are not frozen.
+        part: "none", "stem" (the result of ``stem_modules()``; in an EfficientNet the stem and two stages),
+            "backbone" or "backbone+neck".
+        bn_statistics: Keep the BN statistics of the whole backbone; its weights are trained unless they are frozen.
     """
     modules = _frozen_modules(network, Freeze(part))
     for module in modules:
@@ -29,7 +30,7 @@ def freeze(network: Any, part: Freeze | str, *, bn_statistics: bool = False) -> 
 
 
 def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
-    """Put a model into training mode except its frozen modules, whose BN statistics then do not move."""
+    """Put a model into training mode, except its frozen modules, whose BN statistics therefore do not change."""
     model.train()
     for module in frozen:
         module.eval()

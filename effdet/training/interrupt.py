@@ -1,4 +1,4 @@
-"""Signals that end a run: a request, which is granted between two optimizer steps."""
+"""Signals that stop a run. A signal makes a request, and the run stops between two optimizer steps."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class StopRequest:
-    """Whether somebody wants the run to end.
+    """Whether a signal has asked the run to stop.
 
     Attributes:
-        made: A signal has asked this process.
-        agreed: All processes of the run have agreed to stop after the present step. A process never stops on its own
-            request alone, because the others would wait for it.
-        at_once: Set while nothing would be lost: a signal then raises ``Interrupted``.
-        patient: A second signal does not raise ``Interrupted``. ``torchrun`` may pass on a signal that the process has
-            already got from the terminal.
+        made: This process has received a signal.
+        agreed: All processes of the run have agreed to stop after the present step. A process does not stop before
+            that, because the others would wait for it.
+        at_once: A signal raises ``Interrupted`` at once. Set while an immediate stop loses no work.
+        patient: A second signal does not raise ``Interrupted``, because ``torchrun`` may send a signal that the process
+            has already received from the terminal.
     """
 
     made: bool = False
@@ -45,10 +45,10 @@ class StopRequest:
 
     @contextlib.contextmanager
     def granted_at_once(self) -> Iterator[None]:
-        """Let a signal end the block instead of waiting for its end.
+        """Let a signal interrupt the block at once.
 
         Raises:
-            Interrupted: If a signal comes, or has come before.
+            Interrupted: If a signal arrives, or has arrived before.
         """
         self.at_once = True
         try:
@@ -59,7 +59,7 @@ class StopRequest:
             self.at_once = False
 
     def wait(self, seconds: float) -> bool:
-        """Return whether the request is made, or is made within some seconds."""
+        """Wait for a request for at most some seconds, and return whether it was made."""
         end = time.monotonic() + seconds
         while not self.made and time.monotonic() < end:
             time.sleep(0.01)
@@ -67,14 +67,14 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Let Ctrl-C, SIGTERM and a closed terminal make the request; a second one raises ``Interrupted``.
+        """Handle signals in the block: Ctrl-C, SIGTERM or a closed terminal makes the request.
 
-        SIGHUP stays ignored where it is, as under ``nohup``. In a thread other than the main one signals are left to
-        the program that started it.
+        A second signal raises ``Interrupted``. SIGHUP stays ignored if it was ignored before, as under ``nohup``. In
+        any thread but the main one no handler is set, because Python does not allow it.
 
-        Loader processes may die of the same signal, which PyTorch's handler of SIGCHLD reports as an error. After a
-        request their death is no error, so a handler that does nothing takes its place. (``SIG_DFL`` would not do:
-        CPython complains when a signal that is already on its way finds no handler.)
+        The same signal may end the loader processes, which PyTorch's handler of SIGCHLD reports as an error. After a
+        request this is no error, so a handler that does nothing replaces PyTorch's. (``SIG_DFL`` would not work:
+        CPython reports an error if a signal that has already arrived has no handler.)
         """
         if threading.current_thread() is not threading.main_thread():  # only the main one can set handlers
             yield
@@ -106,7 +106,7 @@ class StopRequest:
 
 
 def leave_terminal() -> None:
-    """Write to nowhere from now on what would go to a terminal: writing to a closed one is an error."""
+    """Discard all further output to a terminal, because writing to a closed terminal is an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for output in (1, 2):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The steps of an epoch, one after the other; a run can begin at any of them."""
+"""Train for one epoch, from any of its steps on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from effdet.training.step import LOSSES, Trainer
 
 
 class Loader(Protocol):
-    """Training batches as a pure function of epoch and position: the loop can start anywhere."""
+    """Training batches as a pure function of epoch and step, so that training can start at any step."""
 
     steps_per_epoch: int  # micro-batches
 
@@ -29,7 +29,7 @@ class Loader(Protocol):
 
 @dataclass
 class Progress:
-    """Where a run stands; everything but weights and optimizer that it needs to go on."""
+    """Progress of a run: all that a checkpoint needs besides weights and optimizer."""
 
     step: int = 0  # optimizer steps done
     history: list[dict[str, float]] = field(default_factory=list)  # one row per finished epoch
@@ -59,14 +59,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What is known after a step."""
+    """Numbers about one finished step."""
 
     step: int  # optimizer steps done
     epoch: int  # counted from 1
     lr: float
     loss: float
     images_per_second: float
-    unreadable: tuple[str, ...]  # files that another image stands in for
+    unreadable: tuple[str, ...]  # files that another image replaced
 
 
 def train_epoch(
@@ -78,18 +78,18 @@ def train_epoch(
     stop: StopRequest,
     after_step: Callable[[StepReport], None],
 ) -> bool:
-    """Do the steps that are left of an epoch.
+    """Do the remaining steps of an epoch.
 
     Args:
-        trainer: Does a step.
-        batches: The micro-batches that are left.
-        progress: Counts the steps.
-        accumulate: Micro-batches of a step; the last step may have fewer.
-        stop: Asks for the end.
+        trainer: Computes the steps.
+        batches: The remaining micro-batches.
+        progress: Updated after each step.
+        accumulate: Number of micro-batches in a step; the last step may have fewer.
+        stop: Whether the run shall stop.
         after_step: Called after each step.
 
     Returns:
-        Whether the epoch was finished; else this or another process was asked to stop, and the step was finished.
+        True if the epoch was finished; False if this or another process was asked to stop, after a whole step.
 
     Raises:
         NonFiniteError: If a loss or the gradient is not finite.
@@ -131,6 +131,6 @@ def _fetch(batches: Iterator[Batch], count: int, stop: StopRequest) -> list[Batc
     try:
         return list(itertools.islice(batches, count))
     except RuntimeError:
-        if stop.wait(seconds=2):  # the signal that stops the run has ended the loader processes already
+        if stop.wait(seconds=2):  # the signal that stops the run has also ended the loader processes
             return None
         raise

@@ -44,25 +44,25 @@ class DetectionLoss:
 
         class_loss = Σ focal / N        box_loss = box_weight · Σ huber / (4N)   or   box_weight · Σ (1 - IoU) / N
 
-    N is the number of positive anchors in the batch plus one. The class sum runs over every anchor and class but those
-    ignored, the box sum over positive anchors. Computed in float32 under any autocast; without a single box both losses
-    are finite and still reach every logit and every delta.
+    N is the number of positive anchors in the batch plus one. The class sum is over all classes of all anchors that are
+    not ignored, the box sum over positive anchors. The computation is in float32 under any autocast. In a batch without
+    boxes both losses are finite and differentiable.
 
     Args:
         alpha: Focal weight of positive entries.
         gamma: Focal exponent.
         label_smoothing: See ``focal_loss``.
         box_loss: "huber" on deltas, or "iou", "giou", "diou", "ciou" on decoded boxes.
-        huber_delta: Where the Huber loss turns linear, in units of the deltas.
+        huber_delta: Error above which the Huber loss is linear, in units of the deltas.
         box_weight: Weight of the box loss; None: 50 for huber, 5 for the others.
         positive_iou: See ``assign``.
-        mask_zero_targets: Leave elements of the Huber loss out where the target is exactly 0, as the projects of the
-            published models do: they tell positive anchors by targets that are not 0. Off by default, because a box
-            that lies exactly on its anchor then teaches it nothing.
+        mask_zero_targets: Leave out elements of the Huber loss whose target is exactly 0. The projects of the published
+            models do so, because they recognise positive anchors by targets other than 0. Off by default, because an
+            anchor then learns nothing from a box that is equal to it.
         fused: See ``sparse_focal_loss``.
 
     Raises:
-        ValueError: If there is no such box loss, or ``mask_zero_targets`` is set for another one than huber.
+        ValueError: If there is no such box loss, or ``mask_zero_targets`` is set with a loss other than "huber".
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class DetectionLoss:
             predictions: (B, N, K) logits and (B, N, 4) deltas of any floating type.
             anchors: (N, 4) float32 xyxy pixels of the network input.
             targets: B, one per image.
-            assignment: ``self.assign(anchors, targets)`` where it is known already.
-            normaliser: N where it counts more than this batch (micro-batches, other processes).
+            assignment: Result of ``self.assign(anchors, targets)``, if it was computed before.
+            normaliser: N, if it counts more than this batch (all micro-batches and processes).
 
         Raises:
             ValueError: If the number of images or anchors differs between the arguments.
@@ -147,7 +147,7 @@ class DetectionLoss:
         deltas = box_deltas.flatten(0, 1)  # (B, N, 4) → (B·N, 4)
         if isinstance(assignment, DenseAssignment):
             positive = assignment.is_positive[:, None]
-            deltas = torch.where(positive, deltas, 0)  # what an anchor without a box predicts may be anything
+            deltas = torch.where(positive, deltas, 0)  # deltas of other anchors may be huge or NaN
             matched = anchors.repeat(len(box_deltas), 1)
             return (self._box_losses(at_least_float32(deltas), matched, assignment.boxes) * positive).sum()
         deltas = at_least_float32(deltas[assignment.positive])  # (P, 4)

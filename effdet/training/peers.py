@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other beside their tensors: that they live, wait, stop or have failed."""
+"""Messages between the processes of a run: signs of life, meetings, requests to stop, and failures."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two signs of life of a process
-SILENCE = 60.0  # seconds without one after which the others say so
+SILENCE = 60.0  # seconds without a sign of life after which other processes log an error
 
 
 class PeerError(RuntimeError):
-    """Another process of the run has failed, ended or stands still."""
+    """Another process of the run has failed, has ended or does not respond."""
 
 
 class Peers:
-    """The processes of a run, over a key-value store that all of them reach.
+    """Messages between the processes of a run, through a key-value store that all of them can reach.
 
-    A thread gives a sign of life every second and looks whether a process wants to stop. Therefore a process that works
-    long, such as the main one when it scores, can be told from a process that stands still.
+    A thread sends a sign of life every second and checks whether a process has asked to stop. The others can therefore
+    distinguish a process that works for a long time from one that does not respond.
 
     Args:
         store: A ``torch.distributed.Store`` of this run.
@@ -48,7 +48,7 @@ class Peers:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Give signs of life for the time of the block."""
+        """Send signs of life during the block."""
         self._give_sign()
         self._thread.start()
         try:
@@ -58,10 +58,10 @@ class Peers:
             self._thread.join(timeout=5 * BEAT)
 
     def meet(self) -> None:
-        """Wait until all processes are here, however long one of them works.
+        """Wait until all processes have called this method, without a time limit for one that sends signs of life.
 
         Raises:
-            PeerError: If another process has failed, or gives no sign of life for the timeout.
+            PeerError: If another process has failed, or has sent no sign of life for the timeout.
         """
         self._meetings += 1
         name = f"meeting/{self._meetings}"
@@ -102,14 +102,14 @@ class Peers:
                 self._store.set("stop", str(self._rank))
 
     def announce_failure(self, sentence: str) -> None:
-        """Tell the other processes, and ``torchrun`` for its summary, why this one ends."""
+        """Send the reason why this process ends to the other processes, and to ``torchrun`` for its summary."""
         with contextlib.suppress(RuntimeError):
             if not self._is_orphan() and not self._store.check(["failure"]):
                 self._store.set("failure", json.dumps([self._rank, sentence]))
         _write_error_file(sentence)
 
     def failure(self) -> str | None:
-        """Return which process has failed and why, or None if none has said so."""
+        """Return which process has reported a failure and why, or None."""
         try:
             if self._is_orphan() or not self._store.check(["failure"]):
                 return None
@@ -119,8 +119,8 @@ class Peers:
         return None if rank == self._rank else f"process {rank} of this run has failed: {sentence}"
 
     def explain_loss(self) -> str:
-        """Return why the processes may have lost each other, after a short look at who is alive."""
-        for _ in range(3):  # who has failed may still be about to say why
+        """Return why the connection may be lost, after a short wait for signs of life."""
+        for _ in range(3):  # a process that has failed may not have sent the reason yet
             failure = self.failure()
             if failure is not None:
                 return failure
@@ -136,7 +136,7 @@ class Peers:
         return self._describe_silence(lost)
 
     def _is_orphan(self) -> bool:
-        """Return whether ``torchrun``, which holds the store, has ended; PyTorch prints pages about a lost store."""
+        """Return whether ``torchrun`` has ended, and with it the store; PyTorch logs long errors about a lost store."""
         return self._parent is not None and os.getppid() != self._parent
 
     def _describe_silence(self, lost: Sequence[int]) -> str:
@@ -158,7 +158,7 @@ class Peers:
         return self._store.get(key).decode() if self._store.check([key]) else ""
 
     def _watch(self) -> None:
-        """Give signs of life, and pass on what the others want; ends when the store does."""
+        """Send signs of life and handle requests to stop, until the store is closed."""
         watched = range(1, self._size) if self._rank == 0 else [0] if self._rank == 1 else []
         heard = {rank: ("", time.monotonic()) for rank in watched}
         while not self._closed.wait(BEAT) and not self._is_orphan():
@@ -174,7 +174,7 @@ class Peers:
         if not self._stop_seen and self._store.check(["stop"]):
             self._stop_seen = True
             if self._store.get("stop").decode() != str(self._rank):
-                os.kill(os.getpid(), signal.SIGTERM)  # it is handled like one from outside
+                os.kill(os.getpid(), signal.SIGTERM)  # handled like a signal from another program
 
     def _listen(self, rank: int, last: str, since: float) -> tuple[str, float]:
         sign = self._sign_of(rank)
@@ -188,17 +188,17 @@ class Peers:
 
 
 def stop_with_parent() -> None:
-    """Let the end of ``torchrun`` end this process as SIGTERM does, so that its processes never train on alone.
+    """Send SIGTERM to this process when ``torchrun`` ends, so that it does not continue without the others.
 
-    On Linux the system sends the signal; elsewhere a thread looks every second who the parent is. Without ``torchrun``
-    nothing happens: a process that was started by hand may outlive its shell.
+    On Linux the system sends the signal; on other systems a thread checks the parent process every second. Without
+    ``torchrun`` this function does nothing, because a process may outlive the shell that started it.
     """
     if not _by_torchrun():
         return
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended before the system was asked
+        if os.getppid() != parent:  # the parent had already ended
             os.kill(os.getpid(), signal.SIGTERM)
         return
     threading.Thread(target=_watch_parent, args=(parent,), name="effdet-parent", daemon=True).start()
@@ -215,7 +215,7 @@ def _watch_parent(parent: int) -> None:
 
 
 def _write_error_file(sentence: str) -> None:
-    """Put the sentence where ``torchrun`` takes the reason from that it prints last."""
+    """Write the sentence to the file from which ``torchrun`` reads the reason for its summary."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         details = {"py_callstack": sentence, "timestamp": str(int(time.time()))}

@@ -1,4 +1,4 @@
-"""What must hold before a run goes on from a checkpoint; everything is checked before anything is changed."""
+"""Check a checkpoint before a run resumes from it. All checks happen before the run is changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIRST_SCALE = 2.0**16  # of PyTorch's gradient scaler
 
 
 def check_state(state: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint that is incomplete or holds impossible values.
+    """Raise an error if a checkpoint is incomplete or holds impossible values.
 
     Args:
         state: Result of ``load_checkpoint``.
@@ -36,7 +36,7 @@ def check_state(state: Mapping[str, Any], path: Path) -> None:
 
 
 def _problems(state: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a checkpoint; each check relies on those before it."""
+    """Yield the problems of a checkpoint. Each check requires that the earlier ones found none."""
     for part in _PARTS:
         if not isinstance(state.get(part), dict):
             yield f"its part '{part}' is missing or no dict"
@@ -69,10 +69,10 @@ def _progress_problems(progress: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_steps(progress: Mapping[str, Any], *, steps_per_epoch: int, path: Path) -> None:
-    """Refuse a number of steps that does not belong to the number of finished epochs.
+    """Check that the number of steps fits the number of finished epochs.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it does not fit.
     """
     step, epochs = progress["step"], len(progress["history"])
     if not epochs * steps_per_epoch <= step <= (epochs + 1) * steps_per_epoch:
@@ -86,12 +86,12 @@ def check_steps(progress: Mapping[str, Any], *, steps_per_epoch: int, path: Path
 
 
 def check_same_data(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse to go on with other data or batches.
+    """Check that the data and the batches are those that the checkpoint was written with.
 
     Args:
-        saved: Of the checkpoint: ``images`` and ``steps_per_epoch``, and ``fingerprints`` of ``train`` and ``val``,
-            each a dict of what was looked at and its checksum. Earlier versions wrote no fingerprints.
-        now: The same of this run.
+        saved: From the checkpoint: ``images``, ``steps_per_epoch``, and ``fingerprints`` of ``train`` and ``val``, each
+            a dict from the name of a part of the data to its checksum. Earlier versions wrote no fingerprints.
+        now: The same values of this run.
         path: The checkpoint, for the message.
 
     Raises:
@@ -121,7 +121,7 @@ def check_same_data(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path
 
 
 def changed_parts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs between the fingerprints of two runs, in words, for instance "boxes of the train split"."""
+    """Return the parts of the data whose fingerprints differ, for instance "boxes of the train split"."""
     changed = []
     for split, after in now.items():
         before = saved.get(split)
@@ -138,15 +138,15 @@ def changed_parts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def load_optimizer(
     optimizer: Optimizer, saved: Mapping[str, Any], *, step: int, scaler: Mapping[str, Any], path: Path
 ) -> None:
-    """Give an optimizer the moments of a checkpoint; its settings, such as weight decay, stay as they are.
+    """Load the moments of a checkpoint into an optimizer. Its settings, such as weight decay, are not changed.
 
-    PyTorch checks no shapes, and its fused optimizers read and write outside of a moment that is too small. So shapes
-    are checked here, and each moment gets the memory layout of its parameter.
+    PyTorch does not check shapes, and its fused optimizers access memory beyond a moment that is too small. So this
+    function checks the shapes, and gives each moment the memory layout of its parameter.
 
     Args:
         optimizer: SGD or AdamW.
         saved: ``state_dict`` of an optimizer of the same parameters.
-        step: Steps that the run has done.
+        step: Number of steps that the run has done.
         scaler: ``state_dict`` of the gradient scaler, which may have skipped steps; empty without one.
         path: The checkpoint, for the message.
 
@@ -208,7 +208,7 @@ def _moment_problem(moments: Any, parameter: Tensor, names: tuple[str, ...]) -> 
 
 
 def _moment_names(group: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what an optimizer keeps of each parameter of a group."""
+    """Return the names of the values that an optimizer stores for each parameter of a group."""
     if _kind(group) == "adamw":
         return ("step", "exp_avg", "exp_avg_sq")
     return ("momentum_buffer",) if group.get("momentum") else ()

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate: which parameters decay, and how fast each step learns."""
+"""The optimiser with its weight decay, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from effdet.config import Optimizer
 
-REFERENCE_BATCH = 64  # images per step at which train.lr holds
+REFERENCE_BATCH = 64  # images per step for which train.lr is given
 
 
 def scale_learning_rate(lr: float, batch_size: int, kind: Optimizer | str) -> float:
@@ -33,9 +33,9 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
 
         t < w:  peak · (t + 1)/w            t ≥ w:  ½ · peak · (1 + cos(π · (t - w)/(T - w)))
 
-    The published code starts its warm-up at 0.008 and does not shift the cosine by w, so that it falls a little below
-    the peak at once and rises again at the very end; here the warm-up starts at 0, as in the paper, and the cosine
-    spans exactly the steps that are left.
+    The published code differs: its warm-up starts at 0.008, and its cosine is not shifted by w, so the rate is a little
+    below the peak after the warm-up and rises again at the very end. Here the warm-up starts at 0, as in the paper, and
+    the cosine covers exactly the remaining steps.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -44,11 +44,12 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
 
 
 def bn_momentum(step: int) -> float:
-    """Return how far the running BN statistics move towards the batch of a step.
+    """Return the momentum of the running BN statistics: the weight of the batch of this step.
 
-    The published 0.01 looks back over the last hundred batches. While the weights still move fast those are out of
-    date: fine-tuning on 205 photos, after 234 steps the running statistics gave AP 0.09 where the batches' own gave
-    0.34. So the first steps look back less; in three levels, because a compiled network is compiled anew for each.
+    With the published 0.01 the statistics average the last hundred batches or so. While the weights change fast, these
+    are out of date: when fine-tuning on 205 photos, after 234 steps the running statistics gave AP 0.09 and those of
+    the batches 0.34. So the momentum of the first steps is larger. It has only three values, because a compiled network
+    is compiled again for each.
     """
     if step < 100:
         return 0.1
@@ -82,13 +83,13 @@ def build_optimizer(
         {"params": [p for p in parameters if id(p) not in kernels], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = parameters[0].device.type in ("cpu", "cuda")  # a quarter of the time of the plain loop
+    fused = parameters[0].device.type in ("cpu", "cuda")  # takes a quarter of the time of PyTorch's loop
     if Optimizer(kind) is Optimizer.adamw:
         return AdamW(groups, lr=0.0, betas=(momentum, 0.999), fused=fused)
     return SGD(groups, lr=0.0, momentum=momentum, fused=fused)
 
 
 def set_learning_rate(optimizer: TorchOptimizer, lr: float) -> None:
-    """Let every parameter of the next step learn at this rate."""
+    """Set the learning rate of all parameters for the next step."""
     for group in optimizer.param_groups:
         group["lr"] = lr

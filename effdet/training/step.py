@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches in, new weights and their average out."""
+"""Compute one optimizer step: from micro-batches to new weights and their moving average."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came out of a step."""
+    """Result of a step."""
 
     losses: dict[str, float]  # weighted and normalised, of this process
     stop: bool  # whether any process wanted to stop when the step began
@@ -52,22 +52,22 @@ class NonFiniteError(FloatingPointError):
 
     def __init__(self, what: str, batches: Sequence[Batch]) -> None:
         super().__init__(what)
-        self.batches = batches  # those that the fault came from
+        self.batches = batches  # the batches that caused it
 
 
 class Trainer:
     """Trains a detector, one optimizer step at a time.
 
-    Every random number is a function of (seed, step, process): torch's generator is seeded anew at every step. A run
-    that continues from a checkpoint therefore repeats exactly what it would have done.
+    Every random number is a function of (seed, step, process), because torch's generator gets a new seed at every step.
+    A run that resumes from a checkpoint therefore gives the same result as one that was not interrupted.
 
-    N of the losses counts the positive anchors of the whole step, over its micro-batches and all processes, so that
-    k processes or micro-batches compute the gradient of one.
+    N of the losses counts the positive anchors of the whole step, over its micro-batches and all processes. So the
+    gradient is the same as that of one process with one large batch.
 
     Args:
         model: Detector with ``network``, ``normalise`` and ``anchors``, on its device.
         criterion: Loss of a batch.
-        optimizer: Of the parameters that learn.
+        optimizer: Optimizer of the parameters that are not frozen.
         ema: Average of the model.
         world: The processes of the run.
         frozen: Modules that stay in eval mode.
@@ -94,16 +94,16 @@ class Trainer:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
 
     def train_mode(self) -> None:
-        """Put the model into training mode except its frozen modules."""
+        """Put the model into training mode, except its frozen modules."""
         train_mode(self.model, self.frozen)
 
     def step(self, micro_batches: Sequence[Batch], number: int, *, stop: bool = False) -> StepResult:
         """Do one optimizer step.
 
         Args:
-            micro_batches: Their gradients are added.
-            number: Of the step, counted from 0.
-            stop: Whether this process wants the run to stop; the processes tell each other.
+            micro_batches: Batches whose gradients are added.
+            number: Number of the step, counted from 0.
+            stop: Whether this process was asked to stop; all processes exchange this value.
 
         Raises:
             NonFiniteError: If a loss or the gradient is not finite.
@@ -129,17 +129,17 @@ class Trainer:
         return result
 
     def clip_gradient(self) -> Tensor:
-        """Clip the gradient of all parameters together, and return the norm that it had: ()."""
+        """Clip the gradient of all parameters together, and return its norm before clipping: ()."""
         self.scaler.unscale_(self.optimizer)
         return nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
 
     def update_weights(self) -> None:
-        """Let the optimizer use the gradient; the scaler of fp16 skips one that is not finite."""
+        """Update the weights with the gradient; the gradient scaler of fp16 skips one that is not finite."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def _to_device(self, batch: Batch) -> Batch:
-        """Return the batch with its images on the device; the boxes follow all at once, in ``assign``."""
+        """Return the batch with its images on the device; ``assign`` copies all boxes at once."""
         return replace(batch, images=batch.images.to(self.world.device, non_blocking=True))
 
     def _backward(self, batch: Batch, anchors: Tensor, assignment: AnyAssignment, normaliser: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class Trainer:
     def _read(
         self, losses: Sequence[Tensor], norm: Tensor, num_stops: Tensor, micro_batches: Sequence[Batch]
     ) -> StepResult:
-        """Bring the numbers of the step to the host, all in one transfer, and check them before weights change."""
+        """Copy the numbers of the step to the host in one transfer, and check them before the weights change."""
         total = torch.zeros_like(losses[0])
         for part in losses:
             total += part

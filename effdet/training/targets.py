@@ -11,9 +11,9 @@ from torch import Tensor
 from effdet.ops.boxes import box_areas, intersection_matrix, iou_matrix
 from effdet.structures import Target
 
-MAX_BLOCK = 2**22  # IoUs of one chunk of boxes at the most; about ten tensors of that size may be alive at once
-GROUP = 36  # neighbouring anchors that one bound covers: those of four cells in the published models
-SLACK = 1e-5  # by which rounding may lift an IoU above its bound, generously
+MAX_BLOCK = 2**22  # largest number of IoUs in a chunk of boxes; about ten tensors of that size may exist at once
+GROUP = 36  # neighbouring anchors that share one bound: those of four cells in the published models
+SLACK = 1e-5  # more than rounding can raise an IoU above its bound
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,14 @@ class Assignment:
 def assign(anchors: Tensor, targets: Sequence[Target], *, positive_iou: float = 0.5) -> Assignment:
     """Match the anchors of every image with its ground truth, all images at once.
 
-    An anchor learns the box with which its IoU is largest if that IoU is at least ``positive_iou``. In addition each
-    box claims the anchor with which *its* IoU is largest, whatever that anchor matched otherwise; the first anchor wins
-    a tie, the lower box index a contested anchor, and a box that touches no anchor claims none. An unmatched anchor
-    with half its area or more inside a crowd box takes no part in the loss.
+    An anchor learns the box with which its IoU is largest, if that IoU is at least ``positive_iou``. In addition, each
+    box claims the anchor with which *its* IoU is largest, even if that anchor matches another box. If several anchors
+    have the same IoU, the box claims the first. If several boxes claim an anchor, the lowest index wins. A box that
+    overlaps no anchor claims none. An unmatched anchor with half its area or more inside a crowd box is ignored by the
+    loss.
 
     Args:
-        anchors: (N, 4) float32 xyxy pixels of the network input; the work is done on their device.
+        anchors: (N, 4) float32 xyxy pixels of the network input; the computation runs on their device.
         targets: One per image; boxes in the same frame.
         positive_iou: Smallest IoU of a match, in (0, 1].
 
@@ -84,8 +85,8 @@ def _match(anchors: Tensor, boxes: Tensor, offsets: Tensor, positive_iou: float)
         return offsets[:0], offsets[:0]
     box, anchor, iou, claims = _pairs(anchors, boxes, positive_iou)
     flat = offsets[box] + anchor.clamp(max=len(anchors) - 1)
-    priority = torch.where(claims, 2.0, iou)  # a claim beats every IoU
-    # Pairs run by box. Sorting keeps that order among equals, so that the lower box index wins.
+    priority = torch.where(claims, 2.0, iou)  # larger than every IoU
+    # Pairs are ordered by box. The sort is stable, so that the lower box index wins.
     order = priority.argsort(descending=True, stable=True)
     order = order[flat[order].argsort(stable=True)]
     order = order[_first_of_run(flat[order])]
@@ -93,9 +94,9 @@ def _match(anchors: Tensor, boxes: Tensor, offsets: Tensor, positive_iou: float)
 
 
 def _pairs(anchors: Tensor, boxes: Tensor, positive_iou: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return every pair that reaches ``positive_iou`` or is the claim of a box, as box, anchor, IoU, is it a claim.
+    """Return every pair whose IoU reaches ``positive_iou`` or that is the claim of a box: box, anchor, IoU, is_claim.
 
-    Each (E,), ordered by box, then anchor. The last anchor may come again under the indices behind it.
+    Each is (E,), ordered by box, then anchor. Anchor indices ≥ N may occur; they mean the last anchor.
     """
     groups = _Groups.of(anchors)
     found = []
@@ -108,7 +109,7 @@ def _pairs(anchors: Tensor, boxes: Tensor, positive_iou: float) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class _Groups:
-    """Anchors in groups of neighbours, with what bounds the IoU of a box with any of a group."""
+    """Anchors in groups of neighbours, with the values that bound the IoU of a box with the anchors of a group."""
 
     anchors: Tensor  # (G, GROUP, 4) xyxy; the last anchor is repeated to fill the last group
     hulls: Tensor  # (G, 4) xyxy around each group
@@ -120,13 +121,13 @@ class _Groups:
         """Group (N, 4) anchors in their order."""
         missing = -len(anchors) % GROUP
         grouped = torch.cat([anchors, anchors[-1:].expand(missing, 4)]).view(-1, GROUP, 4)
-        members = grouped.permute(1, 2, 0).contiguous()  # (GROUP, 4, G): what is reduced comes first, which is quick
+        members = grouped.permute(1, 2, 0).contiguous()  # (GROUP, 4, G): reducing the first axis is fast
         areas = box_areas(members.transpose(1, 2))
         hulls = torch.cat([members[:, :2].amin(dim=0), members[:, 2:].amax(dim=0)]).t()
         return cls(grouped, hulls, areas.amin(dim=0), areas.amax(dim=0))
 
     def pairs(self, boxes: Tensor, positive_iou: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Do what ``_pairs`` describes, for (R, 4) boxes, with the IoUs of promising groups only."""
+        """Do what ``_pairs`` describes for (R, 4) boxes; IoUs are computed only for groups with a high enough bound."""
         bounds = self._bounds(boxes)  # (R, G)
         reached = self._ious(boxes, bounds.argmax(dim=1)).amax(dim=1)  # (R,): the best IoU is no smaller
         needed = reached.clamp(max=positive_iou) * (1 - SLACK)
@@ -142,7 +143,7 @@ class _Groups:
         return box[kept], anchor[kept], iou[kept], claims[kept]
 
     def _bounds(self, boxes: Tensor) -> Tensor:
-        """Return what the IoU of each of (R, 4) boxes with no anchor of a group exceeds: (R, G).
+        """Return an upper bound of the IoU of each of (R, 4) boxes with the anchors of each group: (R, G).
 
         With the intersection at most i and the anchor's area at least a, the union is at least max(A + a - i, A).
         """
@@ -156,14 +157,14 @@ class _Groups:
 
 
 def _first_of_run(values: Tensor) -> Tensor:
-    """Return where sorted values (E,) differ from the one before: (E,) bool."""
+    """Return which of the sorted values (E,) differ from the value before: (E,) bool."""
     first = torch.ones_like(values, dtype=torch.bool)
     first[1:] = values[1:] != values[:-1]
     return first
 
 
 def _inside_crowd(anchors: Tensor, crowd_boxes: Sequence[Tensor], positive: Tensor) -> Tensor:
-    """Return the anchors with half their area or more inside one crowd box but those in ``positive``: (I,) int64."""
+    """Return the anchors, except ``positive`` ones, with half their area or more inside one crowd box: (I,) int64."""
     if not any(len(crowds) for crowds in crowd_boxes):
         return positive[:0]
     areas = box_areas(anchors)
@@ -185,7 +186,7 @@ def join_rows(rows: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _chunks(num_boxes: int, num_anchors: int) -> Iterator[slice]:
-    """Cut the boxes into slices, of one box at least, that have MAX_BLOCK pairs with the anchors at the most."""
+    """Divide the boxes into slices of one or more boxes with at most MAX_BLOCK pairs of box and anchor."""
     step = max(1, MAX_BLOCK // max(1, num_anchors))
     for start in range(0, num_boxes, step):
         yield slice(start, min(start + step, num_boxes))
