@@ -48,7 +48,7 @@ here without it. Peers have three rows: as they come, channels_last, and channel
 given to the first and to the best of them.
 """
 
-# The groups of options that each measurement takes; what it does not take has no value.
+# The groups of options that each measurement accepts; all other options are absent from its arguments.
 _OPTIONS = {
     "network": (options.model, options.photos, options.runtime, options.peer, options.network, options.turns),
     "predict": (options.model, options.photos, options.runtime, options.peer, options.turns),
@@ -64,7 +64,7 @@ _NOT_TAKEN = dict.fromkeys(("peer_python", "photos", "runtime", "weights", "repe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status; None takes it from ``sys.argv``."""
+    """Run a command line and return its exit status. None: the arguments in ``sys.argv``."""
     args = parser().parse_args(argv)
     try:
         return run(args)
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         for result in measure(args, Path(folder)):
             print_result(result, sys.stdout)
             results.append(result)
-            if args.json:  # after every result, so that none is lost when a later one fails
+            if args.json:  # written after every result, so that a later failure loses none
                 document = {"command": [PROGRAM, *sys.argv[1:]], "machine": machine, "results": results}
                 write_json(document, args.json, indent=1)
     return 1 if any(failed(result) for result in results) else 0
@@ -136,10 +136,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _make_absolute(args: argparse.Namespace) -> None:
-    """Make the paths among the options absolute, since runners start in folders of their own."""
+    """Make the paths among the options absolute, because runners start in other folders."""
     for name in ("weights", "photos", "data"):
         value = getattr(args, name)
-        if value is not None and Path(value).exists():  # weights may also be a name
+        if value is not None and Path(value).exists():  # weights may also be the name of a published model
             setattr(args, name, str(Path(value).absolute()))
     if args.runtime is not None:
         args.runtime = [str(Path(name).absolute()) if _is_path(name) else name for name in args.runtime]
@@ -147,9 +147,11 @@ def _make_absolute(args: argparse.Namespace) -> None:
         found = shutil.which(args.peer_python)
         if found is None:
             args.usage_error(f"--peer-python {args.peer_python} is no program; make one with: python -m venv peer")
-        args.peer_python = str(Path(found).absolute())  # links stay: they tell an interpreter its environment
+        args.peer_python = str(
+            Path(found).absolute()
+        )  # not resolved: the path of the link tells Python its environment
     else:
-        args.peer_python = None  # an empty text, as from an unset variable of a shell, is the same as none
+        args.peer_python = None  # empty, for example from an unset shell variable
 
 
 def _is_path(runtime: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether runners computed the same: raw outputs, and detections."""
+"""Check that the raw outputs and the detections of several runners agree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST_SCORE_DIFFERENCE = 1e-3
 
 
 def same_outputs(files: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]]:
-    """Return for every runner the largest differences from the first one's scores and deltas."""
+    """Return for every runner the largest differences of its scores and deltas from those of the first."""
     if not files:
         return {}
     reference = np.load(files[0][1])
@@ -28,16 +28,16 @@ def same_outputs(files: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]
 
 
 def agreement(reference: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return how far the detections of some images are the same as the reference's.
+    """Return how far the detections of some images agree with reference detections.
 
-    A detection of the reference is found again if one of the same label has IoU ≥ 0.999 with it and a score within
-    1e-3; each is used once. What scores within 1e-3 of the last one of an image does not count: whether it stays within
-    the largest number of detections is chance.
+    A reference detection counts as found if a detection of the same label has IoU ≥ 0.999 with it and a score within
+    1e-3. Each detection is used once. Detections with a score within 1e-3 of the last one of an image are ignored,
+    because rounding decides which of them are within the limit on the number of detections.
 
     Returns:
-        ``found``, the part of the reference's detections; ``surplus``, detections per image beyond the reference's
-        number; ``iou`` and ``score``: of the detection nearest to each of the reference's, the smallest IoU and the
-        largest difference of scores, over those with IoU above ½.
+        ``found``: part of the reference detections that were found. ``surplus``: number of detections per image beyond
+        the number in the reference. ``iou`` and ``score``: smallest IoU and largest difference of scores between each
+        reference detection and the nearest detection, over pairs with IoU above ½.
     """
     again, total, surplus = 0, 0, 0
     ious: list[float] = [1.0]
@@ -65,7 +65,7 @@ def _above_the_cut(detections: dict[str, Any]) -> dict[str, Any]:
 
 
 def _match(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[float, float]]:
-    """Return IoU and difference of scores of the pairs of nearest detections, best score first."""
+    """Return the IoU and the difference of scores of each pair of nearest detections, best score first."""
     free = np.ones(len(other["scores"]), dtype=bool)
     labels, scores = np.asarray(other["labels"]), np.asarray(other["scores"], dtype=float)
     boxes = np.asarray(other["boxes"], dtype=float).reshape(-1, 4)

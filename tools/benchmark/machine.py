@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, memory, and the versions of the libraries."""
+"""Describe the machine of a measurement: processor, memory, and the versions of the libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIBRARIES = (
     *("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "onnx", "onnxruntime", "openvino"),
     *("nncf", "pycocotools", "hotcoco", "albumentations"),
 )
-FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}  # those that speed depends on
+FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}  # features that matter for speed
 
 
 def describe_machine() -> dict[str, Any]:

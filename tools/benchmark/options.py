@@ -1,4 +1,4 @@
-"""The options of the measurements, in groups that several of them share."""
+"""The options of the measurements, in groups that measurements share."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def batches(parser: argparse.ArgumentParser) -> None:
 
 
 def model(parser: argparse.ArgumentParser) -> None:
-    """Add which models are measured, and with which weights."""
+    """Add the options for the models and their weights."""
     parser.add_argument("--variant", nargs="+", default=["d0"], metavar="NAME", help="models (default: d0)")
-    parser.add_argument("--weights", metavar="W", help="a trained model (.safetensors) instead of made weights")
+    parser.add_argument("--weights", metavar="W", help="a trained model (.safetensors) instead of random weights")
     batches(parser)
 
 
@@ -33,29 +33,29 @@ def images(parser: argparse.ArgumentParser) -> None:
 
 
 def drawn(parser: argparse.ArgumentParser) -> None:
-    """Add how photos are drawn."""
+    """Add the options for drawn photos."""
     images(parser)
-    parser.add_argument("--photo-size", type=int, nargs=2, metavar=("H", "W"), help="of drawn photos")
+    parser.add_argument("--photo-size", type=int, nargs=2, metavar=("H", "W"), help="size of drawn photos")
 
 
 def photos(parser: argparse.ArgumentParser) -> None:
-    """Add how photos are drawn, or where they are."""
+    """Add the options for photos, drawn or from a folder."""
     drawn(parser)
     parser.add_argument("--photos", metavar="FOLDER", help="own JPEG files instead of drawn ones")
 
 
 def runtime(parser: argparse.ArgumentParser) -> None:
-    """Add what computes our networks."""
+    """Add the runtimes of our networks."""
     parser.add_argument("--runtime", nargs="+", metavar="NAME", help=RUNTIMES)
 
 
 def peer_python(parser: argparse.ArgumentParser) -> None:
-    """Add where the peer is."""
+    """Add the interpreter of the peer."""
     parser.add_argument("--peer-python", metavar="PYTHON", help="interpreter of an environment with the peer")
 
 
 def peer(parser: argparse.ArgumentParser) -> None:
-    """Add which peers run, and how."""
+    """Add the peers and their modes."""
     peer_python(parser)
     parser.add_argument("--peer", nargs="+", default=["effdet"], metavar="PEER", help=f"{', '.join(PEERS)}")
     parser.add_argument(
@@ -69,45 +69,49 @@ def peer(parser: argparse.ArgumentParser) -> None:
 
 def threads(parser: argparse.ArgumentParser) -> None:
     """Add the number of threads, and where the results go."""
-    parser.add_argument("--threads", type=int, metavar="N", help="of each runner (default: cores of this process)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of each runner (default: cores of this process)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every result and the machine as JSON")
 
 
 def turns(parser: argparse.ArgumentParser) -> None:
-    """Add how often each runner has its turn."""
+    """Add the numbers of measured and of warm-up steps."""
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of turns (default: by the measurement)")
     parser.add_argument("--warmup", type=int, metavar="N", help="steps before them (default: by the measurement)")
     threads(parser)
 
 
 def network(parser: argparse.ArgumentParser) -> None:
-    """Add what ``network`` alone takes."""
+    """Add the options of ``network`` only."""
     parser.add_argument("--no-peak", action="store_true", help="leave out the machine's peak")
 
 
 def train(parser: argparse.ArgumentParser) -> None:
-    """Add what ``train`` alone takes."""
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=("fp32", "bf16"), help="of ours")
+    """Add the options of ``train`` only."""
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32"], choices=("fp32", "bf16"), help="precision of our rows"
+    )
     parser.add_argument("--with-loader", action="store_true", help="one more row, with a loader process")
 
 
 def loader(parser: argparse.ArgumentParser) -> None:
-    """Add what ``loader`` alone takes."""
+    """Add the options of ``loader`` only."""
     parser.add_argument("--data", metavar="DATA", help="a data set in COCO format instead of drawn photos")
 
 
 def throughput(parser: argparse.ArgumentParser) -> None:
-    """Add what ``throughput`` alone takes."""
+    """Add the options of ``throughput`` only."""
     parser.add_argument("--cores", type=int, nargs="+", metavar="N", help="threads (default: 1, 2, 4, … --threads)")
     parser.add_argument("--streams", type=int, nargs="+", metavar="N", help="runs at a time (default: as --cores)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each pair of these (default: 5)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="seconds for each pair of these (default: 5)")
 
 
 def quality(parser: argparse.ArgumentParser) -> None:
-    """Add what ``quality`` alone takes."""
+    """Add the options of ``quality`` only."""
     parser.add_argument("--data", required=True, metavar="DATA", help="a data set in COCO format")
-    parser.add_argument("--side", choices=("ours", "peer"), default="ours", help="who trains (default: ours)")
-    parser.add_argument("--minutes", type=float, default=35.0, help="stop after these (default: 35)")
+    parser.add_argument("--side", choices=("ours", "peer"), default="ours", help="side that is trained (default: ours)")
+    parser.add_argument("--minutes", type=float, default=35.0, help="stop after this time (default: 35)")
     ours = parser.add_argument_group("ours")
     ours.add_argument("--config", type=Path, metavar="CONFIG", help="(default: configs/custom.yaml)")
     ours.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="settings of the config")
@@ -120,6 +124,6 @@ def quality(parser: argparse.ArgumentParser) -> None:
 
 
 def plot(parser: argparse.ArgumentParser) -> None:
-    """Add what ``plot`` takes."""
+    """Add the options of ``plot``."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON files of earlier runs")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture (.png)")

@@ -1,4 +1,4 @@
-"""Pictures of earlier runs: milliseconds against MACs and published AP, or AP against the minutes of a training."""
+"""Draw earlier results: milliseconds against MACs and published AP, or AP against minutes of training."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _draw_runs(axes: Sequence[Any], runs: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_curves(axes: Sequence[Any], curves: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw a colour for each runner, peers dashed; a model's name stands at its fastest point."""
+    """Draw one curve in one colour for each runner, dashed for peers; write each model's name at its fastest point."""
     runners = sorted({point["runner"] for points in curves.values() for point in points})
     for axis, key, label in zip(axes, ("macs", "ap"), (MACS_LABEL, AP_LABEL), strict=True):
         known = [[point for point in points if point[key] is not None] for points in curves.values()]
@@ -112,7 +112,7 @@ def _add(curves: dict[str, list[dict[str, Any]]], result: dict[str, Any], row: d
         return
     variant, macs = result["model"]["variant"], result["model"]["macs"] / 1e9
     runner = curve = f"{result['measurement']}: {row['name']}"
-    if row["name"].startswith("torchvision:"):  # another network, which the result's variant says nothing about
+    if row["name"].startswith("torchvision:"):  # another network than the result's variant
         variant, macs = row["name"].partition(",")[0].removeprefix("torchvision:"), None
     else:
         curve += f", {variant.rstrip('0123456789x')}"

@@ -1,4 +1,4 @@
-"""Measure runners in turns: ours, peer, ours, peer, … so that what disturbs one disturbs all."""
+"""Measure runners in turns: ours, peer, ours, peer, … so that load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SEARCH_PATH = os.pathsep.join([str(ROOT), str(HERE.parent)])  # of modules: effdet, and benchmark
+SEARCH_PATH = os.pathsep.join([str(ROOT), str(HERE.parent)])  # where Python finds the modules effdet and benchmark
 PAUSE = 0.05  # seconds between turns, in which the threads of the last runner go to sleep
 
 
 class RunnerError(RuntimeError):
-    """A runner could not do its task; the message is its own."""
+    """A runner could not do its task; the message comes from the runner."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Who takes part, and how.
+    """A runner to start, with its task.
 
     Attributes:
-        name: What tables call it.
-        module: A module of ``runners``, or with ``python`` the file of one.
-        task: A key of its ``TASKS``.
+        name: Name in tables.
+        module: A module of ``runners``, or its file if ``python`` is given.
+        task: A key of the module's ``TASKS``.
         settings: Arguments of the task.
         python: Interpreter of another environment; None: this one.
-        environment: Variables of the process, beside our own.
+        environment: Environment variables of the process, in addition to those of this process.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
 
 
 class Runner:
-    """The process of an entry. Peers run isolated, with another working directory: they have our import name."""
+    """The process of an entry. Peers run isolated, in another folder, because both projects are imported as effdet."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -102,7 +102,7 @@ class Runner:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RunnerError(f"{self.entry.name}: its process ended without an answer; stderr has its last words")
+            raise RunnerError(f"{self.entry.name}: its process ended without an answer; see its messages on stderr")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise RunnerError(f"{self.entry.name}: {answer['error']}")
@@ -110,7 +110,7 @@ class Runner:
         return answer
 
     def start(self) -> dict[str, Any]:
-        """Make the task ready and return what the runner says about itself."""
+        """Prepare the task and return the runner's facts about itself."""
         facts: dict[str, Any] = self.ask("start", task=self.entry.task, settings=dict(self.entry.settings))["facts"]
         return facts
 
@@ -128,7 +128,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return median, quartiles (of the lower and the upper half), extremes and number of values.
+    """Return median, quartiles (medians of the lower and the upper half), extremes and number of values.
 
     Raises:
         ValueError: If there are none.
@@ -149,7 +149,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(kw_only=True)
 class Row:
-    """What came out for one entry."""
+    """The result of one entry."""
 
     name: str
     seconds: list[float] = field(default_factory=list)  # of every step after the warm-up
@@ -165,7 +165,7 @@ class Row:
         return spread(self.seconds).median
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the row as plain values for JSON."""
         return {
             **asdict(self),
             "spread": asdict(spread(self.seconds)) if self.seconds else None,
@@ -174,9 +174,9 @@ class Row:
 
 
 def race(entries: Sequence[Entry], *, rounds: int, warmup: int, steps: int = 1) -> list[Row]:
-    """Start every entry, warm it up, and let all do ``steps`` steps in turn, ``rounds`` times.
+    """Start and warm up every entry; then measure ``steps`` steps of each in turn, ``rounds`` times.
 
-    Who begins changes from round to round. An entry that fails keeps its error and takes no further part.
+    Each round begins with another entry. After a failure an entry keeps its error and is not measured again.
     """
     rows = [Row(name=entry.name) for entry in entries]
     runners = [Runner(entry) for entry in entries]

@@ -1,4 +1,4 @@
-"""Cases as tables for people."""
+"""Print results as tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 
 def print_result(result: dict[str, Any], file: TextIO) -> None:
-    """Print one result: a table of its runners, then ratios, parts and what was compared."""
+    """Print one result: a table of its runners, then ratios, parts and comparisons."""
     print(f"\n{result['title']}", file=file)
     if result["measurement"] == "quality":
         _print_quality(result, file)
@@ -18,7 +18,7 @@ def print_result(result: dict[str, Any], file: TextIO) -> None:
     images = result.get("images_per_step", 1)
     rows = [_cells(row, images) for row in result["rows"]]
     rows = [_heads(images, result), *rows]
-    if result["measurement"] in ("evaluate", "startup"):  # nothing that comes so many a second
+    if result["measurement"] in ("evaluate", "startup"):  # images per second have no meaning here
         rows = [[cell for column, cell in enumerate(row) if column != 3] for row in rows]
     _print_table(rows, file)
     ratios = [] if result["measurement"] == "startup" else _ratios(result)
@@ -48,12 +48,12 @@ def _print_rates(rates: Sequence[dict[str, Any]], file: TextIO) -> None:
 
 
 def failed(result: dict[str, Any]) -> bool:
-    """Whether a runner of a result failed."""
+    """Return whether a runner of a result has failed."""
     return any(row["error"] for row in result["rows"]) or result.get("evaluations") == []
 
 
 def milliseconds(row: dict[str, Any], images: int = 1) -> float | None:
-    """Return the median milliseconds of an image, or None if there is no measurement."""
+    """Return the median milliseconds per image, or None if there is no measurement."""
     return 1e3 * row["spread"]["median"] / images if row["spread"] else None
 
 
@@ -87,7 +87,7 @@ def _print_table(rows: Sequence[Sequence[str]], file: TextIO) -> None:
 
 
 def _ratios(result: dict[str, Any]) -> list[str]:
-    """Return how much faster the best of ours is than each peer as it comes, and than its best."""
+    """Return how much faster our best row is than each peer by default, and than each peer's best row."""
     measured = [row for row in result["rows"] if row["spread"]]
     ours = [row for row in measured if row["name"].startswith("ours")]
     if not ours:

@@ -1,4 +1,4 @@
-"""What every measurement needs: threads, repeats, a preparation, and the form of its result."""
+"""Functions that all measurements use: threads, repeats, preparation, and the form of a result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def threads_of(args: argparse.Namespace) -> dict[str, str]:
 
 
 def race_options(args: argparse.Namespace) -> dict[str, int]:
-    """Return rounds and warm-up: as given, or those of the measurement."""
+    """Return the numbers of rounds and warm-up steps: the options, or the defaults of the measurement."""
     return {
         "rounds": REPEATS[args.measurement] if args.repeats is None else args.repeats,
         "warmup": WARMUPS[args.measurement] if args.warmup is None else args.warmup,
@@ -26,7 +26,7 @@ def race_options(args: argparse.Namespace) -> dict[str, int]:
 
 
 def ask_once(entry: Entry) -> dict[str, Any]:
-    """Let a process do its preparation, and return what it says."""
+    """Start a process that prepares something, and return its facts."""
     with Runner(entry) as runner:
         return runner.start()
 

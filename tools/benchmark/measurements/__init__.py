@@ -1,1 +1,1 @@
-"""What is measured: each module prepares its runners, lets them take turns, and returns the results."""
+"""The measurements. Each module prepares its runners, runs them in turns, and returns the results."""

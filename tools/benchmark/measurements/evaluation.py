@@ -1,4 +1,4 @@
-"""COCO numbers of many made-up detections, by us and by pycocotools."""
+"""Measure COCO evaluation of many random detections, by this project and by pycocotools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGES, CLASSES = 5000, 80
 
 
 def evaluate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """From two JSON files to COCO's numbers; ours also from columns, as evaluations of a model have them."""
+    """Time from two JSON files to the COCO numbers; ours also from arrays, as in an evaluation of a model."""
     images, classes = args.images or IMAGES, CLASSES
     settings = {"folder": str(folder), "num_images": images, "num_classes": classes}
     facts = ask_once(Entry(name="preparation", module="evaluation", task="results_data", settings=settings))

@@ -1,4 +1,4 @@
-"""Augmented batches from JPEG files, on one core."""
+"""Measure how fast augmented batches are made from JPEG files on one core."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PHOTO_SIZE, PHOTOS, BATCH = (480, 640), 64, 8
 
 
 def loader(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Augmented batches on one core; the peer without its labeler, and with it, as its training script has it."""
+    """Time of an augmented batch on one core; for the peer without its labeler and, as its script does, with it."""
     batch = (args.batch or [BATCH])[0]
     size = [512, 512] if args.size is None else [args.size[0], args.size[-1]]
     settings = {

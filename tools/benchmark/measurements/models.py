@@ -1,4 +1,4 @@
-"""The measurements of a model: network, prediction, training step, throughput; and who takes part in each."""
+"""The measurements of a model (network, prediction, training step, throughput) and the runners of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PHOTO_SIZES = {
 PHOTOS = {"predict": 4, "startup": 1, "throughput": 8, "network": 8, "train": 8}
 BOXES_PER_IMAGE = 7
 RUNTIME_OF = {".onnx": "onnxruntime", ".xml": "openvino"}  # by the suffix of an exported file
-HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as ``effdet train`` sets it, before anything can have made a tensor
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as ``effdet train`` sets it, before the first tensor
 
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batch: int) -> dict[str, Any]:
-    """Let a process write weights, photos and inputs; return what it says about them."""
+    """Write weights, photos and inputs in another process; return its facts about them."""
     entry = Entry(
         name="preparation",
         module="prepare",
@@ -85,12 +85,12 @@ def _runtimes(args: argparse.Namespace) -> list[tuple[str, str]]:
     installed = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name) is not None]
     rows = [(name, "default") for name in ["eager", *installed]]
     if args.measurement == "predict" and args.peer_python is not None and "effdet" in args.peer:
-        rows += [(name, "effdet") for name in ["eager", *installed]]  # for the same detections as the peer's
+        rows += [(name, "effdet") for name in ["eager", *installed]]  # the same detections as the peer's
     return rows
 
 
 def _exports(args: argparse.Namespace) -> list[str]:
-    """Return the formats that the runtimes need, each once."""
+    """Return the export formats that the runtimes need, without repeats."""
     if args.measurement in ("startup", "throughput"):
         return ["onnx"]
     if args.measurement == "train":
@@ -123,7 +123,7 @@ def _own_name(runtime: str, preset: str) -> str:
 def _peers(
     args: argparse.Namespace, task: str, facts: dict[str, Any], own: dict[str, Any], other: dict[str, Any]
 ) -> list[Entry]:
-    """Return the entries of all peers; ``own`` are settings of effdet's tasks, ``other`` of torchvision's."""
+    """Return the entries of all peers. ``own``: settings for effdet's tasks; ``other``: for torchvision's."""
     entries = []
     for peer in args.peer:
         kind, _, name = peer.partition(":")
@@ -168,7 +168,7 @@ def _network(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batc
 
 
 def _peaks(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any], batch: int) -> list[dict[str, Any]]:
-    """Return, for each runtime of ours, the machine's peak in it and the share that the network reaches."""
+    """Return, for each of our runtimes, the peak of the machine in it, and the network's share of the peak."""
     found, known = [], {}
     for row in rows:
         if not row.seconds:
@@ -206,7 +206,7 @@ def _predict(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batc
 
 
 def _compare_detections(rows: list[Row], presets: list[str]) -> dict[str, dict[str, Any]]:
-    """Compare all detections with our first row's of the same preset, peers' with that of their own; drop them."""
+    """Compare the detections of every row with those of our first row of the same preset; remove them from the rows."""
     presets = presets + ["effdet"] * (len(rows) - len(presets))
     first: dict[str, Row] = {}
     same = {}
@@ -214,7 +214,8 @@ def _compare_detections(rows: list[Row], presets: list[str]) -> dict[str, dict[s
         if row.result is None:
             continue
         row.parts = row.parts or row.result["parts"]
-        reference = first.setdefault("default" if preset == "fast" else preset, row)  # fast is judged by the default
+        kind = "default" if preset == "fast" else preset
+        reference = first.setdefault(kind, row)
         if reference is not row:
             found = agreement(reference.result["detections"], row.result["detections"])
             same[row.name] = {**found, "reference": reference.name}
@@ -247,7 +248,7 @@ def _train(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch:
 
 
 def _targets(batch: int, image_size: list[int], num_classes: int) -> tuple[list[Any], list[Any]]:
-    """Return boxes xyxy and labels of every image, the same ones at every call."""
+    """Return boxes xyxy and labels of every image, the same at every call."""
     rng = random.Random(0)
     height, width = image_size
     boxes, labels = [], []

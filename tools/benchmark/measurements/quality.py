@@ -1,6 +1,7 @@
-"""Wall-clock until a detector fine-tuned on photos reaches an AP: ours by ``effdet train``, the peer by a plain loop.
+"""Measure the time of fine-tuning until an AP is reached: ours by ``effdet train``, the peer's by a simple loop.
 
-Each side trains alone, since two that take turns would both be slow; compare two commands on an idle machine.
+One command trains one side only, because two trainings at a time would slow each other down. Run both commands on an
+idle machine.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _peer(args: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, 
 
 
 def _reached(evaluations: list[dict[str, float]], name: str, least: float) -> float | None:
-    """Return the seconds after which a number was reached first, or None."""
+    """Return the seconds until a value was first reached, or None."""
     return next((row["seconds"] for row in evaluations if row[name] >= least), None)
 
 

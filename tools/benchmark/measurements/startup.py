@@ -1,4 +1,4 @@
-"""Fresh processes: imports, --help, and the first prediction from an exported file."""
+"""Measure new processes: imports, --help, and the first prediction of an exported file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from benchmark.race import Entry, Row, race
 from benchmark.results import make_result, race_options, threads_of
 
-COMMAND_LINE = "import sys; from effdet.commands import main; sys.exit(main())"  # what the script ``effdet`` does
+COMMAND_LINE = "import sys; from effdet.commands import main; sys.exit(main())"  # the code of the script ``effdet``
 FIRST_PREDICTION = "import sys, effdet; effdet.load(sys.argv[1]).predict(sys.argv[2])"
 
 
 def startup(args: argparse.Namespace, folder: Path, facts: dict[str, Any] | None) -> dict[str, Any]:
-    """Imports and --help of fresh processes, and the first prediction of one from an exported file.
+    """Time of imports, of --help, and of the first prediction of an exported file, each in a new process.
 
     Args:
         args: The options.
-        folder: Where ``model.onnx`` is, if there are facts.
-        facts: What ``Prepare`` said of it; None: nothing could be exported.
+        folder: Folder of ``model.onnx``; used only if ``facts`` is not None.
+        facts: The facts of ``Prepare``; None if nothing could be exported.
     """
     commands = {
         "import torch": ["-c", "import torch"],
@@ -54,5 +54,5 @@ def startup(args: argparse.Namespace, folder: Path, facts: dict[str, Any] | None
         entries.append(Entry(name="effdet: import effdet", module="commands", task="command", settings=settings))
     rows: list[Row] = race(entries, **race_options(args))
     for row in rows:
-        row.peak_mb = 0.0  # of the process that started the commands
+        row.peak_mb = 0.0  # only known for the process that started the commands
     return make_result(args, "a fresh process, from its start to its end", rows, images_per_step=1)

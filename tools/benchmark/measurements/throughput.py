@@ -9,11 +9,11 @@ from typing import Any
 from benchmark.race import Entry
 from benchmark.results import ask_once
 
-SECONDS = 5.0  # of each pair of cores and streams
+SECONDS = 5.0  # time of each pair of cores and streams
 
 
 def throughput(args: argparse.Namespace, file: str, photos: Sequence[str], batch: int) -> dict[str, Any]:
-    """Return the result of one exported file: the rate of every pair, and its share of that many times one core's."""
+    """Return the result of an exported file: the rate of every pair, and its ratio to the rate of one core × cores."""
     cores = sorted(set(args.cores or doublings(args.threads)))
     settings = {
         "cores": cores,
@@ -42,5 +42,5 @@ def throughput(args: argparse.Namespace, file: str, photos: Sequence[str], batch
 
 
 def doublings(limit: int) -> list[int]:
-    """Return 1, 2, 4, … up to the limit, which is always the last."""
+    """Return 1, 2, 4, … up to the limit; the last number is the limit."""
     return [*(1 << power for power in range(limit.bit_length()) if 1 << power < limit), limit]

@@ -1,1 +1,1 @@
-"""What is measured: each runner runs alone in a process of its own, told what to do by ``serve``."""
+"""The runners, whose steps are measured. Each runs in its own process, which ``serve`` controls."""

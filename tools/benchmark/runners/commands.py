@@ -1,4 +1,4 @@
-"""Fresh processes from start to end: what a user waits for before anything happens."""
+"""New processes from start to end, to measure how long a user waits for a command."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Command:
         """Run it once.
 
         Raises:
-            RuntimeError: If it fails; the message is the end of what it said.
+            RuntimeError: If it fails; the message is the end of its stderr.
         """
         done = subprocess.run(self.argv, env=self.environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(self.argv[:3])} …: {done.stderr.strip()[-300:]}")
 
     def result(self) -> None:
-        """Nothing."""
+        """Return nothing."""
 
 
 TASKS = {"command": Command}

@@ -1,4 +1,4 @@
-"""COCO numbers of one made-up result, by us and by pycocotools."""
+"""COCO evaluation of random detections, by this project and by pycocotools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from effdet.evaluation.coco import evaluate_coco
 from effdet.evaluation.result_columns import Results
 
-BOXES = 7.3  # in an image, as in COCO
+BOXES = 7.3  # mean number of boxes in an image, as in COCO
 SIDES = (480, 640)
 
 
@@ -67,11 +67,11 @@ def _random_boxes(rng: np.random.Generator, count: int) -> np.ndarray[Any, np.dt
 
 
 class Ours:
-    """``evaluate_coco``.
+    """Evaluates with ``evaluate_coco``.
 
     Args:
-        folder: What ``ResultsData`` wrote.
-        columns: Give the detections in columns, as an evaluation of a model does, instead of in a file.
+        folder: Folder that ``ResultsData`` wrote.
+        columns: Pass the detections as arrays, as an evaluation of a model does, instead of a file.
     """
 
     def __init__(self, *, folder: str, columns: bool) -> None:
@@ -94,7 +94,7 @@ class Ours:
 
 
 class Pycocotools:
-    """pycocotools as its own documentation uses it."""
+    """Evaluates with pycocotools, as in its documentation."""
 
     def __init__(self, *, folder: str) -> None:
         self.folder = Path(folder)

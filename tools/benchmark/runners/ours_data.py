@@ -1,4 +1,4 @@
-"""Our side of ``loader``, and what both sides of it read."""
+"""Our side of ``loader``, and the data that both sides read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILL = (124, 116, 104)  # the mean colour of ImageNet
 
 
 class LoaderData:
-    """Draws photos with annotations, or finds those of a data set, and says where they are."""
+    """Draws photos with annotations, or finds those of a data set, and returns their paths."""
 
     def __init__(
         self, *, folder: str, data: str | None, num_photos: int, photo_size: list[int], num_classes: int
@@ -55,7 +55,7 @@ class Load:
         next(self.batches)
 
     def result(self) -> None:
-        """Nothing: the augmentation is random."""
+        """Return nothing, because the augmentation is random."""
 
 
 def make_loader(root: str, image_size: list[int], batch: int, *, workers: int) -> TrainLoader:
@@ -83,9 +83,9 @@ class QualityData:
     """Finds both splits of a data set, and writes the ImageNet weights of a backbone by timm's names.
 
     Args:
-        folder: Where to.
+        folder: Folder to write to.
         data: The data set.
-        variant: The model whose backbone it is.
+        variant: Name of the model with the backbone.
     """
 
     def __init__(self, *, folder: str, data: str, variant: str) -> None:

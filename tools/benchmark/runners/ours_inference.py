@@ -27,7 +27,7 @@ PASSES = 5  # over the photos, to measure the parts of a prediction
 
 
 def open_detector(folder: Path, runtime: str, threads: int) -> Detector:
-    """Return the model in a runtime: one of EAGER or FILES, or the name of an exported file."""
+    """Return the model in a runtime: a name in EAGER or FILES, or the path of an exported file."""
     if runtime not in EAGER:
         file = Path(runtime) if is_exported(runtime) else folder / FILES[runtime]
         return load_exported(file, num_threads=None if file.suffix == ".pt2" else threads)
@@ -45,7 +45,7 @@ class NetworkAlone:
     Args:
         folder: What ``Prepare`` wrote.
         runtime: See ``open_detector``.
-        threads: Of a runtime that is told so; the others follow OMP_NUM_THREADS.
+        threads: Number of threads, for runtimes with such an argument; the others use OMP_NUM_THREADS.
         batch: Images.
         name: Stem of the file that ``result`` writes.
     """
@@ -96,10 +96,10 @@ class Predict:
     Args:
         folder: What ``Prepare`` wrote.
         runtime: See ``open_detector``.
-        threads: Of a runtime that is told so.
+        threads: Number of threads, for runtimes with such an argument.
         photos: The files.
-        preset: Whose resizing and post-processing: "default" is ours, "fast" too with reduced decoding, "effdet" the
-            peer's.
+        preset: Resizing and post-processing: "default" (ours), "fast" (ours with reduced decoding) or "effdet" (the
+            peer's).
     """
 
     def __init__(self, *, folder: str, runtime: str, threads: int, photos: list[str], preset: str) -> None:
@@ -114,7 +114,7 @@ class Predict:
         self.turn += 1
 
     def result(self) -> dict[str, Any]:
-        """Return the detections of every photo, and the seconds of the parts of a prediction."""
+        """Return the detections of every photo, and the seconds of each part of a prediction."""
         found = [self.detector.predict(photo, score_threshold=0.0)[0] for photo in self.photos]
         parts = [self._in_parts(photo) for _ in range(PASSES) for photo in self.photos]
         return {
@@ -140,7 +140,7 @@ class Predict:
         }
 
     def _detect(self, batch: Any) -> float:
-        """Detect, and return the seconds that the network took of it."""
+        """Detect, and return the seconds that the network took."""
         is_eager = isinstance(self.detector, EfficientDet)
         owner, name = (self.detector.network, "forward") if is_eager else (self.detector.runtime, "run")
         original, seconds = getattr(owner, name), 0.0

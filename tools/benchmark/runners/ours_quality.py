@@ -1,4 +1,4 @@
-"""Train as ``effdet train`` does, and say at every evaluation what the clock shows and what was reached.
+"""Train as ``effdet train`` does, and print the time and the AP at every evaluation.
 
     python -m benchmark.runners.ours_quality CONFIG [key.sub=value ...]
 
@@ -20,7 +20,7 @@ from effdet.runs import build
 
 
 def report_evaluations(build: Callable[..., Any], started: float) -> Callable[..., Any]:
-    """Return ``build`` so that what it builds, the evaluation of a run, tells about itself."""
+    """Wrap ``build``, which builds the evaluation of a run, so that every evaluation prints a line."""
 
     def build_and_report(*args: Any, **kwargs: Any) -> Callable[[Any], Mapping[str, float]]:
         evaluate, spent = build(*args, **kwargs), 0.0

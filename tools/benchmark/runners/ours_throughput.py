@@ -1,4 +1,4 @@
-"""Images a second of an exported file, by cores and streams."""
+"""Images per second of an exported file, by cores and streams."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from effdet.detector.prediction import make_batch
 
 
 class Rates:
-    """Measures everything as it is made ready; what came out is in ``facts``.
+    """Does all measurements when it is constructed; the results are in ``facts``.
 
     Args:
         file: An ONNX or OpenVINO file.
-        photos: JPEG files, of which a run gets the first ones.
-        batch: Images of a run, where the file does not say.
+        photos: JPEG files; a run uses the first ones.
+        batch: Images of a run, if the file has no fixed batch size.
         cores: Numbers of threads.
         streams: Numbers of runs at the same time.
         seconds: How long each pair is measured.

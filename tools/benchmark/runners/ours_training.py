@@ -1,4 +1,4 @@
-"""Our side of ``train``: the step of the very trainer that ``effdet train`` builds."""
+"""Our side of ``train``: a step of the trainer that ``effdet train`` builds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from effdet.runs.resolve import resolve
 from effdet.structures import Batch, Target
 from effdet.training.distributed import World
 
-LEARNING_RATE = 1e-5  # the weights stay where they are, and so does the measurement
+LEARNING_RATE = 1e-5  # so small that the weights, and with them the measurement, hardly change
 
 
 class Train:
-    """One optimizer step with all that belongs to it: targets, forward, loss, backward, clipping, update, average.
+    """One whole optimizer step: targets, forward, loss, backward, clipping, update, moving average.
 
     Args:
         folder: What ``Prepare`` wrote.
@@ -35,7 +35,7 @@ class Train:
         precision: "fp32" or "bf16".
         channels_last: Memory layout of images and weights.
         optimizer: "sgd" or "adamw".
-        with_loader: A loader process brings a new batch for every step, instead of one batch that is held.
+        with_loader: Get a new batch for every step from a loader process, instead of using one batch again.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Train:
 
 
 class _Stopwatch:
-    """Adds up the seconds spent in functions; on a CPU a call returns when its work is done."""
+    """Adds up the seconds spent in functions; on a CPU a call returns only when the computation is finished."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def around(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """Return the function, timed; its attributes stay within reach."""
+        """Return a function that measures the time of the given one and has its attributes."""
         return _Timed(function, part, self)
 
 

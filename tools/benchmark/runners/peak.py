@@ -1,4 +1,4 @@
-"""The most that this machine reaches in dense convolutions, in the runtime that a network is measured in."""
+"""The machine's peak in dense convolutions, in the same runtime as the measured network."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ REPEATS = 12
 
 
 class Peak:
-    """Convolutions of batch 1; ``facts`` has the fastest: ``gflops`` (a multiplication and an addition are two).
+    """Measures convolutions of batch 1; ``facts["gflops"]`` is the fastest (multiplication and addition count as two).
 
     Args:
         runtime: "torch", "onnxruntime" or "openvino".
-        threads: How many.
+        threads: Number of threads.
     """
 
     def __init__(self, *, runtime: str, threads: int) -> None:

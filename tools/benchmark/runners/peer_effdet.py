@@ -1,6 +1,6 @@
-"""The peer's side: PyPI ``effdet``, driven by its public names, in an environment of its own.
+"""The peer's side: PyPI's ``effdet``, used through its public names, in its own environment.
 
-This file runs under the peer's interpreter, where ``effdet`` is the peer's package and ours is not to be found.
+This file runs under the peer's interpreter, where ``effdet`` is the peer's package and ours is not importable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-peer: Any = importlib.import_module("effdet")  # not by an import statement, which a type checker takes for ours
+peer: Any = importlib.import_module("effdet")  # a type checker would take an import statement for ours
 MODES = ("default", "channels_last", "bf16", "compile")  # all but the first use channels_last
 
 
@@ -86,7 +86,7 @@ class NetworkAlone:
 
 
 class Predict:
-    """From a JPEG file to boxes: Pillow, the peer's evaluation transform, its bench."""
+    """From a JPEG file to boxes, by Pillow, the peer's evaluation transform, and its bench."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Predict:
         )
 
     def step(self) -> dict[str, float]:
-        """Predict on the next photo, and tell what its parts took."""
+        """Predict on the next photo, and return the seconds of each part."""
         photo = self.photos[self.turn % len(self.photos)]
         self.turn += 1
         return self._predict(photo)[1]
@@ -170,7 +170,7 @@ class Predict:
 
 
 class Train:
-    """One optimizer step through the peer's bench with its labeler, as its training script does it."""
+    """One optimizer step with the peer's bench and labeler, as in its training script."""
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ class Train:
 class Load:
     """Batches of augmented images: the peer's data set, training transform and collate in a plain loader.
 
-    Its own ``create_loader`` ends in a prefetcher that needs CUDA; here is what comes before it.
+    Its own ``create_loader`` adds a prefetcher that needs CUDA, so this class uses the parts before it.
     """
 
     def __init__(
@@ -267,7 +267,7 @@ class Load:
             next(self.batches)
 
     def result(self) -> None:
-        """Nothing: the augmentation is random."""
+        """Return nothing, because the augmentation is random."""
 
 
 TASKS = {"network": NetworkAlone, "predict": Predict, "train": Train, "loader": Load}

@@ -1,9 +1,9 @@
-"""Fine-tune the peer's Lite0 in a plain loop, and say after every evaluation what was reached.
+"""Fine-tune the peer's Lite0 in a simple loop, and print the AP after every evaluation.
 
-It runs under the peer's interpreter; the settings are one JSON object on the command line. The model, its bench with
-labeler, its loss, data set, transforms and collate are the peer's; the rest is a plain recipe: AdamW, one cycle of the
-learning rate, flips, gradients clipped, channels_last. One line of JSON on stdout for each evaluation, as
-``ours_quality`` prints them.
+This file runs under the peer's interpreter; the settings are one JSON object on the command line. Model, bench with
+labeler, loss, data set, transforms and collate are the peer's. The rest is a simple recipe: AdamW, one cycle of the
+learning rate, flips, clipped gradients, channels_last. Each evaluation prints one line of JSON to stdout, in the form
+of ``ours_quality``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-peer: Any = importlib.import_module("effdet")  # not by an import statement, which a type checker takes for ours
+peer: Any = importlib.import_module("effdet")  # a type checker would take an import statement for ours
 
 
 class Run:
@@ -76,7 +76,7 @@ class Run:
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def train_epoch(self) -> None:
-        """Go once through the training images."""
+        """Train for one epoch."""
         self.bench.train()
         for images, target in self.loader:
             loss = self.bench(self._input(images), target)["loss"]
@@ -113,7 +113,7 @@ class Run:
 
 
 def main() -> None:
-    """Train, and report on the real stdout."""
+    """Train, and print the evaluations to the original stdout."""
     settings = json.loads(sys.argv[1])
     started, spent = float(os.environ.get("BENCHMARK_STARTED", time.time())), 0.0
     answers = os.fdopen(os.dup(1), "w")

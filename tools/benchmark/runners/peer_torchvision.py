@@ -14,7 +14,7 @@ MODES = ("default", "channels_last", "bf16")
 
 
 def _create(variant: str, num_classes: int, mode: str) -> Any:
-    """Return a detector with random weights; BN statistics are those of its first batch, see ``_settle``."""
+    """Return a detector with random weights and the BN statistics of its first batch, see ``_settle``."""
     torch.manual_seed(0)
     build = getattr(torchvision.models.detection, variant)
     model = build(weights=None, weights_backbone=None, num_classes=num_classes + 1)
@@ -22,7 +22,7 @@ def _create(variant: str, num_classes: int, mode: str) -> Any:
 
 
 def _settle(model: Any, images: list[torch.Tensor]) -> None:
-    """Take over the BN statistics of a batch, so that no activation fades into denormal numbers."""
+    """Set the BN statistics to those of a batch, so that activations do not become denormal numbers."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -54,7 +54,7 @@ class NetworkAlone:
             self.model.head(list(self.model.backbone(self.images).values()))
 
     def result(self) -> None:
-        """Nothing to compare: these are other networks."""
+        """Return nothing, because outputs of other networks cannot be compared."""
 
 
 class Predict:
@@ -77,7 +77,7 @@ class Predict:
         return {"decode": decoded - started, "the rest": time.perf_counter() - decoded}
 
     def result(self) -> None:
-        """Nothing to compare: these are other networks."""
+        """Return nothing, because outputs of other networks cannot be compared."""
 
 
 class Train:
@@ -115,7 +115,7 @@ class Train:
         self.optimizer.step()
 
     def result(self) -> None:
-        """Nothing to compare: these are other losses."""
+        """Return nothing, because losses of other networks cannot be compared."""
 
 
 def _read(photo: str) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUALITY = 90  # of the JPEG files; 1920 × 1080 pixels then take about half a megabyte, as photos do
-BOXES = 7  # in a picture, as in a photo of COCO
+BOXES = 7  # number of boxes in a picture, about as in a photo of COCO
 
 
 def draw_photos(folder: Path, count: int, image_size: tuple[int, int], *, num_classes: int, seed: int = 0) -> Path:
@@ -53,7 +53,7 @@ def random_boxes(rng: np.random.Generator, image_size: tuple[int, int], count: i
 
 
 def draw_photo(rng: np.random.Generator, image_size: tuple[int, int], boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return a picture whose detail falls off with its frequency as in photos, an ellipse in every box."""
+    """Return a picture with an ellipse in every box and a frequency spectrum like that of photos."""
     height, width = image_size
     picture = np.full((height, width, 3), 110.0, dtype=np.float32)
     strength, cells = 40.0, 4

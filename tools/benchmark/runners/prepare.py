@@ -1,12 +1,13 @@
-"""What all runners of a measurement share: weights that behave as trained ones, photos, input batches.
+"""Prepare the inputs of all runners of a measurement: weights that behave like trained ones, photos, input batches.
 
-Random weights would mislead: activations that shrink from layer to layer end in denormal numbers, which take the
-processor a hundred times as long, and equal scores make post-processing harder or easier than it is. Therefore:
+Measurements with plain random weights are misleading. Activations shrink from layer to layer until they are denormal
+numbers, with which a processor is a hundred times slower, and equal scores change the time of post-processing.
+Therefore:
 
-- BN statistics are those of a batch of photos, so that every layer's output has mean 0 and variance 1 per channel.
+- BN statistics are those of a batch of photos, so that every BN layer's output has mean 0 and variance 1 per channel.
 - The last convolution of the class head is scaled and shifted so that in a photo 5,000 (anchor, class) pairs score
-  above 0.001 and the best scores 0.9. That of the box head gives deltas of standard deviation 0.2.
-- The same numbers go to the peer, renamed.
+  above 0.001 and the best scores 0.9. The last one of the box head gives deltas of standard deviation 0.2.
+- The peer gets the same weights under its own names.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ class Prepare:
     """Writes weights, photos and the network's input to a folder; see the module.
 
     Args:
-        folder: Where to.
+        folder: Folder to write to.
         variant: Name of the model; None: no weights.
         num_classes: K.
         image_size: Network input (height, width); None: the published one.
         photo_size: (height, width) of drawn photos.
-        num_photos: How many are drawn.
+        num_photos: Number of photos.
         batch: Images of the input batch.
-        photos: A folder of own photos, which take the place of drawn ones.
-        weights: A .safetensors file that takes the place of made weights.
+        photos: A folder of photos to use instead of drawn ones.
+        weights: A .safetensors file to use instead of random weights.
         exports: Formats of ``effdet.deployment`` that the model is exported to.
         peer: Whether the weights are written for the peer as well.
     """
@@ -75,7 +76,7 @@ class Prepare:
         self.facts: dict[str, Any] = {"photos": [str(file) for file in files]}
         if variant is None:
             return
-        # The peer's anchors are not quite those of the published models: ours are then as the peer's.
+        # The peer's anchors differ a little from those of the published models, so we use the peer's variant.
         model = _build(effdet_name(variant) if peer else variant, num_classes, image_size, weights)
         inputs = letterboxed(model, [files[index % len(files)] for index in range(max(batch, CALIBRATION_IMAGES))])
         if weights is None:
@@ -153,7 +154,7 @@ def count_macs(model: EfficientDet) -> int:
     images = torch.zeros(1, 3, *model.image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.network(images)
-    return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
+    return counter.get_total_flops() // 2  # the counter counts a multiplication and an addition as two
 
 
 def _export(model: EfficientDet, folder: Path, kind: str, batch: int) -> None:

@@ -1,12 +1,13 @@
-"""The process of one runner: it does a task whenever it is asked to, and sleeps in between.
+"""The process of one runner: it waits for requests and does a task for each.
 
     python serve.py MODULE_OR_FILE
 
-It is started by path, under this project's interpreter or a peer's, and therefore imports nothing but the standard
-library before the module that it is given. That has ``TASKS``: names and classes; an object is made with the settings
-of its task, ``step()`` runs the task once and may return the seconds of its parts, and ``result()`` its outcome.
+It is started by path, under this project's interpreter or a peer's. Therefore it imports only the standard library
+before it imports the given module. ``TASKS`` of that module is a dict from names to classes. An object of a class is
+constructed with the settings of the task. Its method ``step()`` runs the task once and may return the seconds of its
+parts; ``result()`` returns the result.
 
-Requests and answers are lines of JSON on stdin and stdout; whatever else prints goes to stderr.
+Requests and answers are lines of JSON on stdin and stdout; all other output goes to stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any, TextIO
 
 
 def serve(name: str, requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until their end; an error is an answer too."""
+    """Answer requests until there are no more; an error is sent as an answer."""
     started = time.perf_counter()
     module = load(name)
     import_seconds = time.perf_counter() - started
@@ -41,7 +42,7 @@ def serve(name: str, requests: TextIO, answers: TextIO) -> None:
                 answer = run(task, request["count"])
             else:
                 answer = {"result": task.result()}
-        except Exception as error:  # whatever a runner raises is its result
+        except Exception as error:  # any error of a runner is its answer
             answer = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         answers.write(json.dumps({**answer, "peak_mb": peak_mb()}) + "\n")
         answers.flush()
@@ -60,7 +61,7 @@ def run(task: Any, count: int) -> dict[str, Any]:
 
 
 def load(name: str) -> ModuleType:
-    """Import a module by its name, or by its file."""
+    """Import a module by its name or by the path of its file."""
     if not name.endswith(".py"):
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(Path(name).stem, name)
@@ -72,9 +73,9 @@ def load(name: str) -> ModuleType:
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process ever held, in MB.
+    """Return the peak memory of this process in MB.
 
-    ``ru_maxrss`` would do, but on Linux it starts with the size of the process that started this one.
+    On Linux ``ru_maxrss`` cannot be used, because it begins with the size of the process that started this one.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -84,7 +85,7 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    """Serve on the real stdout, after giving its number to stderr."""
+    """Serve on the original stdout, and redirect file descriptor 1 to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(sys.argv[1], sys.stdin, answers)
