@@ -190,10 +190,10 @@ def _open(data: Data) -> Image.Image | None:
         for name in [name for name in Image.ID if name not in tried]:
             tried.add(name)
             factory, accepts = Image.OPEN[name]
-            accepted = accepts is None or accepts(start)
-            if not accepted or isinstance(accepted, str):  # a text says what this Pillow lacks
-                continue
             try:
+                accepted = accepts is None or accepts(start)
+                if not accepted or isinstance(accepted, str):  # a text says what this Pillow lacks
+                    continue
                 return factory(io.BytesIO(content), "")
             except (SyntaxError, IndexError, TypeError, struct.error):  # another format, or an unknown kind of this
                 continue

@@ -76,6 +76,9 @@ def test_bytes_of_every_kind_are_sources(folder: Path) -> None:
 def test_bytes_that_are_no_image_are_named() -> None:
     with pytest.raises(ImageError, match="<bytes 0>: is not an image of a known format"):
         list(iterate_images(b"hello"))
+    for short in (b"x", b"abc"):
+        with pytest.raises(ImageError, match="<bytes 0>: is not an image of a known format"):
+            list(iterate_images(short))
     with pytest.raises(ImageError, match="<bytes 0>: is an empty file"):
         list(iterate_images(b""))
 
