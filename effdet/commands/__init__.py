@@ -16,6 +16,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import select
 import sys
 from collections.abc import Iterator, Sequence
@@ -98,7 +99,7 @@ def _run(name: str, argv: list[str]) -> int:
         command = importlib.import_module(f"effdet.commands.{name}")
         parser: argparse.ArgumentParser = command.parser()
         parser.prog = program(name)
-        args = parser.parse_args(argv)
+        args = parser.parse_args([_with_home(word) for word in argv])
         with _log_to_stderr():
             status: int = command.run(args)
         return status
@@ -112,6 +113,12 @@ def _run(name: str, argv: list[str]) -> int:
             raise
         print(f"{program(name)}: error: {_sentence(error)}", file=sys.stderr)
         return USAGE if _is_config_error(error) else FAILED
+
+
+def _with_home(word: str) -> str:
+    """Return a word of the command line with the home folder for ``~``, which a shell leaves as it is in --out=~/x."""
+    option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", word, re.DOTALL).groups(default="")  # type: ignore[union-attr]
+    return option + os.path.expanduser(path) if path == "~" or path.startswith("~/") else word
 
 
 def _is_expected(error: Exception) -> bool:

@@ -34,6 +34,24 @@ def command(monkeypatch):
     return replace
 
 
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(command, monkeypatch, capsys):
+    def run(args):
+        print(*args.words, sep="|")
+        return 0
+
+    def parser():
+        result = effdet.commands.argparse.ArgumentParser()
+        result.add_argument("--out", dest="words", action="append")
+        result.add_argument("words", nargs="*", action="extend")
+        return result
+
+    command(run)
+    monkeypatch.setattr(sys.modules["effdet.commands.train"], "parser", parser)
+    monkeypatch.setenv("HOME", "/house")
+    assert main(["train", "--out=~/a", "--out", "~/b", "--out=x~/c", "~", "key=~/d", "~e"]) == 0
+    assert capsys.readouterr().out == "/house/a|/house/b|x~/c|/house|key=~/d|~e\n"
+
+
 def python(*arguments, cwd=ROOT):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)
 
