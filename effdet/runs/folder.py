@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effdet.atomic_write import replace_file
 
@@ -43,6 +43,26 @@ def write_config(folder: Path, config: Config) -> None:
 
     with replace_file(folder / "config.yaml") as file:
         file.write(config_to_yaml(config).encode())
+
+
+def changed_settings(folder: Path, config: Config) -> list[str]:
+    """Return what in a config is not as in the ``config.yaml`` of a run folder, as "key: before → now"."""
+    import yaml
+
+    from effdet.config import config_to_yaml
+
+    file = folder / "config.yaml"
+    before = _leaves(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    now = _leaves(yaml.safe_load(config_to_yaml(config)))
+    return [f"{key}: {before[key]} → {now[key]}" for key in now if key in before and before[key] != now[key]]
+
+
+def _leaves(values: Any, above: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by their whole keys, such as ``train.lr``."""
+    if not isinstance(values, dict):
+        return {above: values}
+    prefix = f"{above}." if above else ""
+    return {leaf: value for key in values for leaf, value in _leaves(values[key], f"{prefix}{key}").items()}
 
 
 def find_run_folder(path: Path) -> Path:

@@ -18,7 +18,7 @@ from effdet.runs.architecture import with_architecture
 from effdet.runs.build import build_run
 from effdet.runs.data import read_data
 from effdet.runs.device import choose_device
-from effdet.runs.folder import find_run_folder, new_run_folder, write_config
+from effdet.runs.folder import changed_settings, find_run_folder, new_run_folder, write_config
 from effdet.runs.lock import lock_run
 from effdet.runs.log import keep_lines, log_start
 from effdet.runs.pictures import draw_pictures
@@ -124,6 +124,8 @@ def prepare_run(
     if resumed is not None:
         run.checkpoints.load_state_dict(load_checkpoint(run.checkpoints.path))
         if world.is_main:
+            if changed := changed_settings(resumed, config):
+                logger.info("settings that differ from those before: %s", ", ".join(changed))
             write_config(resumed, config)
     return run, val
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from effdet.config import Config, RunConfig, TrainConfig, load_config
-from effdet.runs.folder import create_run_folder, find_run_folder, new_run_folder, newest_run
+from effdet.runs.folder import changed_settings, create_run_folder, find_run_folder, new_run_folder, newest_run
 
 
 def test_a_name_in_use_gets_a_number(tmp_path):
@@ -38,6 +38,20 @@ def test_a_new_run_folder_holds_the_config(tmp_path):
     folders = [new_run_folder(config) for _ in range(2)]
     assert [folder.name for folder in folders] == ["demo", "demo-2"]
     assert load_config(folders[1] / "config.yaml") == config
+
+
+def test_changed_settings_are_named_with_both_values(tmp_path):
+    config = Config(run=RunConfig(dir=str(tmp_path), name="demo"), train=TrainConfig(epochs=7))
+    folder = new_run_folder(config)
+    assert changed_settings(folder, config) == []
+    other = load_config(folder / "config.yaml", ["train.epochs=9", "data.image_size=[96,128]", "train.box_loss=giou"])
+    assert set(changed_settings(folder, other)) == {
+        "train.epochs: 7 → 9",
+        f"data.image_size: {config.data.image_size} → [96, 128]",
+        f"train.box_loss: {config.train.box_loss.value} → giou",
+    }
+    (folder / "config.yaml").unlink()
+    assert changed_settings(folder, other) == []
 
 
 def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):

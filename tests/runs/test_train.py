@@ -102,6 +102,8 @@ def test_overrides_of_every_resume_are_kept(config, tmp_path):
     assert (kept.epochs, kept.weight_decay) == (3, 0.5)
     assert load_checkpoint(run / "last.ckpt")["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
     assert len(last.history) == 3
+    log = (run / "log.txt").read_text(encoding="utf-8")
+    assert "settings that differ from those before: train.epochs: 1 → 2, train.weight_decay: " in log
 
 
 @pytest.mark.parametrize(
