@@ -90,11 +90,6 @@ def to_results(detections: Sequence[Detections], image_ids: Sequence[Any]) -> Re
     )
 
 
-def to_coco_results(detections: Sequence[Detections], image_ids: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the detections of several images as rows of one COCO results file; arguments as for ``to_results``."""
-    return to_results(detections, image_ids).to_rows()
-
-
 def _image_results(found: Detections, image_id: Any) -> Results:
     boxes = found.boxes.double().cpu().numpy()  # (D, 4) xyxy
     return Results(

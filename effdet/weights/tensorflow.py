@@ -37,7 +37,6 @@ _DTYPES = {
     18: torch.complex128,
     19: torch.float16,
 }
-_STRING = 7
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # only in object-based (Keras) checkpoints
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 

@@ -16,7 +16,7 @@ import torch
 from effdet.data.findings import DataError
 from effdet.data.formats.coco import parse_coco, read_coco
 from effdet.evaluation.coco import evaluate_coco
-from effdet.evaluation.result_columns import to_coco_results
+from effdet.evaluation.result_columns import to_results
 from effdet.install import hint
 from effdet.structures import Detections
 
@@ -339,18 +339,18 @@ def test_result_rows_are_those_of_each_image():
         detections([], [], [], (7, 9)),
         detections([[3, 3, 4, 4]], [0], [0.25], (7, 9)),
     ]
-    assert to_coco_results(found, [40, 41, 42]) == [
+    assert to_results(found, [40, 41, 42]).to_rows() == [
         {"image_id": 40, "category_id": 9, "bbox": [1, 2, 10, 20], "score": 0.75},
         {"image_id": 40, "category_id": 7, "bbox": [0.5, 0, 2, 4], "score": 0.5},
         {"image_id": 42, "category_id": 7, "bbox": [3, 3, 1, 1], "score": 0.25},
     ]
-    assert to_coco_results(found[:1], [40]) == found[0].to_coco(40)
-    assert json.dumps(to_coco_results(found, torch.tensor([40, 41, 42]).numpy()))  # plain Python numbers
+    assert to_results(found[:1], [40]).to_rows() == found[0].to_coco(40)
+    assert json.dumps(to_results(found, torch.tensor([40, 41, 42]).numpy()).to_rows())  # plain Python numbers
 
 
 def test_result_rows_need_an_id_for_each_image():
     with pytest.raises(ValueError, match="there must be one image id per image: got 2 ids, 1 images"):
-        to_coco_results([detections([], [], [])], [1, 2])
+        to_results([detections([], [], [])], [1, 2])
 
 
 def test_scoring_a_file_needs_no_torch(tmp_path):

@@ -13,7 +13,7 @@ LIBRARIES = (
     *("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "onnx", "onnxruntime", "openvino"),
     *("nncf", "pycocotools", "hotcoco", "albumentations"),
 )
-FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}  # features that matter for speed
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # features that matter for speed
 
 
 def describe_machine() -> dict[str, Any]:
@@ -22,9 +22,7 @@ def describe_machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": usable_cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "features": [
-            name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in _flags()
-        ],
+        "features": [name for name in FEATURES if name in _flags()],
         "load": list(os.getloadavg()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": sys.version.split()[0],

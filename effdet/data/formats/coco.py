@@ -28,11 +28,6 @@ Row = dict[str, Any]
 _KEYS = ("images", "annotations", "categories")
 
 
-def looks_like_coco(file: Path) -> bool:
-    """Return whether a file may be COCO annotations, from its name."""
-    return file.suffix.lower() == ".json"
-
-
 def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path]) -> Dataset:
     """Read a COCO annotation file. The images are not opened, but for the size of those that the file gives none of.
 
