@@ -13,11 +13,15 @@ CUSTOM = "custom"  # model.name of an architecture that is not published
 DEFAULT = "d0"
 
 
-def architecture_of(model: ModelConfig) -> Architecture:
+def architecture_of(model: ModelConfig, *, of_weights: Architecture | None = None) -> Architecture:
     """Return the architecture of ``model.name`` with the keys of ``model.architecture`` laid over it.
 
     Without a name it is laid over the architecture of ``model.weights``, or over D0. With the name "custom",
     ``model.architecture`` says all.
+
+    Args:
+        model: The section of the config.
+        of_weights: The architecture of ``model.weights`` where they have been read, so that they are not read again.
 
     Raises:
         ConfigError: If there is no such name, a value is wrong, or a whole architecture has the name of another.
@@ -29,7 +33,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
     try:
         if model.name == CUSTOM:
             return Architecture.from_dict(given)
-        base = _base(model)
+        base = _base(model, of_weights)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.{'architecture' if model.name == CUSTOM else 'name'}: {error}") from error
     try:
@@ -45,13 +49,13 @@ def architecture_of(model: ModelConfig) -> Architecture:
     return architecture
 
 
-def _base(model: ModelConfig) -> Architecture:
+def _base(model: ModelConfig, of_weights: Architecture | None) -> Architecture:
     from effdet.models.architecture import Architecture
 
     if model.name is None and model.weights is not None:
         from effdet.weights.loading import load
 
-        return load(model.weights).architecture
+        return of_weights or load(model.weights).architecture
     return Architecture.named(DEFAULT if model.name is None else model.name)
 
 

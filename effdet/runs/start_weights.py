@@ -66,7 +66,7 @@ def _first_detector(wanted: ModelConfig, num_classes: int) -> EfficientDet:
 
     assert wanted.weights is not None
     found = load(wanted.weights)
-    architecture = architecture_of(wanted)
+    architecture = architecture_of(wanted, of_weights=found.architecture)
     if not have_same_network(architecture, found.architecture):
         raise ConfigError(
             f"model.name and model.architecture say {architecture.name}, but model.weights holds "
