@@ -51,15 +51,15 @@ def assign_dense(anchors: Tensor, targets: Sequence[Target], *, positive_iou: fl
     classes, _ = join_rows([target.classes for target in targets], anchors)
     crowds, crowd_image = join_rows([target.crowd_boxes for target in targets], anchors)
 
-    every_anchor = anchors.repeat(len(targets), 1)  # (B·N, 4)
-    is_positive = torch.zeros(len(every_anchor), dtype=torch.bool, device=anchors.device)
-    box = torch.zeros(len(every_anchor), dtype=torch.int64, device=anchors.device)
+    learned = anchors.repeat(len(targets), 1)  # (B·N, 4)
+    is_positive = torch.zeros(len(learned), dtype=torch.bool, device=anchors.device)
+    learned_classes = torch.zeros(len(learned), dtype=torch.int64, device=anchors.device)
     if len(boxes) and len(anchors):
-        is_positive, box = _match(anchors, boxes, image, len(targets), positive_iou)
-        every_anchor = torch.where(is_positive[:, None], boxes[box], every_anchor)
-        box = torch.where(is_positive, classes[box], 0)
+        is_positive, row = _match(anchors, boxes, image, len(targets), positive_iou)
+        learned = torch.where(is_positive[:, None], boxes[row], learned)
+        learned_classes = torch.where(is_positive, classes[row], 0)
     is_ignored = _inside_crowd(anchors, crowds, crowd_image, len(targets)) & ~is_positive if len(crowds) else None
-    return DenseAssignment(is_positive=is_positive, classes=box, boxes=every_anchor, is_ignored=is_ignored)
+    return DenseAssignment(is_positive=is_positive, classes=learned_classes, boxes=learned, is_ignored=is_ignored)
 
 
 def _match(
