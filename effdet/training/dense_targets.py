@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from effdet.ops.boxes import box_areas, intersection_matrix, iou_matrix
 from effdet.structures import Target
-from effdet.training.targets import check_positive_iou, join_rows
+from effdet.training.targets import Assignment, check_positive_iou, join_rows
 
 MAX_BLOCK = 2**26  # IoUs that are held at once
 
@@ -33,6 +34,9 @@ class DenseAssignment:
     def num_positives(self) -> Tensor:
         """Number of positive anchors in the batch, () int64 on the device."""
         return self.is_positive.sum()
+
+
+AnyAssignment: TypeAlias = Assignment | DenseAssignment
 
 
 def assign_dense(anchors: Tensor, targets: Sequence[Target], *, positive_iou: float = 0.5) -> DenseAssignment:

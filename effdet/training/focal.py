@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from effdet.kernels.library import load_kernels
-from effdet.training.dense_targets import DenseAssignment
-from effdet.training.targets import Assignment
+from effdet.training.dense_targets import AnyAssignment, DenseAssignment
 
 MAX_LOGIT = 5.0  # for larger logits 1 - σ is too inexact in float32
 CHUNK = 2**18  # logits that the focal loss handles at once on a CPU; its temporaries then stay in the cache
@@ -36,7 +35,7 @@ def focal_loss(
 
 def sparse_focal_loss(
     logits: Tensor,
-    assignment: Assignment | DenseAssignment,
+    assignment: AnyAssignment,
     *,
     alpha: float = 0.25,
     gamma: float = 1.5,
@@ -79,9 +78,7 @@ class _SparseFocal(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, assignment: Assignment | DenseAssignment, kind: _Focal, scale: Tensor | float
-    ) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, assignment: AnyAssignment, kind: _Focal, scale: Tensor | float) -> Tensor:
         # Gradients divided by N are too small for float16, so the backward pass divides them, scaled by GradScaler.
         late = logits.dtype == torch.float16
         total, ctx.gradient = _sum_and_gradient(logits.detach(), assignment, kind, 1.0 if late else scale)
@@ -105,7 +102,7 @@ class _SparseFocal(torch.autograd.Function):
 
 
 def _sum_and_gradient(
-    rows: Tensor, assignment: Assignment | DenseAssignment, kind: _Focal, scale: Tensor | float
+    rows: Tensor, assignment: AnyAssignment, kind: _Focal, scale: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Return the scaled loss (), float32, and its gradient (B·N, K), of the type of the logits ``rows``."""
     if isinstance(assignment, DenseAssignment):

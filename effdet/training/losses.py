@@ -12,9 +12,9 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from effdet.config import BoxLoss
 from effdet.ops.boxes import decode, encode
 from effdet.structures import Predictions, Target
-from effdet.training.dense_targets import DenseAssignment, assign_dense
+from effdet.training.dense_targets import AnyAssignment, DenseAssignment, assign_dense
 from effdet.training.focal import at_least_float32, sparse_focal_loss
-from effdet.training.targets import Assignment, assign
+from effdet.training.targets import assign
 
 
 def huber_loss(deltas: Tensor, targets: Tensor, *, delta: float = 0.1) -> Tensor:
@@ -89,7 +89,7 @@ class DetectionLoss:
         self.mask_zero_targets = mask_zero_targets
         self.fused = fused
 
-    def assign(self, anchors: Tensor, targets: Sequence[Target]) -> Assignment | DenseAssignment:
+    def assign(self, anchors: Tensor, targets: Sequence[Target]) -> AnyAssignment:
         """Return which anchor learns which box: as short lists on a CPU, for every anchor on other devices.
 
         Args:
@@ -105,7 +105,7 @@ class DetectionLoss:
         anchors: Tensor,
         targets: Sequence[Target],
         *,
-        assignment: Assignment | DenseAssignment | None = None,
+        assignment: AnyAssignment | None = None,
         normaliser: Tensor | float | None = None,
     ) -> dict[str, Tensor]:
         """Return both losses, weighted and normalised.
@@ -143,7 +143,7 @@ class DetectionLoss:
             box_sum = self._box_sum(predictions.box_deltas, anchors, assignment)
             return {"class_loss": class_loss, "box_loss": self.box_weight * box_sum / normaliser}
 
-    def _box_sum(self, box_deltas: Tensor, anchors: Tensor, assignment: Assignment | DenseAssignment) -> Tensor:
+    def _box_sum(self, box_deltas: Tensor, anchors: Tensor, assignment: AnyAssignment) -> Tensor:
         deltas = box_deltas.flatten(0, 1)  # (B, N, 4) → (B·N, 4)
         if isinstance(assignment, DenseAssignment):
             positive = assignment.is_positive[:, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +14,15 @@ from torch.optim import Optimizer
 
 from effdet.config import Precision
 from effdet.structures import Batch, Predictions
-from effdet.training.dense_targets import DenseAssignment
+from effdet.training.dense_targets import AnyAssignment
 from effdet.training.distributed import World
 from effdet.training.ema import EMA
 from effdet.training.freezing import train_mode
 from effdet.training.losses import DetectionLoss
 from effdet.training.schedule import bn_momentum, set_learning_rate
-from effdet.training.targets import Assignment
 
 AUTOCAST = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 LOSSES = ("class_loss", "box_loss")
-AnyAssignment: TypeAlias = Assignment | DenseAssignment
 
 
 @dataclass(frozen=True, kw_only=True)
