@@ -7,17 +7,6 @@ import torch.nn.functional as F
 from effdet.models.necks.fusion import FUSIONS, FastFusion, FusionNode, SumFusion
 
 
-def randomise(module):
-    """Give every tensor of the module a value that matters, BN statistics included."""
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point():
-            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.3 + (1.0 if "var" in name else 0.0))
-            if "var" in name or "edge_weights" in name:
-                tensor.data.abs_()  # a variance is positive, and a negative edge weight would cut its edge
-    return module.eval()
-
-
 def test_fast_fusion_is_the_formula_of_the_paper():
     fusion = FastFusion(3)
     fusion.edge_weights.data = torch.tensor([0.5, -2.0, 1.5])  # the second is cut to 0
@@ -55,7 +44,7 @@ def test_sum_fusion_has_no_weights_and_adds():
     assert SumFusion()(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(4.0)).item() == 7.0
 
 
-def test_node_fuses_then_activates_then_convolves_then_normalises():
+def test_node_fuses_then_activates_then_convolves_then_normalises(randomise):
     node = randomise(FusionNode(4, 2, fusion="fast", activation="silu"))
     a, b = torch.randn(2, 1, 4, 6, 6)
     w = node.fuse.edge_weights.relu()

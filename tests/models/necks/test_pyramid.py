@@ -4,24 +4,13 @@ import torch
 from effdet.models.necks.pyramid import LAYERS, FeaturePyramid
 
 
-def randomise(module):
-    """Give every tensor of the module a value that matters, BN statistics included."""
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point():
-            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.3 + (1.0 if "var" in name else 0.0))
-            if "var" in name or "edge_weights" in name:
-                tensor.data.abs_()  # a variance is positive, and a negative edge weight would cut its edge
-    return module.eval()
-
-
 def test_first_layer_has_a_second_lateral_for_c4_and_c5_but_not_for_c3():
     neck = FeaturePyramid([8, 12, 16], 4, 2)
     assert [lateral.conv.in_channels for lateral in neck.input_laterals] == [8, 12, 16]
     assert [lateral.conv.in_channels for lateral in neck.skip_laterals] == [12, 16]
 
 
-def test_second_lateral_feeds_only_the_bottom_up_edges():
+def test_second_lateral_feeds_only_the_bottom_up_edges(randomise):
     neck = randomise(FeaturePyramid([8, 12, 16], 4, 1))
     features = [torch.randn(1, c, s, s) for c, s in [(8, 16), (12, 8), (16, 4)]]
     before = neck(features)
@@ -30,7 +19,7 @@ def test_second_lateral_feeds_only_the_bottom_up_edges():
     assert changed[:2] == [False, True]  # P3 depends on the top-down nodes alone
 
 
-def test_every_edge_from_the_backbone_has_a_lateral_of_its_own():
+def test_every_edge_from_the_backbone_has_a_lateral_of_its_own(randomise):
     features = [torch.randn(1, c, s, s) for c, s in [(8, 16), (12, 8), (16, 4)]]
     for kind, count in [("bifpn", 5), ("quad", 11), ("pan", 3)]:
         neck = randomise(FeaturePyramid([8, 12, 16], 4, 1, kind=kind))
@@ -43,7 +32,7 @@ def test_every_edge_from_the_backbone_has_a_lateral_of_its_own():
             lateral.bn.bias.data -= 1.0
 
 
-def test_a_level_that_has_the_necks_width_enters_as_it_is():
+def test_a_level_that_has_the_necks_width_enters_as_it_is(randomise):
     neck = randomise(FeaturePyramid([8, 4, 16], 4, 1))
     assert not list(neck.input_laterals[1].parameters())
     assert not list(neck.skip_laterals[0].parameters())
