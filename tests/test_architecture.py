@@ -31,6 +31,7 @@ FLOORS = (
     "detector",
     "deployment",
     "runs",
+    "adaptation",
     "commands",
     "__main__",
 )
