@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +52,12 @@ class Run:
         return EfficientDet.from_pretrained(self.folder / "best.safetensors")
 
 
-def train(config: Config, *, resume: str | Path | None = None) -> Run:
+def train(
+    config: Config,
+    *,
+    resume: str | Path | None = None,
+    after_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+) -> Run:
     """Train a detector, as ``effdet train`` does.
 
     The result depends on the config and the data alone, not on what this process did before, and settings of the
@@ -66,6 +71,8 @@ def train(config: Config, *, resume: str | Path | None = None) -> Run:
         config: What ``load_config`` returns. A name in use gets a number.
         resume: Folder, or ``last.ckpt``, of a run that is to be continued with this config; usually that of the folder:
             ``load_config("runs/demo/config.yaml", ["train.epochs=24"])``. It becomes the config of the folder.
+        after_epoch: Called after each epoch with the rows of ``Run.history`` so far. An exception that it raises ends
+            the run, which can be continued later.
 
     Raises:
         ConfigError: If settings do not go together, or not with the data.
@@ -82,10 +89,15 @@ def train(config: Config, *, resume: str | Path | None = None) -> Run:
     with huge_pages(), join_world(choose_device(config.run.device)) as world, log_level(is_main=world.is_main):
         _check_precision(config, world)
         with process_state(world.device, seed=config.run.seed, threads=config.run.threads), _advice_on_memory():
-            return _train(config, world, folder)
+            return _train(config, world, folder, after_epoch)
 
 
-def _train(config: Config, world: World, resumed: Path | None) -> Run:
+def _train(
+    config: Config,
+    world: World,
+    resumed: Path | None,
+    after_epoch: Callable[[list[dict[str, float]]], None] | None,
+) -> Run:
     """Do a run, from data to pictures; ``resumed`` is the folder of an earlier part of it."""
     with contextlib.ExitStack() as lock:
         with keep_lines() as early:
@@ -98,7 +110,7 @@ def _train(config: Config, world: World, resumed: Path | None) -> Run:
                 logger.info("run %s: %s starts from %s", folder, model.name, model.start)
             else:
                 logger.info("run %s continues at step %d of %d", folder, progress.step, run.log.total_steps)
-            _run(run)
+            _run(run, after_epoch)
             result = Run(folder, progress.history)
             if world.is_main:
                 draw_pictures(folder, result.best, val)
@@ -135,9 +147,9 @@ def _read(config: Config) -> tuple[Dataset, Dataset, dict[str, dict[str, str]]]:
     return train, val, {"train": train.fingerprint(), "val": val.fingerprint()}
 
 
-def _run(run: TrainingRun) -> None:
+def _run(run: TrainingRun, after_epoch: Callable[[list[dict[str, float]]], None] | None) -> None:
     try:
-        run.run()
+        run.run(after_epoch=after_epoch)
     except Interrupted:
         logger.info("stopped at step %d; continue it with: --resume %s", run.progress.step, run.checkpoints.folder)
         raise

@@ -61,8 +61,11 @@ class TrainingRun:
     def __post_init__(self) -> None:
         self._stop = StopRequest(patient=self.trainer.world.size > 1)
 
-    def run(self) -> None:
+    def run(self, *, after_epoch: Callable[[list[dict[str, float]]], None] | None = None) -> None:
         """Train to the end.
+
+        Args:
+            after_epoch: Called on every process with the rows of all epochs so far, when the checkpoint is written.
 
         Raises:
             FloatingPointError: If a loss or gradient is not finite; the batch is saved in the run folder.
@@ -79,6 +82,8 @@ class TrainingRun:
                 progress.sums = {}
                 self.log.epoch(progress.history)
                 self.checkpoints.save()
+                if after_epoch is not None:
+                    after_epoch(progress.history)
 
     def _train_epoch(self) -> None:
         plan, progress = self.plan, self.progress

@@ -51,6 +51,13 @@ def state_of_process():
     return (*handlers, logger.level, logger.handlers[:], torch.get_num_threads(), torch.backends.cudnn.benchmark)
 
 
+def test_train_calls_back_after_each_epoch(config):
+    rows = []
+    run = train(load_config(config, ["train.epochs=2"]), after_epoch=lambda history: rows.append(dict(history[-1])))
+    assert rows == run.history
+    assert all(row["ap"] >= 0 for row in rows)
+
+
 def test_train_is_public():
     assert effdet.train is train
     assert effdet.Run is Run

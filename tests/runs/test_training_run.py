@@ -581,3 +581,25 @@ def test_a_step_reads_its_numbers_from_the_device_once(tmp_path, monkeypatch):
     run.trainer.train_mode()
     run.trainer.step([Loader().batch(0, 0), Loader().batch(0, 1)], 0)
     assert readings == ["__float__"] * 2 + ["tolist"]  # the former are of the focal loss on a CPU, one per micro-batch
+
+
+def test_what_follows_an_epoch_sees_the_rows_so_far_and_may_end_a_run_that_goes_on_later(tmp_path):
+    seen = []
+
+    def after_epoch(history):
+        seen.append([row["epoch"] for row in history])
+        if len(seen) == 2:
+            raise KilledError
+
+    run = make_run(tmp_path)
+    with pytest.raises(KilledError):
+        run.run(after_epoch=after_epoch)
+    assert seen == [[1], [1, 2]]
+
+    continued = make_run(tmp_path)
+    resume(continued, tmp_path)
+    continued.run(after_epoch=after_epoch)
+    assert seen[2:] == [[1, 2, 3]]
+    whole = make_run(tmp_path / "whole")
+    whole.run()
+    assert_equal(state_of(continued), state_of(whole))
