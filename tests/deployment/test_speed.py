@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from effdet import EfficientDet
 from effdet.deployment import speed
-from effdet.deployment.speed import Timing, measure_speed
+from effdet.deployment.load import deploy
+from effdet.deployment.speed import Timing, measure_network, measure_speed
+from effdet.models.network import Network
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +60,27 @@ def test_numbers_that_cannot_be_are_refused(model, photos, options, message):
 def test_at_least_one_photo_is_needed(model):
     with pytest.raises(ValueError, match="measuring needs at least one photo, got none"):
         measure_speed(model, [])
+
+
+def test_the_network_alone_needs_no_photos(model, monkeypatch):
+    shapes = []
+    forward = Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, images: shapes.append(images.shape) or forward(self, images))
+    timing = measure_network(model, runs=2)
+    assert shapes == [(1, 3, 64, 64)] * 5  # with three runs to warm up
+    assert timing.first_quartile <= timing.median <= timing.third_quartile
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_network_is_measured_in_another_runtime(model, runtime):
+    pytest.importorskip(runtime)
+    deployed = deploy(model, runtime, num_threads=1)
+    shapes = []
+    deployed.runtime = SimpleNamespace(run=lambda array: shapes.append(array.shape))
+    measure_network(deployed, runs=2)
+    assert shapes == [(1, 3, 64, 64)] * 5
+
+
+def test_the_network_is_measured_twice_or_more(model):
+    with pytest.raises(ValueError, match="runs must be 2 or more, got 1"):
+        measure_network(model, runs=1)
