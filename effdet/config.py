@@ -153,6 +153,8 @@ class DataConfig:
     image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
     long_side: int | None = None  # longer side of the input, its shape follows the images; null: model's size
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
+    max_train_images: int | None = None  # use at most so many, always the same ones; null: all
+    max_val_images: int | None = None
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -168,6 +170,9 @@ class DataConfig:
                 f"be at least data.long_side={self.long_side}",
                 self.max_long_side,
             )
+        for name in ("max_train_images", "max_val_images"):
+            number = getattr(self, name)
+            _check(number is None or number >= 1, f"data.{name}", "be 1 or more", number)
         _check(self.workers is None or self.workers >= 0, "data.workers", "be 0 or more", self.workers)
 
 

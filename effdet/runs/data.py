@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from effdet.data.findings import DataError
 from effdet.data.formats import find_train_and_val
 from effdet.runs.evaluate import leave_out_unreadable
@@ -18,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_data(config: DataConfig) -> tuple[Dataset, Dataset]:
-    """Return training and validation images that can be read; the log names those that cannot.
+    """Return training and validation images that can be read, as many as the config allows; the log names the others.
 
     Raises:
         DataError: If the data is missing or cannot be used.
@@ -33,6 +35,14 @@ def read_data(config: DataConfig) -> tuple[Dataset, Dataset]:
         val_annotations=config.val_annotations,
         val_images=config.val_images,
     )
+    train, val = _at_most(config.max_train_images, train), _at_most(config.max_val_images, val)
     (train, _), (val, _) = leave_out_unreadable(train), leave_out_unreadable(val)
     logger.info("data: %d images to train, %d to validate, %d classes", len(train), len(val), train.num_classes)
     return train, val
+
+
+def _at_most(number: int | None, dataset: Dataset) -> Dataset:
+    """Return that many images of a data set, drawn at random but always the same ones, in their order."""
+    if number is None or number >= len(dataset):
+        return dataset
+    return dataset.without(np.random.default_rng(0).permutation(len(dataset))[number:])

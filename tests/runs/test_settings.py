@@ -162,6 +162,8 @@ SETTINGS = [
         lambda run: max(images(run).shape) > 64,
         True,
     ),
+    Setting("data.max_train_images=9", lambda run: run.checkpoints.num_images, 9),
+    Setting("data.max_val_images=3", lambda run: sum(batch_sizes_of_evaluation(run)), 3),
     Setting("data.workers=1", lambda run: images(run).is_shared(), True),
     Setting("data.augment.horizontal_flip=1", images),
     Setting("data.augment.vertical_flip=1", images),
