@@ -80,6 +80,7 @@ class ArchitectureConfig:
     fusion: str | None = None
     neck_repeats: int | None = None
     head_repeats: int | None = None
+    head_channels: int | None = None
     activation: str | None = None
     head_activation: str | None = None
     separable: bool | None = None

@@ -119,7 +119,8 @@ def fuse_for_training(network: Any) -> None:
         if type(module) is FusionNode and _separable_fits(module.conv, module.activation):
             module.__class__ = FusedNode
     for head in (network.class_head, network.box_head):
-        if type(head) is DenseHead and all(_separable_fits(conv, head.activation) for conv in head.convs):
+        convs = (*head.convs, head.predict)
+        if type(head) is DenseHead and all(_separable_fits(conv, head.activation) for conv in convs):
             head.__class__ = FusedHead
 
 

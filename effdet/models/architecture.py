@@ -40,11 +40,12 @@ class Architecture:
     backbone: str  # timm name of a model with features at strides 8, 16 and 32
     image_size: tuple[int, int]  # network input (height, width) in pixels; any other size works too
     in_channels: int = 3  # channels of an image
-    channels: int  # width of the neck and of the heads
+    channels: int  # width of the neck, and of the heads unless head_channels says another
     neck: Neck = "bifpn"
     fusion: Fusion = "fast"  # how a node of the neck adds its inputs; see models/necks/fusion.py
     neck_repeats: int  # layers of the neck
     head_repeats: int  # convolutions in each head before the prediction
+    head_channels: int | None = None  # width of these convolutions; None: that of the neck
     activation: Activation = "silu"
     head_activation: Activation | None = None  # None: that of the neck
     separable: bool = True  # depthwise and pointwise convolutions in neck and heads; False: full ones
@@ -264,6 +265,7 @@ _CHECKS: dict[str, _Check] = {
     "fusion": _one_of(Fusion),
     "neck_repeats": _whole(1),
     "head_repeats": _whole(1),
+    "head_channels": _or_none(_whole(1)),
     "activation": _one_of(Activation),
     "head_activation": _or_none(_one_of(Activation)),
     "separable": _flag,

@@ -26,11 +26,12 @@ class DenseHead(nn.Module):
     with neither.
 
     Args:
-        channels: Width of the pyramid and of the tower.
+        channels: Width of the pyramid.
         num_layers: Convolutions before the prediction.
         num_levels: Levels of the pyramid.
         num_anchors: A, anchors per cell.
         num_outputs: O, numbers per anchor: K logits, or 4 deltas.
+        width: Width of the tower; None: that of the pyramid.
         activation: A name in ``ACTIVATIONS``.
         separable: Depthwise and pointwise convolutions; otherwise full ones.
         bias: Whether the convolutions of the tower have one; the prediction always has.
@@ -45,6 +46,7 @@ class DenseHead(nn.Module):
         *,
         num_anchors: int,
         num_outputs: int,
+        width: int | None = None,
         activation: str = "silu",
         separable: bool = True,
         bias: bool = True,
@@ -54,11 +56,11 @@ class DenseHead(nn.Module):
         self.num_outputs = num_outputs
         self.gradient_checkpointing = False
         self.activation = ACTIVATIONS[activation]
-        self.convs = nn.ModuleList(
-            conv3x3(channels, channels, separable=separable, bias=bias) for _ in range(num_layers)
-        )
-        self.bns = nn.ModuleList(nn.ModuleList(batch_norm(channels) for _ in range(num_levels)) for _ in self.convs)
-        self.predict = conv3x3(channels, num_anchors * num_outputs, separable=separable, bias=True)
+        width = width or channels
+        inputs = [channels, *[width] * num_layers]  # of each convolution of the tower, and of the prediction
+        self.convs = nn.ModuleList(conv3x3(count, width, separable=separable, bias=bias) for count in inputs[:-1])
+        self.bns = nn.ModuleList(nn.ModuleList(batch_norm(width) for _ in range(num_levels)) for _ in self.convs)
+        self.predict = conv3x3(inputs[-1], num_anchors * num_outputs, separable=separable, bias=True)
         if separable:
             init_scaled_normal(self)
         else:

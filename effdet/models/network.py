@@ -84,6 +84,7 @@ def _build_head(architecture: Architecture, *, num_outputs: int, prior: float | 
         num_levels=architecture.num_levels,
         num_anchors=architecture.anchors_per_cell,
         num_outputs=num_outputs,
+        width=architecture.head_channels,
         activation=architecture.head_activation or architecture.activation,
         separable=architecture.separable,
         bias=architecture.conv_bias,

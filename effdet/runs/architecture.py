@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def architecture_of(model: ModelConfig, *, of_weights: Architecture | None = Non
         architecture = replace(base, **given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.architecture: {error}") from error
-    is_whole = set(base.to_dict()) - {"head_activation"} <= set(given)
+    is_whole = {field.name for field in fields(base) if field.default is not None} <= set(given)
     if model.name is not None and is_whole and architecture != base:
         raise ConfigError(
             f"model.architecture must be that of model.name={model.name} where it has all keys, got that of "

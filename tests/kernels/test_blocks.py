@@ -124,7 +124,8 @@ def test_fused_node_is_as_exact_as_plain(fusion, activation):
 
 
 @needs_kernels
-def test_fused_head_is_as_exact_as_plain():
+@pytest.mark.parametrize("width", [None, 16])
+def test_fused_head_is_as_exact_as_plain(width):
     torch.manual_seed(0)
 
     class OneList(nn.Module):
@@ -135,11 +136,20 @@ def test_fused_head_is_as_exact_as_plain():
         def forward(self, *pyramid):
             return self.head(pyramid)
 
-    head = lively(DenseHead(24, 2, 2, num_anchors=3, num_outputs=5))
+    head = lively(DenseHead(24, 2, 2, num_anchors=3, num_outputs=5, width=width))
     fused = copy.deepcopy(head)
     fused.__class__ = FusedHead
     pyramid = [torch.randn(2, 24, 8, 10), torch.randn(2, 24, 4, 5)]
     assert_as_exact_as_plain(OneList(head), OneList(fused), pyramid)
+
+
+def test_a_head_is_fused_if_all_its_convolutions_fit():
+    heads = [DenseHead(16, 1, 1, num_anchors=1, num_outputs=4, width=width) for width in (8, 12)]
+    network = nn.Module()
+    network.backbone, network.neck = nn.Identity(), nn.Identity()
+    network.class_head, network.box_head = heads
+    fuse_for_training(network)
+    assert [type(head) for head in heads] == [FusedHead, DenseHead]
 
 
 @needs_kernels

@@ -69,3 +69,10 @@ def test_gradient_checkpointing_changes_no_gradient():
         head(pyramid).square().sum().backward()
         gradients.append([p.grad.clone() for p in head.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_tower_may_be_narrower_or_wider_than_the_pyramid():
+    head = make_head(width=7, num_layers=3)
+    assert [tuple(conv.pointwise.weight.shape[:2]) for conv in head.convs] == [(7, 4), (7, 7), (7, 7)]
+    assert [bn.num_features for bns in head.bns for bn in bns] == [7] * 9
+    assert head([torch.randn(1, 4, 2, 2) for _ in range(3)]).shape == (1, 3 * 2 * 2 * 9, 5)

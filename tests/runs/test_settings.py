@@ -189,6 +189,7 @@ ARCHITECTURE = {
     "fusion": "softmax",
     "neck_repeats": 2,
     "head_repeats": 2,
+    "head_channels": 8,
     "activation": "silu",
     "head_activation": "silu",
     "separable": False,
