@@ -61,6 +61,13 @@ class Freeze(str, Enum):
     backbone_neck = "backbone+neck"
 
 
+class Resize(str, Enum):
+    """How images fit into the network input: by one factor and padding, or each axis by its own factor."""
+
+    letterbox = "letterbox"
+    stretch = "stretch"
+
+
 class NmsKind(str, Enum):
     """Non-maximum suppression: drop overlapping boxes, or decay their scores (Gaussian)."""
 
@@ -156,6 +163,7 @@ class DataConfig:
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
     max_train_images: int | None = None  # use at most so many, always the same ones; null: all
     max_val_images: int | None = None
+    resize: Resize = Resize.letterbox  # stretch: fill the input without padding, as MediaPipe does; see docs/edge.md
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

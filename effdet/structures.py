@@ -62,12 +62,13 @@ class Batch:
     """Letterboxed images with their ground truth, as the loaders yield them.
 
     The content of image b fills ``images[b, :, :h, :w]`` with (h, w) = ``content_sizes[b]``; the rest is padding.
-    A box of the original image times ``scales[b]`` is a box of the network input.
+    The x of a box of the original image times ``scales[b, 0]``, and its y times ``scales[b, 1]``, are those of the box
+    in the network input. The two are equal unless images are stretched.
     """
 
     images: Tensor  # (B, 3, H, W) uint8 RGB, or float32 that is normalised already
     content_sizes: Tensor  # (B, 2) int64 (height, width) without padding
-    scales: Tensor  # (B,) float32, network pixels per original pixel
+    scales: Tensor  # (B, 2) float32, network pixels per original pixel along x and y
     original_sizes: Tensor  # (B, 2) int64 (height, width)
     image_ids: tuple[int | str, ...]  # B, the data set's own
     targets: list[Target]  # B

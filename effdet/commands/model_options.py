@@ -21,6 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group.add_argument("--runtime", default="auto", choices=("auto", *RUNTIMES), help=_RUNTIME)
     group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
+    group.add_argument("--resize", choices=("letterbox", "stretch"), help="keep the shape of photos, or fill the input")
     group.add_argument("--preset", choices=PRESETS, help="whose resizing and post-processing: see docs/presets.md")
     group.add_argument("--nms", choices=("hard", "soft"), help="drop overlapping boxes, or decay their scores")
     group.add_argument("--iou-threshold", type=float, metavar="IOU", help="overlap at which hard NMS drops a box")
@@ -88,6 +89,8 @@ def _apply_options(model: Detector, args: argparse.Namespace) -> None:
     if args.preset is not None:
         model.settings = PostprocessSettings.preset(args.preset)
         model.preprocessing = Preprocessing.preset(args.preset)
+    if args.resize is not None:
+        model.preprocessing = replace(model.preprocessing, fit=args.resize)
     given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     model.settings = replace(model.settings, **given)
     if args.image_size is not None:

@@ -20,6 +20,7 @@ from effdet.data.loader_process import SharedDataset, new_images, prepare_proces
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.transforms import Augmented, Sample, build_train_transform
 from effdet.images.letterbox import Letterbox
+from effdet.images.preprocessing import Fit
 from effdet.images.reading import ImageError
 from effdet.structures import Batch, Target
 
@@ -72,6 +73,7 @@ class TrainLoader:
         seed: Seed of the order and the augmentation.
         workers: Loader processes; 0 loads in the calling process. They stay alive between epochs.
         fill: RGB of the padding.
+        fit: How images are brought into the network input.
         rank: Number of this process among ``world_size`` ones, which share each epoch.
         world_size: Number of processes.
         pin_memory: Put images into page-locked memory, for CUDA.
@@ -91,6 +93,7 @@ class TrainLoader:
         seed: int,
         workers: int,
         fill: tuple[int, int, int],
+        fit: Fit = "letterbox",
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
@@ -99,7 +102,7 @@ class TrainLoader:
             raise ValueError(f"training needs at least one image, {dataset.annotation_file} has none left")
         self.steps_per_epoch = math.ceil(len(dataset) / (batch_size * world_size))
         self._order = _TrainOrder(len(dataset), batch_size, self.steps_per_epoch, seed, rank, world_size)
-        items = _TrainItems(dataset, image_size, augment, fill, seed)
+        items = _TrainItems(dataset, image_size, augment, fill, fit, seed)
         self._loader = _build_loader(items, self._order, workers, pin_memory=pin_memory, persistent=workers > 0)
 
     def epoch(self, epoch: int, start_step: int = 0, *, plain: bool = False) -> Iterator[Batch]:
@@ -202,15 +205,17 @@ class _TrainItems:
         image_size: tuple[int, int],
         augment: AugmentConfig,
         fill: tuple[int, int, int],
+        fit: Fit,
         seed: int,
     ) -> None:
         self.dataset = dataset
         self.image_size = image_size
         self.fill = fill
+        self.fit = fit
         self.seed = seed
         self.mosaic = augment.mosaic
         self.mixup = augment.mixup
-        self.transform = build_train_transform(augment, image_size, fill)
+        self.transform = build_train_transform(augment, image_size, fill, fit)
 
     def batch(self, places: Sequence[_Place]) -> tuple[Tensor, list[_Item], list[str]]:
         """Return the images, (B, H, W, 3) uint8, their items, and the files that could not be read."""
@@ -228,9 +233,9 @@ class _TrainItems:
         use_mosaic, use_mixup = rng.random(2) < (self.mosaic, self.mixup)
         if use_mosaic and not place.plain:
             others = [self._read(int(other), unreadable)[1] for other in rng.integers(len(self.dataset), size=3)]
-            sample = mosaic([sample, *others], self.image_size, self.fill, rng)
+            sample = mosaic([sample, *others], self.image_size, self.fill, rng, self.fit)
         if use_mixup and not place.plain:
-            sample = mixup(sample, self._read(int(rng.integers(len(self.dataset))), unreadable)[1], rng)
+            sample = mixup(sample, self._read(int(rng.integers(len(self.dataset))), unreadable)[1], rng, self.fit)
 
         augmented = self.transform(*sample, seed=int(rng.integers(2**63)), out=out)
         return _Item(augmented, original_size, self.dataset.image_id(index), tuple(unreadable))
@@ -267,8 +272,9 @@ class _EvalItems:
     def _make(self, index: int) -> _Item:
         _, image, original_size = self.dataset.read_picture(index, self.letterbox.read)
         boxes, labels, is_crowd = self.dataset.annotations(index)
-        padded, content_size, scale = self.letterbox(image, original_size)
-        sample = Augmented(padded, boxes * np.float32(scale), labels, is_crowd, content_size, scale)
+        padded, content_size, scales = self.letterbox(image, original_size)
+        boxes = boxes * np.array(scales * 2, dtype=np.float32)
+        sample = Augmented(padded, boxes, labels, is_crowd, content_size, scales)
         return _Item(sample, original_size, self.dataset.image_id(index))
 
 
@@ -329,7 +335,7 @@ def _unpack(packed: _Packed) -> Batch:
     return Batch(
         images=packed.images.permute(0, 3, 1, 2),  # channels_last in memory
         content_sizes=torch.tensor([sample.content_size for sample in samples], dtype=torch.int64).reshape(-1, 2),
-        scales=torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
+        scales=torch.tensor([sample.scales for sample in samples], dtype=torch.float32).reshape(-1, 2),
         original_sizes=torch.tensor([item.original_size for item in packed.items], dtype=torch.int64).reshape(-1, 2),
         image_ids=tuple(item.image_id for item in packed.items),
         targets=[_target(sample) for sample in samples],

@@ -9,22 +9,28 @@ import numpy as np
 
 from effdet.data.transforms import Array, Sample, keep_visible
 from effdet.images.letterbox import pad
+from effdet.images.preprocessing import Fit
 
 
 def mosaic(
-    samples: Sequence[Sample], image_size: tuple[int, int], fill: tuple[int, int, int], rng: np.random.Generator
+    samples: Sequence[Sample],
+    image_size: tuple[int, int],
+    fill: tuple[int, int, int],
+    rng: np.random.Generator,
+    fit: Fit = "letterbox",
 ) -> Sample:
     """Put four images around a random point of a canvas twice as large as the network input.
 
-    Each image is scaled, with its aspect ratio, to fit into the network input. It is placed so that one of its corners
-    is at the point: the first image above and to the left of the point, then above right, below left, below right.
-    The parts outside the canvas are cut off.
+    Each image is scaled to fit into the network input, with its aspect ratio or stretched to fill it. It is placed so
+    that one of its corners is at the point: the first image above and to the left of the point, then above right,
+    below left, below right. The parts outside the canvas are cut off.
 
     Args:
         samples: Four samples of any sizes.
         image_size: Network input (H, W).
         fill: RGB where no image lies.
         rng: The point is drawn uniformly from the middle half of the canvas.
+        fit: How each image is brought into the network input.
 
     Returns:
         A sample of 2H × 2W with the boxes that ``keep_visible`` returns, in the order of the samples.
@@ -47,7 +53,7 @@ def mosaic(
     for number, sample in enumerate(samples):
         is_right, is_below = number % 2 == 1, number >= 2
         quarter = (2 * height - y if is_below else y, 2 * width - x if is_right else x)
-        part = _fill_quarter(sample, image_size, quarter, from_right=not is_right, from_bottom=not is_below)
+        part = _fill_quarter(_fit(sample, image_size, fit), quarter, from_right=not is_right, from_bottom=not is_below)
         left = x if is_right else x - part.image.shape[1]
         top = y if is_below else y - part.image.shape[0]
         canvas[top : top + part.image.shape[0], left : left + part.image.shape[1]] = part.image
@@ -55,15 +61,15 @@ def mosaic(
     return _join(canvas, parts)
 
 
-def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+def mixup(first: Sample, second: Sample, rng: np.random.Generator, fit: Fit = "letterbox") -> Sample:
     """Blend a second image into the first and keep the boxes of both (Zhang et al. 2019).
 
-    The second image is scaled to fit into the first and placed in its top-left corner. Where they overlap, image =
-    r · first + (1 − r) · second with r ~ Beta(8, 8). Elsewhere the first image is unchanged.
+    The second image is scaled to fit into the first, as images are into the network input, and placed in its top-left
+    corner. Where they overlap, image = r · first + (1 − r) · second with r ~ Beta(8, 8). Elsewhere the first image is
+    unchanged.
     """
     height, width = first.image.shape[:2]
-    scale = min(height / second.image.shape[0], width / second.image.shape[1])
-    second = _resize(second, scale)
+    second = _fit(second, (height, width), fit)
     rows, columns = min(height, second.image.shape[0]), min(width, second.image.shape[1])
 
     ratio = float(rng.beta(8, 8))
@@ -74,12 +80,8 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     return _join(image, [first, second])
 
 
-def _fill_quarter(
-    sample: Sample, image_size: tuple[int, int], quarter: tuple[int, int], *, from_right: bool, from_bottom: bool
-) -> Sample:
-    """Scale a sample to fit into the network input, and crop it to its quarter of the mosaic."""
-    scale = min(image_size[0] / sample.image.shape[0], image_size[1] / sample.image.shape[1])
-    sample = _resize(sample, scale)
+def _fill_quarter(sample: Sample, quarter: tuple[int, int], *, from_right: bool, from_bottom: bool) -> Sample:
+    """Crop a sample to its quarter of the mosaic."""
     height, width = sample.image.shape[:2]
     rows, columns = min(height, quarter[0]), min(width, quarter[1])
     left, top = (width - columns if from_right else 0), (height - rows if from_bottom else 0)
@@ -88,9 +90,13 @@ def _fill_quarter(
     return keep_visible(sample._replace(image=image, boxes=sample.boxes - offset))
 
 
-def _resize(sample: Sample, scale: float) -> Sample:
+def _fit(sample: Sample, into: tuple[int, int], fit: Fit) -> Sample:
+    """Scale a sample to fit into (height, width)."""
     height, width = sample.image.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))  # cv2 order
+    scales = into[0] / height, into[1] / width
+    if fit == "letterbox":
+        scales = min(scales), min(scales)
+    size = (max(1, round(width * scales[1])), max(1, round(height * scales[0])))  # cv2 order
     image = cv2.resize(sample.image, size, interpolation=cv2.INTER_LINEAR)
     factors = np.array([size[0] / width, size[1] / height] * 2, dtype=np.float32)
     return sample._replace(image=image, boxes=sample.boxes * factors)

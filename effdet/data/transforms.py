@@ -1,8 +1,7 @@
 """Augment training images: the published recipe, colour changes, and any transform of albumentations.
 
 Every random choice is a pure function of the seed that the caller gives. An epoch is therefore the same in whichever
-process it is computed. Only this module uses albumentations. The import takes 3 s, so it happens only if the config
-asks for colour changes or transforms.
+process it is computed. Only this module uses albumentations. The import takes 3 s, so it happens only if it is used.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from effdet.config import AugmentConfig, ConfigError
 from effdet.images.letterbox import Letterbox, pad
+from effdet.images.preprocessing import Fit, Preprocessing, Scales
 
 Array: TypeAlias = NDArray[Any]
 
@@ -45,7 +45,7 @@ class Augmented(NamedTuple):
     labels: NDArray[np.int64]  # (M,)
     is_crowd: NDArray[np.bool_]  # (M,)
     content_size: tuple[int, int]  # (height, width) of the image without padding
-    scale: float  # network pixels per original pixel
+    scales: Scales  # network pixels per original pixel, along x and along y
 
 
 def keep_visible(sample: Sample) -> Sample:
@@ -64,14 +64,11 @@ def keep_visible(sample: Sample) -> Sample:
 
 
 def build_train_transform(
-    augment: AugmentConfig, image_size: tuple[int, int], fill: tuple[int, int, int]
+    augment: AugmentConfig, image_size: tuple[int, int], fill: tuple[int, int, int], fit: Fit = "letterbox"
 ) -> TrainTransform:
     """Build the augmentation of one image (mosaic and mixup happen before it).
 
-    Args:
-        augment: Strengths and probabilities.
-        image_size: Network input (height, width).
-        fill: RGB of the padding.
+    ``image_size`` is the network input, ``fill`` the RGB of its padding.
 
     Raises:
         ConfigError: If ``augment.transforms`` names a transform or an argument that does not exist, a value does not
@@ -80,6 +77,7 @@ def build_train_transform(
     return TrainTransform(
         image_size=image_size,
         fill=fill,
+        fit=fit,
         horizontal_flip=augment.horizontal_flip,
         vertical_flip=augment.vertical_flip,
         scale=(augment.scale[0], augment.scale[1]),
@@ -93,9 +91,9 @@ class TrainTransform:
     """The augmentation recipe, in this order:
 
     1. With probability ``safe_crop``, a random crop that keeps every box whole.
-    2. Scale jitter: f is drawn from U(scale), and the image is resized, with its aspect ratio, to fit into f times the
-       network input. If the result is larger than the network input, it is cropped at a random offset. (For speed the
-       crop happens first. After a safe crop f is at most 1, so that this step cuts no box.)
+    2. Scale jitter: f is drawn from U(scale), and the image is resized to fit into f times the network input: with its
+       aspect ratio, or stretched to fill it. If the result is larger than the network input, it is cropped at a random
+       offset. (For speed the crop happens first. After a safe crop f is at most 1, so that this step cuts no box.)
     3. Horizontal and vertical flip.
     4. Colour changes, then the albumentations transforms of the config, on the image without padding.
     5. Padding at the bottom and on the right.
@@ -103,6 +101,7 @@ class TrainTransform:
 
     image_size: tuple[int, int]
     fill: tuple[int, int, int]
+    fit: Fit = "letterbox"
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
     scale: tuple[float, float] = (0.1, 2.0)
@@ -130,15 +129,31 @@ class TrainTransform:
         if is_safe:
             sample = random_safe_crop(sample, rng)
         factor = rng.uniform(*self.scale)
-        sample, scale = random_resized_crop(sample, self.image_size, min(factor, 1.0) if is_safe else factor, rng)
+        factor = min(factor, 1.0) if is_safe else factor
+        sample, scales = random_resized_crop(sample, self.image_size, factor, rng, self.fit)
 
         flip_x, flip_y = rng.random(2) < (self.horizontal_flip, self.vertical_flip)
         sample = flip(sample, horizontal=bool(flip_x), vertical=bool(flip_y))
         if self.content_transforms is not None:
             sample = self.content_transforms(sample, int(rng.integers(2**32)))
 
-        sample, content_size, shrink = _fit(sample, self.image_size, self.fill, out)
-        return Augmented(*sample, content_size, scale * shrink)
+        sample, content_size, (shrink_x, shrink_y) = self._pad(sample, out)
+        return Augmented(*sample, content_size, (scales[0] * shrink_x, scales[1] * shrink_y))
+
+    def _pad(self, sample: Sample, out: Array | None) -> tuple[Sample, tuple[int, int], Scales]:
+        """Pad an image to the network input. Shrink it first if a transform, for example a rotation, made it larger."""
+        height, width = sample.image.shape[:2]
+        if height <= self.image_size[0] and width <= self.image_size[1]:
+            padded = pad(sample.image, self.image_size, self.fill, out=out)
+            return sample._replace(image=padded), (height, width), (1.0, 1.0)
+        letterbox = Letterbox(
+            image_size=self.image_size, mean=self.fill, std=(1, 1, 1), preprocessing=Preprocessing(fit=self.fit)
+        )
+        image, content_size, scales = letterbox(sample.image)
+        if out is not None:
+            out[:] = image
+        factors = np.array([content_size[1] / width, content_size[0] / height] * 2, dtype=np.float32)
+        return sample._replace(image=image, boxes=sample.boxes * factors), content_size, scales
 
 
 def random_safe_crop(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -159,34 +174,40 @@ def random_safe_crop(sample: Sample, rng: np.random.Generator) -> Sample:
 
 
 def random_resized_crop(
-    sample: Sample, image_size: tuple[int, int], factor: float, rng: np.random.Generator
-) -> tuple[Sample, float]:
-    """Resize an image, with its aspect ratio, to fit into ``factor`` · ``image_size``; then crop it to ``image_size``.
+    sample: Sample, image_size: tuple[int, int], factor: float, rng: np.random.Generator, fit: Fit = "letterbox"
+) -> tuple[Sample, Scales]:
+    """Resize an image to fit into ``factor`` · ``image_size``; then crop it to ``image_size``.
 
-    The offset of the crop is random.
+    It keeps its aspect ratio, or is stretched to fill that size. The offset of the crop is random.
 
     Returns:
-        The sample, at most ``image_size`` large, with the boxes that ``keep_visible`` returns; and the scale.
+        The sample, at most ``image_size`` large, with the boxes that ``keep_visible`` returns; and the scales.
     """
     sides = sample.image.shape[:2]
     targets = (max(1, int(factor * image_size[0])), max(1, int(factor * image_size[1])))
-    scale = float(min(np.float32(targets[0]) / np.float32(sides[0]), np.float32(targets[1]) / np.float32(sides[1])))
+    scales = [float(np.float32(target) / np.float32(side)) for target, side in zip(targets, sides, strict=True)]
+    if fit == "letterbox":
+        scales = [min(scales)] * 2
+        targets = (_scaled(sides[0], scales[0]), _scaled(sides[1], scales[0]))
 
     # The crop is made of whole source pixels, so only the visible part is resized. This rounds the scale of each axis a
     # little, so the boxes are multiplied by the factors that the pixels were really resized by.
     (top, rows, height), (left, columns, width) = (
-        _visible_span(side, scale, limit, rng) for side, limit in zip(sides, image_size, strict=True)
+        _visible_span(*axis, rng) for axis in zip(sides, scales, targets, image_size, strict=True)
     )
     visible = sample.image[top : top + rows, left : left + columns]
     image = cv2.resize(visible, (width, height), interpolation=cv2.INTER_LINEAR)
     offset = np.array([left, top, left, top], dtype=np.float32)
     factors = np.array([width / columns, height / rows] * 2, dtype=np.float32)
-    return keep_visible(sample._replace(image=image, boxes=(sample.boxes - offset) * factors)), scale
+    return keep_visible(sample._replace(image=image, boxes=(sample.boxes - offset) * factors)), (scales[1], scales[0])
 
 
-def _visible_span(side: int, scale: float, limit: int, rng: np.random.Generator) -> tuple[int, int, int]:
+def _scaled(side: int, scale: float) -> int:
+    return max(1, int(np.float32(side) * np.float32(scale)))
+
+
+def _visible_span(side: int, scale: float, resized: int, limit: int, rng: np.random.Generator) -> tuple[int, int, int]:
     """Return, for one axis, the first source pixel, the number of source pixels, and their number after the resize."""
-    resized = max(1, int(np.float32(side) * np.float32(scale)))
     if resized <= limit:
         return 0, side, resized
     length = min(side, max(1, round(limit / scale)))
@@ -206,20 +227,6 @@ def flip(sample: Sample, *, horizontal: bool, vertical: bool) -> Sample:
     code = -1 if horizontal and vertical else int(horizontal)
     image = cv2.flip(sample.image, code)
     return sample._replace(image=image, boxes=boxes)
-
-
-def _fit(
-    sample: Sample, image_size: tuple[int, int], fill: tuple[int, int, int], out: Array | None
-) -> tuple[Sample, tuple[int, int], float]:
-    """Pad an image to the network input. Shrink it first if a transform, for example a rotation, made it larger."""
-    height, width = sample.image.shape[:2]
-    if height <= image_size[0] and width <= image_size[1]:
-        return sample._replace(image=pad(sample.image, image_size, fill, out=out)), (height, width), 1.0
-    image, content_size, scale = Letterbox(image_size=image_size, mean=fill, std=(1, 1, 1))(sample.image)
-    if out is not None:
-        out[:] = image
-    factors = np.array([content_size[1] / width, content_size[0] / height] * 2, dtype=np.float32)
-    return sample._replace(image=image, boxes=sample.boxes * factors), content_size, scale
 
 
 class AlbumentationsAdapter:

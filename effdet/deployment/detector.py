@@ -148,10 +148,10 @@ class DeployedDetector:
     def _finish(self, outputs: list[Tensor], scales: Tensor, original_sizes: Tensor, _: tuple[int, int]) -> list[Found]:
         """Return the detections that the graph found, in pixels of the original images."""
         results = []
-        for boxes, scores, labels, scale, size in zip(*outputs, scales.tolist(), original_sizes, strict=True):
+        for boxes, scores, labels, factors, size in zip(*outputs, scales, original_sizes, strict=True):
             keep = (labels >= 0) & (scores >= self._settings.score_threshold)
             keep &= keep.cumsum(0) <= self._settings.max_detections
-            boxes = boxes[keep] / scale
+            boxes = boxes[keep] / factors.repeat(2)
             if self._settings.clip == "after":
                 boxes = clip_boxes(boxes, size)
             has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)

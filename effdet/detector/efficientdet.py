@@ -142,8 +142,8 @@ class EfficientDet(nn.Module):
         predictions = self._predict_raw(self.network, self.normalise(batch, content_sizes))
         if self.training:
             scaled = [
-                Target(target.boxes * scale, target.classes).to(self.device)
-                for target, scale in zip(originals, scales, strict=True)
+                Target(target.boxes * factors.repeat(2), target.classes).to(self.device)
+                for target, factors in zip(originals, scales, strict=True)
             ]
             return self.criterion(predictions, self.anchors(self.image_size, self.device), scaled)
         results = self._postprocess(predictions, scales, original_sizes, self.image_size)

@@ -27,20 +27,20 @@ def letterbox_tensors(images: Sequence[Tensor], letterbox: Letterbox) -> tuple[T
         letterbox: Network input, and how images get there.
 
     Returns:
-        Batch (B, C, height, width); content sizes (B, 2) int64; scales (B,) float32, network per original pixel;
-        original sizes (B, 2) int64.
+        Batch (B, C, height, width); content sizes (B, 2) int64; scales (B, 2) float32, network per original pixel
+        along x and y; original sizes (B, 2) int64.
     """
     preprocessing = letterbox.preprocessing
     batch = _filled(images[0], (len(images), *images[0].shape[:1], *letterbox.image_size), letterbox.channel_fill)
     contents, scales = [], []
     for index, image in enumerate(images):
-        content, scale = preprocessing.content_size((image.shape[1], image.shape[2]), letterbox.image_size)
+        content, factors = preprocessing.content_size((image.shape[1], image.shape[2]), letterbox.image_size)
         if content != image.shape[-2:]:
             mode, antialias = _TORCH_RESIZE[preprocessing.resize]
             image = F.interpolate(image[None], size=content, mode=mode, align_corners=False, antialias=antialias)[0]
         batch[index, :, : content[0], : content[1]] = image
         contents.append(content)
-        scales.append(scale)
+        scales.append(factors)
     original_sizes = torch.tensor([image.shape[-2:] for image in images])
     return batch, torch.tensor(contents), torch.tensor(scales, dtype=torch.float32), original_sizes
 

@@ -142,7 +142,7 @@ def make_batch(chunk: Chunk, letterbox: Letterbox, original_sizes: Sequence[Size
     return Batch(
         images=torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in boxed]),
         content_sizes=torch.tensor([content for _, content, _ in boxed]),
-        scales=torch.tensor([scale for _, _, scale in boxed], dtype=torch.float32),
+        scales=torch.tensor([scales for _, _, scales in boxed], dtype=torch.float32),
         original_sizes=torch.tensor(sizes),
         image_ids=tuple(range(len(chunk))),
         targets=[],

@@ -1,4 +1,4 @@
-"""The letterbox: fit an image of any size into the network input, for files, loaders and deployed models alike."""
+"""Fit an image of any size into the network input, for files, loaders and deployed models alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effdet.images.preprocessing import PRESETS, Colour, Preprocessing, Size
+from effdet.images.preprocessing import PRESETS, Colour, Preprocessing, Scales, Size
 from effdet.images.reading import EncodedImage, Picture, read_picture
 
 Array: TypeAlias = NDArray[Any]
@@ -24,12 +24,14 @@ class Letterboxed(NamedTuple):
 
     image: Array  # (H, W, 3) uint8, or float32 that is normalised already
     content_size: Size  # (height, width) without padding
-    scale: float  # network pixels per original pixel
+    scales: Scales  # network pixels per original pixel, along x and along y; equal unless the image is stretched
 
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
     """Fit images into a network input: scale by one factor, put top-left, pad at the right and the bottom.
+
+    With ``preprocessing.fit`` "stretch" each axis has a factor of its own, and nothing is padded.
 
     Plain values, so that it can be sent to loader processes.
     """
@@ -77,16 +79,16 @@ class Letterbox:
         """
         fill = self.fill
         original_size = original_size or (image.shape[0], image.shape[1])
-        content_size, scale = self.preprocessing.content_size(original_size, self.image_size)
+        content_size, scales = self.preprocessing.content_size(original_size, self.image_size)
         if not self.preprocessing.normalises:
             resized = _resize_levels(image, content_size, self.preprocessing.resize)
-            return Letterboxed(pad(resized, self.image_size, fill), content_size, scale)
+            return Letterboxed(pad(resized, self.image_size, fill), content_size, scales)
 
         padded = np.zeros((*self.image_size, 3), dtype=np.float32)
         if not self.preprocessing.zero_padding:
             padded[:] = self._normalise(np.array([fill], dtype=np.float32))
         padded[: content_size[0], : content_size[1]] = self._resize_normalised(image, content_size)
-        return Letterboxed(padded, content_size, scale)
+        return Letterboxed(padded, content_size, scales)
 
     def _resize_normalised(self, image: Array, content_size: Size) -> Array:
         if self.preprocessing.resize == "opencv-float":

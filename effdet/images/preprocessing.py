@@ -9,7 +9,9 @@ import numpy as np
 
 Colour: TypeAlias = tuple[int, int, int]
 Size: TypeAlias = tuple[int, int]
+Scales: TypeAlias = tuple[float, float]  # network pixels per original pixel, along x and along y
 
+Fit: TypeAlias = Literal["letterbox", "stretch"]
 Resize: TypeAlias = Literal["opencv", "opencv-float", "pillow-bilinear", "pillow-bicubic", "tensorflow"]
 Sizes: TypeAlias = Literal["float32", "float64", "exact"]
 
@@ -23,6 +25,11 @@ def _check(ok: bool, name: str, must: str, got: object) -> None:
 class Preprocessing:
     """How an image is scaled and padded; plain values, saved with a model. Defaults are the ones we recommend.
 
+    Ways to ``fit`` an image into the network input of H×W:
+
+    - ``letterbox``: scale both axes by one factor, so that objects keep their shape, and pad the rest;
+    - ``stretch``: scale each axis by its own factor, so that the image fills the input, as MediaPipe does.
+
     Kinds of ``resize``, all with half-pixel centres:
 
     - ``opencv``: bilinear on whole levels, no antialias;
@@ -30,8 +37,9 @@ class Preprocessing:
     - ``pillow-bilinear``, ``pillow-bicubic``: on whole levels, with antialias;
     - ``tensorflow``: bilinear on normalised float32, no antialias, rounded as TensorFlow's kernel rounds.
 
-    Rules of ``sizes``, with scale = min(H / h, W / w): ``float32`` and ``float64`` truncate h · scale and w · scale as
-    computed in that precision, so that the tighter axis may lose a pixel; ``exact`` lets it fill the input.
+    Rules of ``sizes`` of the letterbox, with scale = min(H / h, W / w): ``float32`` and ``float64`` truncate h · scale
+    and w · scale as computed in that precision, so that the tighter axis may lose a pixel; ``exact`` lets it fill the
+    input.
 
     With ``reduced_decoding``, JPEG files much larger than the input are decoded at 1/2, 1/4 or 1/8, but never smaller
     than the size that they have inside the input. Boxes stay in pixels of the full size.
@@ -40,6 +48,7 @@ class Preprocessing:
         ValueError: If there is no such kind or rule, or the colour is none.
     """
 
+    fit: Fit = "letterbox"
     resize: Resize = "opencv"
     sizes: Sizes = "float32"
     fill: Colour | None = None  # uint8 RGB of the padding; None: the mean colour
@@ -47,6 +56,7 @@ class Preprocessing:
     reduced_decoding: bool = False  # of image files only: what is decoded already is taken as it is
 
     def __post_init__(self) -> None:
+        _check(self.fit in get_args(Fit), "fit", f"be one of {', '.join(get_args(Fit))}", self.fit)
         _check(self.resize in get_args(Resize), "resize", f"be one of {', '.join(get_args(Resize))}", self.resize)
         _check(self.sizes in get_args(Sizes), "sizes", f"be one of {', '.join(get_args(Sizes))}", self.sizes)
         if self.fill is not None:
@@ -73,13 +83,15 @@ class Preprocessing:
         """Whether images are normalised before they are scaled, hence leave ``Letterbox`` as floats."""
         return self.resize in ("opencv-float", "tensorflow")
 
-    def content_size(self, original_size: Size, image_size: Size) -> tuple[Size, float]:
+    def content_size(self, original_size: Size, image_size: Size) -> tuple[Size, Scales]:
         """Return the (height, width) that an image has inside the network input, and network per original pixel."""
+        if self.fit == "stretch":
+            return image_size, (image_size[1] / original_size[1], image_size[0] / original_size[0])
         (height, width), scale = _fit(original_size, image_size, np.float32 if self.sizes == "float32" else np.float64)
         if self.sizes == "exact":
             height_is_tight = image_size[0] / original_size[0] <= image_size[1] / original_size[1]
             height, width = (image_size[0], width) if height_is_tight else (height, image_size[1])
-        return (height, width), scale
+        return (height, width), (scale, scale)
 
     def fill_colour(self, mean: tuple[float, ...]) -> tuple[int, ...]:
         """Return the padding's uint8 value of each channel, for a mean in 0…255.

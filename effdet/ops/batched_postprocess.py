@@ -43,19 +43,24 @@ def postprocess_batch(
     If several logits are equal at the limit of ``max_candidates``, any of them may be taken.
     """
     device = predictions.class_logits.device
-    scale = scales.to(device, non_blocking=True)[:, None, None]  # (B, 1, 1)
+    factors = by_axis(scales.to(device, non_blocking=True))
     borders = original_sizes.to(device, non_blocking=True).float()  # (B, 2) height, width
     found = _candidates(predictions, anchors, settings)
     if settings.clip == "before":
-        found = _clip(found, borders * scale[:, 0], settings)
+        found = _clip(found, borders * factors.flip(1), settings)
     elif settings.clip == "network":
         assert image_size is not None
         found = _clip(found, borders.new_tensor([[image_size[0] - 1, image_size[1] - 1]]), settings)
     found = _suppress(found, settings)
-    found = found._replace(boxes=found.boxes / scale)
+    found = found._replace(boxes=found.boxes / factors.repeat(1, 2)[:, None])
     if settings.clip == "after":
         found = _clip(found, borders, settings)
     return _split(found)
+
+
+def by_axis(scales: Tensor) -> Tensor:
+    """Return scales (B, 2), along x and y, also where one number for each image, (B,), stands for both."""
+    return scales if scales.ndim == 2 else scales[:, None].expand(-1, 2)
 
 
 def _candidates(predictions: Predictions, anchors: Tensor, settings: PostprocessSettings) -> _Found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from effdet.ops.batched_postprocess import postprocess_batch
+from effdet.ops.batched_postprocess import by_axis, postprocess_batch
 from effdet.ops.boxes import clip_boxes, decode
 from effdet.ops.nms import hard_nms, select_candidates, soft_nms
 from effdet.ops.settings import MAX_COORDINATE, PostprocessSettings
@@ -31,7 +31,7 @@ def postprocess(
     Args:
         predictions: Logits (B, N, K) and deltas (B, N, 4) of any floating dtype.
         anchors: (N, 4) xyxy pixels of the network input.
-        scales: (B,) network pixels per original pixel.
+        scales: (B, 2) network pixels per original pixel along x and y; or (B,), where the two are equal.
         original_sizes: (B, 2) height, width of the original images.
         settings: Limits and thresholds; ``None`` for the defaults.
         image_size: (height, width) of the network input; needed by ``clip="network"`` only.
@@ -57,17 +57,17 @@ def postprocess(
             image_size=image_size,
         )
     images = zip(
-        predictions.class_logits, predictions.box_deltas, scales.tolist(), original_sizes.tolist(), strict=True
+        predictions.class_logits, predictions.box_deltas, by_axis(scales), original_sizes.tolist(), strict=True
     )
     results = []
-    for logits, deltas, scale, (height, width) in images:
+    for logits, deltas, factors, (height, width) in images:
         candidates = _candidates(logits, deltas, anchors, settings)
         if settings.clip == "before":
-            candidates = _clip(candidates, (height * scale, width * scale), settings)
+            candidates = _clip(candidates, (height * float(factors[1]), width * float(factors[0])), settings)
         elif settings.clip == "network" and image_size is not None:
             candidates = _clip(candidates, (image_size[0] - 1, image_size[1] - 1), settings)
         boxes, labels, scores = _suppress(*candidates, settings)
-        found = boxes / scale, labels, scores
+        found = boxes / factors.repeat(2), labels, scores
         results.append(_clip(found, (height, width), settings) if settings.clip == "after" else found)
     return results
 

@@ -165,6 +165,7 @@ def build_loader(config: Config, model: EfficientDet, train: Dataset, world: Wor
         seed=config.run.seed,
         workers=choose_workers(config.data.workers, world.device, local_size=world.local_size),
         fill=model.fill,
+        fit=model.preprocessing.fit,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",

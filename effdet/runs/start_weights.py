@@ -21,6 +21,7 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
     """
     from effdet.config import ConfigError
     from effdet.detector.efficientdet import EfficientDet
+    from effdet.images.preprocessing import Preprocessing
     from effdet.ops.settings import PostprocessSettings
     from effdet.runs.architecture import architecture_of
     from effdet.training.checkpoint import load_tensors, tensors_of
@@ -37,6 +38,7 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
         class_names=data.class_names,
         category_ids=data.category_ids,
         stochastic_depth=wanted.stochastic_depth,
+        preprocessing=Preprocessing(fit=config.data.resize.value),
         settings=PostprocessSettings(
             nms=options.nms.value,
             iou_threshold=options.iou_threshold,

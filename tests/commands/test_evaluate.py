@@ -50,7 +50,7 @@ def seer(monkeypatch):
     def detect(self, batch):
         return [
             Detections(
-                target.boxes / scale,
+                target.boxes / scale.repeat(2),
                 target.classes,
                 torch.full((len(target.boxes),), 0.9),
                 self.class_names,
@@ -177,7 +177,7 @@ def test_classes_are_matched_by_name_where_ids_differ(demo_root, weights, monkey
         labels = torch.tensor([own[name] for name in data.class_names])
         return [
             Detections(
-                target.boxes / scale,
+                target.boxes / scale.repeat(2),
                 labels[target.classes],
                 torch.ones(len(target.boxes)),
                 self.class_names,

@@ -93,7 +93,7 @@ def test_batch_has_the_documented_types(dataset: Dataset) -> None:
         assert batch.images.dtype == torch.uint8
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert (batch.content_sizes.shape, batch.content_sizes.dtype) == ((size, 2), torch.int64)
-        assert (batch.scales.shape, batch.scales.dtype) == ((size,), torch.float32)
+        assert (batch.scales.shape, batch.scales.dtype) == ((size, 2), torch.float32)
         assert (batch.original_sizes.shape, batch.original_sizes.dtype) == ((size, 2), torch.int64)
         assert [type(image_id) for image_id in batch.image_ids] == [int] * size
         for target in batch.targets:
@@ -203,7 +203,7 @@ def test_crowds_are_regions_and_empty_images_are_negatives(dataset: Dataset) -> 
     for batch in [*plain.epoch(0), *eval_loader(dataset)]:
         for image_id, target, scale in zip(batch.image_ids, batch.targets, batch.scales, strict=True):
             # A content size is truncated, so that its pixels may lie up to one from where the scale says.
-            boxes = torch.tensor([[5.0, 6, 25, 31], [15, 6, 35, 31]]) * scale
+            boxes = torch.tensor([[5.0, 6, 25, 31], [15, 6, 35, 31]]) * scale.repeat(2)
             counts = {0: (0, 0), 1: (1, 0), 2: (1, 1)}[(image_id - 100) % 3]
             assert (len(target.boxes), len(target.crowd_boxes)) == counts
             torch.testing.assert_close(target.boxes, boxes[: counts[0]], atol=0.6, rtol=0)
@@ -221,10 +221,10 @@ def test_evaluation_shows_the_letterboxed_images_in_order(dataset: Dataset) -> N
     index = 0
     for batch in batches:
         for b, image in enumerate(batch.images):
-            expected, content_size, scale = LETTERBOX(dataset.read(index))
+            expected, content_size, scales = LETTERBOX(dataset.read(index))
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
             assert tuple(batch.content_sizes[b].tolist()) == content_size
-            assert batch.scales[b].item() == pytest.approx(scale)
+            assert batch.scales[b].tolist() == pytest.approx(scales)
             assert batch.original_sizes[b].tolist() == dataset.sizes[index].tolist()
             index += 1
 

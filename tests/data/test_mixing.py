@@ -39,6 +39,21 @@ def test_mosaic_shows_four_images_with_their_boxes(seed: int) -> None:
         assert is_crowd == (label == 3)
 
 
+def test_stretched_images_fill_their_quarters_of_a_mosaic() -> None:
+    samples = [picture(number, *size) for number, size in enumerate(SIZES)]
+    result = mosaic(samples, (64, 96), FILL, np.random.default_rng(0), "stretch")
+    for box, label in zip(result.boxes, result.labels, strict=True):
+        np.testing.assert_allclose(box, painted_box(result.image, label), atol=2)
+    x = int(np.random.default_rng(0).integers(48, 145))
+    assert (result.image[64, max(0, x - 96) : x + 96] != FILL).any(axis=1).all()
+
+
+def test_mixup_stretches_the_second_image_over_the_first() -> None:
+    first, second = picture(0, 40, 40), picture(1, 20, 80)
+    result = mixup(first, second, np.random.default_rng(5), "stretch")
+    assert result.boxes.tolist() == [[10.0, 10.0, 30.0, 30.0], [10.0, 10.0, 30.0, 30.0]]
+
+
 def test_mosaic_images_meet_in_one_point() -> None:
     samples = [picture(number, 64, 96) for number in range(4)]  # each fills its quarter
     points = set()

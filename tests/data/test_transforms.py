@@ -55,7 +55,7 @@ def test_box_follows_the_picture(config: dict[str, Any], image_size: tuple[int, 
         assert (result.boxes.dtype, result.labels.dtype, result.is_crowd.dtype) == (np.float32, np.int64, np.bool_)
         if len(result.boxes):
             found += 1
-            assert_box_fits(result, atol=1.5 + result.scale / 2)  # a source pixel's edge is blurred by the resize
+            assert_box_fits(result, atol=1.5 + result.scales[0] / 2)  # a source pixel's edge is blurred by the resize
             assert result.labels.tolist() == [4]
     assert found > 40
 
@@ -86,9 +86,29 @@ def test_unit_scale_is_the_letterbox() -> None:
 
     sample = picture()
     result = augment(sample, 0, horizontal_flip=0.0, scale=(1.0, 1.0))
-    image, content_size, scale = Letterbox(image_size=(128, 128), mean=FILL, std=(1, 1, 1))(sample.image)
+    image, content_size, scales = Letterbox(image_size=(128, 128), mean=FILL, std=(1, 1, 1))(sample.image)
     np.testing.assert_array_equal(result.image, image)
-    assert (result.content_size, result.scale) == (content_size, pytest.approx(scale))
+    assert (result.content_size, result.scales) == (content_size, pytest.approx(scales))
+
+
+def test_unit_scale_of_a_stretched_image_fills_the_input() -> None:
+    transform = build_train_transform(AugmentConfig(horizontal_flip=0.0, scale=(1.0, 1.0)), (60, 320), FILL, "stretch")
+    result = transform(*picture(box=(10, 20, 50, 90)), seed=0)  # 120×160: half as high, twice as wide
+    assert (result.content_size, result.scales) == ((60, 320), (2.0, 0.5))
+    assert result.boxes.tolist() == [[20.0, 10.0, 100.0, 45.0]]
+    np.testing.assert_allclose(red_box(result.image), result.boxes[0], atol=1)
+
+
+def test_boxes_follow_a_stretched_image_through_jitter_crop_and_rotation() -> None:
+    config = AugmentConfig(scale=(0.4, 2.0), transforms=[{"name": "Rotate", "limit": (90, 90), "p": 0.5}])
+    transform = build_train_transform(config, (64, 160), FILL, "stretch")
+    shapes = set()
+    for seed in range(40):
+        result = transform(*picture(), seed=seed)
+        if len(result.boxes):
+            assert_box_fits(result, atol=1.5 + max(result.scales) / 2)
+            shapes.add(round(result.scales[0] / result.scales[1], 2))
+    assert shapes >= {1.88}  # (160 / 160) / (64 / 120)
 
 
 def test_small_scale_pads_right_and_bottom_with_the_fill() -> None:
@@ -106,7 +126,7 @@ def test_jitter_scales_lie_in_their_range_and_offsets_reach_every_border() -> No
     starts = [int(random_resized_crop(sample, (100, 100), 1.25, rng)[0].image[0, 0, 0]) for _ in range(300)]
     assert min(starts) == 0
     assert max(starts) >= 39  # 100 / (1.25 / 2) = 160 of 200 source columns are visible
-    scales = [augment(picture(), seed, scale=(0.3, 1.7)).scale / 0.8 for seed in range(300)]
+    scales = [augment(picture(), seed, scale=(0.3, 1.7)).scales[0] / 0.8 for seed in range(300)]
     assert 0.28 < min(scales) < 0.33
     assert 1.67 < max(scales) < 1.7
     assert np.mean(scales) == pytest.approx(1.0, abs=0.08)
@@ -160,7 +180,7 @@ def test_safe_crop_keeps_every_box_whole() -> None:
     assert len(sizes) > 40
     for seed in range(50):  # the jitter that follows cuts nothing either
         result = augment(sample, seed, scale=(0.5, 2.0), safe_crop=1.0)
-        shape = (result.boxes[:, 2:] - result.boxes[:, :2]) / result.scale
+        shape = (result.boxes[:, 2:] - result.boxes[:, :2]) / result.scales[0]
         np.testing.assert_allclose(shape, [[50, 40], [40.2, 29.8]], rtol=0.05)
 
 

@@ -8,6 +8,7 @@ import torch
 import effdet
 from effdet import EfficientDet
 from effdet.deployment.detector import DeployedDetector
+from effdet.deployment.export import ExportOptions, export
 from effdet.deployment.load import deploy
 from effdet.images.preprocessing import Preprocessing
 from effdet.ops.settings import PostprocessSettings
@@ -49,6 +50,18 @@ def test_weights_predict_the_same_in_another_runtime(weights, runtime):
             assert len(one) == len(other) > 20
             assert one.class_names == ("a", "b")
             torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_an_export_fits_photos_into_its_input_as_the_model_does(fit, tmp_path):
+    torch.manual_seed(0)
+    model = EfficientDet("lite0", 2, image_size=(64, 64), preprocessing=Preprocessing(fit=fit)).eval()
+    export(model, tmp_path / "model.pt2", ExportOptions(format="torch-export"))
+    detector = effdet.load(tmp_path / "model.pt2")
+    assert detector.preprocessing.fit == fit
+    one, other = (each.predict(IMAGES[0], score_threshold=0.0)[0] for each in (model, detector))
+    torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(one.boxes, other.boxes, atol=1e-2, rtol=0)
 
 
 def test_a_model_is_converted_for_known_runtimes_only(weights):

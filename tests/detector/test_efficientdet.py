@@ -168,6 +168,19 @@ def test_a_saved_model_comes_back_whole(tmp_path):
             assert torch.equal(loaded(image)[0][key], value)
 
 
+def test_a_model_that_stretches_says_so_in_its_file_and_maps_boxes_back_by_axis(tmp_path):
+    model = make_model(preprocessing=Preprocessing(fit="stretch"), image_size=(64, 128)).eval()
+    model.save_pretrained(tmp_path / "model.safetensors")
+    loaded = EfficientDet.from_pretrained(tmp_path / "model.safetensors")
+    assert loaded.preprocessing == Preprocessing(fit="stretch")
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    tall = image.repeat(3, axis=0)  # what is stretched back to the same pixels
+    found, other = (loaded.predict(pixels, score_threshold=0.0)[0] for pixels in (image, tall))
+    assert len(found) > 5
+    torch.testing.assert_close(other.boxes, found.boxes * torch.tensor([1.0, 3.0, 1.0, 3.0]))
+    torch.testing.assert_close(other.scores, found.scores)
+
+
 def test_a_file_that_names_no_preprocessing_has_the_default(tmp_path):
     make_model().save_pretrained(tmp_path / "model.safetensors")
     state, description = read_safetensors(tmp_path / "model.safetensors")

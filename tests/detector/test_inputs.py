@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ def test_bilinear_resize_is_the_half_pixel_formula_without_antialiasing():
     image = torch.rand(3, 9, 14, generator=torch.Generator().manual_seed(0))
     batch, contents, scales, originals = letterbox_tensors([image], letterbox(6, 7))
     assert contents.tolist() == [[4, 7]]  # int(9 · 0.5), int(14 · 0.5)
-    assert scales.tolist() == [0.5]
+    assert scales.tolist() == [[0.5, 0.5]]
     assert originals.tolist() == [[9, 14]]
     for i in range(4):
         for j in range(7):
@@ -39,11 +41,11 @@ def test_tensors_and_files_take_the_same_letterbox(preset):
     """Up to rounding: a level for each of Pillow's two passes or OpenCV's one, nothing where floats are scaled."""
     pixels = np.random.default_rng(0).integers(0, 256, (61, 93, 3), dtype=np.uint8)
     box = letterbox(64, 64, preset=preset)
-    image, content, scale = box(pixels)
+    image, content, factors = box(pixels)
     batch, contents, scales, originals = letterbox_tensors([torch.from_numpy(pixels).permute(2, 0, 1).float()], box)
     assert contents[0].tolist() == list(content)
     assert originals[0].tolist() == [61, 93]
-    assert scales[0].item() == pytest.approx(scale)
+    assert scales[0].tolist() == pytest.approx(factors)
 
     mean, std = torch.tensor(box.mean), torch.tensor(box.std)
     padding = contents if box.preprocessing.zero_padding else None
@@ -53,6 +55,14 @@ def test_tensors_and_files_take_the_same_letterbox(preset):
         from_file = normalise(from_file, padding, mean, std)
     levels = 1.01 if box.preprocessing.resize.startswith(("opencv", "pillow")) else 1e-3
     assert ((from_tensor - from_file) * std.view(3, 1, 1)).abs().max() <= levels
+
+
+def test_stretched_tensors_fill_the_input():
+    box = replace(letterbox(2, 8), preprocessing=Preprocessing(fit="stretch"))
+    image = torch.arange(4.0).view(1, 4, 1).expand(3, 4, 4)  # row numbers
+    batch, contents, scales, _ = letterbox_tensors([image], box)
+    assert batch[0, 0].tolist() == [[0.5] * 8, [2.5] * 8]
+    assert (contents.tolist(), scales.tolist()) == ([[2, 8]], [[2.0, 0.5]])  # x, y
 
 
 def test_an_image_of_the_right_size_is_not_resampled():

@@ -118,7 +118,7 @@ def test_a_batch_knows_where_each_image_lies():
     batch = make_batch([("wide", np.zeros((16, 64, 3), np.uint8)), ("tall", np.zeros((64, 8, 3), np.uint8))], LETTERBOX)
     assert batch.images.shape == (2, 3, 32, 32)
     assert batch.content_sizes.tolist() == [[8, 32], [32, 4]]
-    assert batch.scales.tolist() == [0.5, 0.5]
+    assert batch.scales.tolist() == [[0.5, 0.5], [0.5, 0.5]]
     assert batch.original_sizes.tolist() == [[16, 64], [64, 8]]
 
 
@@ -129,7 +129,7 @@ def test_boxes_are_in_pixels_of_the_full_size_where_a_file_is_decoded_reduced(tm
         letterbox = replace(LETTERBOX, preprocessing=Preprocessing.preset("fast"))
 
         def detect(self, batch):
-            corners = batch.content_sizes.flip(1) / batch.scales[:, None]
+            corners = batch.content_sizes.flip(1) / batch.scales
             self.original_sizes = batch.original_sizes.tolist()
             return [
                 Detections(torch.cat([torch.zeros(2), corner])[None], torch.tensor([0]), torch.tensor([1.0]))
@@ -155,7 +155,7 @@ def test_a_large_photo_decoded_reduced_gives_the_boxes_of_full_decoding(photo_se
             found = []
             for image, scale in zip(batch.images.int(), batch.scales, strict=True):
                 y, x = torch.nonzero((image[0] > 200) & (image[1] < 60) & (image[2] < 60), as_tuple=True)
-                box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]) / scale
+                box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]) / scale.repeat(2)
                 found.append(Detections(box[None], torch.tensor([0]), torch.tensor([1.0])))
             return found
 

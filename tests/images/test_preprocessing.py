@@ -1,5 +1,6 @@
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -60,10 +61,10 @@ def test_presets_truncate_sizes_in_their_own_way(preset, inside):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_an_image_never_loses_a_whole_side(preset):
-    made, content_size, scale = box(preset)(np.full((2, 2000, 3), 200, np.uint8))
+    made, content_size, scales = box(preset)(np.full((2, 2000, 3), 200, np.uint8))
     assert content_size == (1, 64)
     assert made.shape == (64, 64, 3)
-    assert scale == pytest.approx(64 / 2000)
+    assert scales == pytest.approx((64 / 2000, 64 / 2000))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,7 @@ def test_plain_values_of_a_file_give_the_same_preprocessing():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"fit": "crop"}, "fit must be one of letterbox, stretch, got crop"),
         ({"resize": "nearest"}, "resize must be one of opencv, opencv-float, .* got nearest"),
         ({"sizes": "float16"}, "sizes must be one of float32, float64, exact, got float16"),
         ({"fill": (0, 0)}, "fill must be three whole numbers in 0…255, got"),
@@ -131,6 +133,35 @@ def test_values_are_checked(values, message):
 def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"preset must be one of default, fast, google, .*zylo, got 'torch'"):
         Preprocessing.preset("torch")
+
+
+# -- stretching
+
+
+@pytest.mark.parametrize("sizes", ["float32", "float64", "exact"])
+def test_a_stretched_image_fills_the_input(sizes):
+    stretch = Preprocessing(fit="stretch", sizes=sizes)
+    assert stretch.content_size((10, 20), (30, 40)) == ((30, 40), (2.0, 3.0))  # x, y
+    assert stretch.content_size((107, 60), (32, 32)) == ((32, 32), (32 / 60, 32 / 107))
+
+
+def test_stretched_pixels_are_those_typed_by_hand():
+    image = np.array([[[0], [40], [80], [120]], [[100], [140], [180], [220]]], np.uint8).repeat(3, axis=2)  # 2×4
+    stretch = Letterbox(image_size=(4, 2), mean=MEAN, std=STD, preprocessing=Preprocessing(fit="stretch"))
+    made, content_size, scales = stretch(image)
+    assert (content_size, scales) == ((4, 2), (0.5, 2.0))
+    assert made[:, :, 0].tolist() == [[20, 100], [45, 125], [95, 175], [120, 200]]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_kind_of_resize_can_stretch(preset, image):
+    preprocessing = replace(Preprocessing.preset(preset), fit="stretch")
+    made = Letterbox(image_size=(32, 70), mean=MEAN, std=STD, preprocessing=preprocessing)(image).image
+    assert made.shape == (32, 70, 3)
+    levels = made * np.array(STD) + np.array(MEAN) if preprocessing.normalises else made
+    expected = cv2.resize(image, (70, 32), interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(levels - expected).mean() < 35  # noise, which the kinds smooth in different degrees
+    assert np.corrcoef(levels.ravel(), expected.ravel())[0, 1] > 0.7
 
 
 # -- reduced decoding
@@ -170,7 +201,7 @@ def test_a_reduced_picture_becomes_nearly_the_same_input(tmp_path):
     made = fast(picture.pixels, picture.original_size)
     whole = box("default", (128, 128))(read_image(tmp_path / "waves.jpg"))
     assert picture.pixels.shape == (203, 301, 3)
-    assert (made.content_size, made.scale) == (whole.content_size, whole.scale)
+    assert (made.content_size, made.scales) == (whole.content_size, whole.scales)
     assert np.abs(made.image.astype(int) - whole.image).mean() < 3
 
 

@@ -38,11 +38,11 @@ def random_predictions(dtype, seed=0, num_images=3):
     return Predictions(logits.to(dtype), deltas.to(dtype)), anchors
 
 
-def run(method, predictions, anchors, settings):
+def run(method, predictions, anchors, settings, scales=(1.0, 0.5, 1.6)):
     return method(
         predictions,
         anchors,
-        scales=torch.tensor([1.0, 0.5, 1.6]),
+        scales=torch.tensor(scales),
         original_sizes=torch.tensor([[96, 120], [192, 256], [60, 70]]),
         settings=settings,
         image_size=SIZE,
@@ -61,6 +61,16 @@ def test_a_batch_gives_what_each_image_gives(monkeypatch, settings, looks):
         torch.testing.assert_close(boxes, other_boxes)
         assert torch.equal(labels, other_labels)
         torch.testing.assert_close(scores, other_scores, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("clip", ["before", "after", "none"])
+def test_stretched_images_are_mapped_back_as_one_by_one(clip):
+    predictions, anchors = random_predictions(torch.float32)
+    settings, scales = PostprocessSettings(nms="hard", clip=clip), ((1.0, 0.5), (0.5, 0.25), (1.6, 3.0))
+    expected, got = (run(method, predictions, anchors, settings, scales) for method in (postprocess, postprocess_batch))
+    for (boxes, labels, _), (other_boxes, other_labels, _) in zip(got, expected, strict=True):
+        torch.testing.assert_close(boxes, other_boxes)
+        assert torch.equal(labels, other_labels)
 
 
 @pytest.mark.parametrize("nms", ["hard", "soft"])

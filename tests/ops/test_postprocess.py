@@ -69,6 +69,19 @@ def test_without_clipping_boxes_keep_what_lies_outside():
     torch.testing.assert_close(boxes, torch.tensor([[400.0, 360.0, 560.0, 480.0]]))
 
 
+def test_boxes_of_a_stretched_image_are_mapped_back_axis_by_axis():
+    predictions = predictions_of([[10.0, 20.0, 30.0, 60.0], [100.0, 90.0, 140.0, 120.0]], [[0.0, 0.9, 0.0, 0.0]] * 2)
+    for clip, second in (("after", [200.0, 900.0, 256.0, 1200.0]), ("before", [200.0, 900.0, 256.0, 1200.0])):
+        [(boxes, _, _)] = postprocess(
+            predictions,
+            ANCHORS,
+            scales=torch.tensor([[0.5, 0.1]]),  # x, y of a photo of 1280 × 256 (height × width)
+            original_sizes=torch.tensor([[1280, 256]]),
+            settings=PostprocessSettings(score_threshold=0.5, clip=clip, nms="hard"),
+        )
+        torch.testing.assert_close(boxes, torch.tensor([[20.0, 200.0, 60.0, 600.0], second]))
+
+
 def test_each_image_has_its_own_scale_and_size():
     one = predictions_of([[10.0, 20.0, 30.0, 60.0]], [[0.9, 0.0, 0.0, 0.0]])
     twice = Predictions(one.class_logits.repeat(2, 1, 1), one.box_deltas.repeat(2, 1, 1))

@@ -35,7 +35,7 @@ class Seer(EfficientDet):
     def detect(self, batch):
         return [
             Detections(
-                target.boxes / scale,
+                target.boxes / scale.repeat(2),
                 target.classes,
                 torch.full((len(target.boxes),), 0.9),
                 self.class_names,

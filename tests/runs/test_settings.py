@@ -164,6 +164,12 @@ SETTINGS = [
     ),
     Setting("data.max_train_images=9", lambda run: run.checkpoints.num_images, 9),
     Setting("data.max_val_images=3", lambda run: sum(batch_sizes_of_evaluation(run)), 3),
+    Setting("data.resize=stretch", lambda run: run.trainer.model.preprocessing.fit, "stretch"),
+    Setting(
+        "data.resize=stretch, data.image_size=[64,96]",
+        lambda run: first_batch(run).content_sizes.tolist(),
+        [[64, 96]] * 4,
+    ),
     Setting("data.workers=1", lambda run: images(run).is_shared(), True),
     Setting("data.augment.horizontal_flip=1", images),
     Setting("data.augment.vertical_flip=1", images),
