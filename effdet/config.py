@@ -91,6 +91,9 @@ class ArchitectureConfig:
     activation: str | None = None
     head_activation: str | None = None
     separable: bool | None = None
+    conv_order: str | None = None
+    skip_edges: bool | None = None
+    single_input_nodes: bool | None = None
     min_level: int | None = None
     max_level: int | None = None
     anchor_scale: float | None = None

@@ -19,7 +19,7 @@ from effdet.kernels.autograd import Parameters, Plan, fused_block, fused_norm, f
 from effdet.kernels.library import Kernels, load_kernels
 from effdet.models.heads import DenseHead
 from effdet.models.layers import SeparableConv
-from effdet.models.necks.fusion import FastFusion, FusionNode
+from effdet.models.necks.fusion import FusionNode, WeightedFusion
 
 try:
     from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
@@ -83,8 +83,11 @@ class FusedNode(FusionNode):
         if kernels is None:
             return super().forward(*inputs)
         inputs = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
-        fused = fused_sum(self.fuse.weights(), inputs) if isinstance(self.fuse, FastFusion) else self.fuse(*inputs)
-        return _separable(kernels, fused, self.conv, self.bn, activation=FUNCTIONS[self.activation])
+        scalars = isinstance(self.fuse, WeightedFusion) and self.fuse.edge_weights.ndim == 1
+        fused = fused_sum(self.fuse.weights(), inputs) if scalars else self.fuse(*inputs)
+        function = FUNCTIONS[self.activation]
+        first, last = (function, 0) if self.activates_first else (0, function)
+        return _separable(kernels, fused, self.conv, self.bn, activation=first, out_activation=last)
 
 
 class FusedHead(DenseHead):

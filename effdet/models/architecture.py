@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 AspectRatios: TypeAlias = tuple[tuple[float, float], ...]
-Neck = Literal["bifpn", "quad", "pan"]
-Fusion = Literal["fast", "softmax", "sum", "unbounded"]
+Neck = Literal["bifpn", "fpn", "pan", "nas_fpn", "full", "quad"]
+Fusion = Literal["fast", "softmax", "sum", "unbounded", "channel_fast", "channel_softmax", "channel_unbounded"]
+ConvOrder = Literal["act_conv_bn", "conv_bn_act"]
 Activation = Literal["silu", "relu", "relu6", "leaky_relu", "hardswish", "mish"]
 Downsampling = Literal["max_same", "max_symmetric", "max_zeros", "bilinear"]
 Upsampling = Literal["nearest", "bilinear"]
@@ -19,6 +20,7 @@ Upsampling = Literal["nearest", "bilinear"]
 EXACT_RATIOS: AspectRatios = tuple((math.sqrt(ratio), 1 / math.sqrt(ratio)) for ratio in (1.0, 2.0, 0.5))
 ROUNDED_RATIOS: AspectRatios = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 
+NAS_FPN_LEVELS = 5  # P3…P7 where it was found
 COARSEST_FEATURE = 5  # C5, at stride 32, is the coarsest map of the backbone; coarser levels are pooled from it
 
 
@@ -49,6 +51,9 @@ class Architecture:
     activation: Activation = "silu"
     head_activation: Activation | None = None  # None: that of the neck
     separable: bool = True  # depthwise and pointwise convolutions in neck and heads; False: full ones
+    conv_order: ConvOrder = "act_conv_bn"  # of activation, convolution and BN in a node of the neck
+    skip_edges: bool = True  # of a BiFPN: the edge from a level's input to its output node
+    single_input_nodes: bool = False  # of a BiFPN: the nodes with one input, which the paper takes out of PANet
 
     min_level: int = 3  # finest level of the pyramid, 2 to 5; the cells of level l have stride 2^l
     max_level: int = 7  # coarsest level, 6 or more
@@ -74,6 +79,7 @@ class Architecture:
                 f"min_level must lie in 2…{COARSEST_FEATURE} and max_level must be {COARSEST_FEATURE + 1} or more, got "
                 f"{self.min_level} and {self.max_level}"
             )
+        self._check_neck()
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if len(numbers) != self.in_channels:
@@ -81,6 +87,19 @@ class Architecture:
                     f"{name} must have one number for each of in_channels={self.in_channels} channels, got "
                     f"{list(numbers)}; give mean and std together with in_channels"
                 )
+
+    def _check_neck(self) -> None:
+        for name, published in (("skip_edges", True), ("single_input_nodes", False)):
+            if self.neck != "bifpn" and getattr(self, name) != published:
+                raise ValueError(
+                    f"{name} must be {str(published).lower()} for the neck '{self.neck}', got "
+                    f"{str(not published).lower()}; only the neck 'bifpn' has the choice"
+                )
+        if self.neck == "nas_fpn" and self.num_levels != NAS_FPN_LEVELS:
+            raise ValueError(
+                f"the neck 'nas_fpn' must have {NAS_FPN_LEVELS} levels, which its published graph joins, got min_level "
+                f"{self.min_level} and max_level {self.max_level}; choose others, or another neck"
+            )
 
     @classmethod
     def named(cls, name: str) -> Architecture:
@@ -269,6 +288,9 @@ _CHECKS: dict[str, _Check] = {
     "activation": _one_of(Activation),
     "head_activation": _or_none(_one_of(Activation)),
     "separable": _flag,
+    "conv_order": _one_of(ConvOrder),
+    "skip_edges": _flag,
+    "single_input_nodes": _flag,
     "min_level": _whole(2),
     "max_level": _whole(2),
     "anchor_scale": _positive,

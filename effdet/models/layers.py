@@ -85,6 +85,20 @@ class Resampling(NamedTuple):
     down: Callable[[Tensor], Tensor] = downsample
     up: Callable[[Tensor, tuple[int, int]], Tensor] = upsample
 
+    def move(self, x: Tensor, levels: int, size: tuple[int, int]) -> Tensor:
+        """Bring a map to another level of the pyramid: halved once per level, or enlarged in one step.
+
+        Args:
+            x: (B, C, H, W).
+            levels: How much coarser the other level is; negative where it is finer.
+            size: Height and width of a map of that level.
+        """
+        if levels < 0:
+            return self.up(x, size)
+        for _ in range(levels):
+            x = self.down(x)
+        return x
+
 
 DOWNSAMPLING: dict[str, Callable[[Tensor], Tensor]] = {
     "max_same": downsample,

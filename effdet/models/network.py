@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from effdet.models.architecture import Architecture
+from effdet.models.architecture import Architecture, Neck
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_MOMENTUM, DOWNSAMPLING, UPSAMPLING, Resampling
-from effdet.models.necks.pyramid import FeaturePyramid
+from effdet.models.necks.pyramid import FeaturePyramid, LayerKind, bifpn_kind
 from effdet.structures import Predictions
 
 CLASS_PRIOR = 0.01
@@ -93,16 +93,20 @@ def _build_head(architecture: Architecture, *, num_outputs: int, prior: float | 
 
 
 def _build_neck(architecture: Architecture, in_channels: Sequence[int]) -> FeaturePyramid:
+    kind: Neck | LayerKind = architecture.neck
+    if kind == "bifpn":
+        kind = bifpn_kind(skip_edges=architecture.skip_edges, single_input_nodes=architecture.single_input_nodes)
     return FeaturePyramid(
         in_channels,
         architecture.channels,
         architecture.neck_repeats,
-        kind=architecture.neck,
+        kind=kind,
         max_level=architecture.max_level,
         fusion=architecture.fusion,
         activation=architecture.activation,
         separable=architecture.separable,
         bias=architecture.conv_bias,
+        order=architecture.conv_order,
         resampling=Resampling(DOWNSAMPLING[architecture.downsampling], UPSAMPLING[architecture.upsampling]),
     )
 

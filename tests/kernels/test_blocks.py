@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import get_args
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from effdet.kernels.blocks import (
     fuse_for_training,
 )
 from effdet.kernels.library import load_kernels
+from effdet.models.architecture import Fusion
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_EPS
 from effdet.models.necks.fusion import FusionNode
@@ -111,13 +113,14 @@ def test_fused_depthwise_separable_is_as_exact_as_plain(frozen):
 
 
 @needs_kernels
-@pytest.mark.parametrize("fusion", ["fast", "softmax", "sum", "unbounded"])
-@pytest.mark.parametrize("activation", ["silu", "relu6"])
-def test_fused_node_is_as_exact_as_plain(fusion, activation):
+@pytest.mark.parametrize("fusion", get_args(Fusion))
+@pytest.mark.parametrize(("activation", "order"), [("silu", "act_conv_bn"), ("relu6", "conv_bn_act")])
+def test_fused_node_is_as_exact_as_plain(fusion, activation, order):
     torch.manual_seed(0)
-    node = lively(FusionNode(16, 3, fusion=fusion, activation=activation))
+    node = lively(FusionNode(16, 3, fusion=fusion, activation=activation, order=order))
     if fusion != "sum":
-        node.fuse.edge_weights.data.copy_(torch.tensor([0.7, -0.2, 1.4]))
+        weights = torch.tensor([0.7, -0.2, 1.4])
+        node.fuse.edge_weights.data.copy_(weights if node.fuse.edge_weights.ndim == 1 else weights[:, None])
     fused = copy.deepcopy(node)
     fused.__class__ = FusedNode
     assert_as_exact_as_plain(node, fused, [torch.randn(2, 16, 7, 10) for _ in range(3)])

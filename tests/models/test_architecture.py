@@ -6,9 +6,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from effdet.models.architecture import _CHECKS, Activation, Architecture, Downsampling, Fusion, Neck, Upsampling
+from effdet.models.architecture import _CHECKS, Activation, Architecture, Downsampling, Neck, Upsampling
 from effdet.models.layers import ACTIVATIONS, DOWNSAMPLING, UPSAMPLING
-from effdet.models.necks.fusion import FUSIONS
 from effdet.models.necks.pyramid import LAYERS
 from effdet.models.published import PUBLISHED
 
@@ -100,9 +99,24 @@ def test_a_value_of_a_wrong_type_is_named(field, value, message):
         ({"image_size": ()}, "image_size must be two whole numbers .*, got an empty list"),
         ({"channels": 0}, "channels must be 1 or more, got 0"),
         ({"head_repeats": -1}, "head_repeats must be 1 or more, got -1"),
-        ({"neck": "bifnp"}, "neck must be one of bifpn, quad, pan, got 'bifnp'; did you mean 'bifpn'"),
-        ({"neck": None}, "neck must be one of bifpn, quad, pan, got None"),
-        ({"fusion": "attention"}, "fusion must be one of fast, softmax, sum, unbounded, got 'attention'"),
+        (
+            {"neck": "bifnp"},
+            "neck must be one of bifpn, fpn, pan, nas_fpn, full, quad, got 'bifnp'; did you mean 'bifpn'",
+        ),
+        ({"neck": None}, "neck must be one of bifpn, fpn, pan, nas_fpn, full, quad, got None"),
+        (
+            {"fusion": "attention"},
+            "fusion must be one of fast, softmax, sum, unbounded, channel_fast, .*, got 'attention'",
+        ),
+        ({"fusion": "channel_fastattn"}, "fusion must be one of .*; did you mean 'channel_fast'"),
+        ({"conv_order": "bn_act_conv"}, "conv_order must be one of act_conv_bn, conv_bn_act, got 'bn_act_conv'"),
+        (
+            {"neck": "fpn", "skip_edges": False},
+            "skip_edges must be true for the neck 'fpn', got false; only .* 'bifpn'",
+        ),
+        ({"neck": "pan", "single_input_nodes": True}, "single_input_nodes must be false for the neck 'pan', got true"),
+        ({"neck": "nas_fpn", "min_level": 2}, "'nas_fpn' must have 5 levels, .*, got min_level 2 and max_level 7"),
+        ({"neck": "nas_fpn", "max_level": 8}, "'nas_fpn' must have 5 levels, .*, got min_level 3 and max_level 8"),
         ({"activation": "swish"}, "activation must be one of silu, .*, got 'swish'"),
         ({"head_activation": "gelu"}, "head_activation must be one of silu, .*, got 'gelu'"),
         ({"min_level": 1}, "min_level must be 2 or more, got 1"),
@@ -128,7 +142,6 @@ def test_a_value_out_of_range_is_refused(changes, message):
 def test_every_field_is_checked_and_every_name_has_its_part():
     assert list(_CHECKS) == [field.name for field in fields(Architecture)]
     assert list(LAYERS) == list(get_args(Neck))
-    assert list(FUSIONS) == list(get_args(Fusion))
     assert list(ACTIVATIONS) == list(get_args(Activation))
     assert list(DOWNSAMPLING) == list(get_args(Downsampling))
     assert list(UPSAMPLING) == list(get_args(Upsampling))

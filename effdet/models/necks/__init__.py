@@ -1,1 +1,1 @@
-"""Feature pyramids: the bi-directional one of the paper and those that others put in its place."""
+"""Feature pyramids: the bi-directional one of the paper and its rivals, and how their nodes add maps."""

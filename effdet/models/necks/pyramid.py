@@ -1,26 +1,52 @@
 """``FeaturePyramid``: the neck, made of repeated layers of one kind.
 
-A kind of layer is a class with ``LATERALS``, the names of its lists of laterals, each with the index of the finest
-backbone level that has one. Its forward takes as many lists of levels P3…P7, fine to coarse, and returns one.
+A kind of layer has the names of its lists of laterals, each with the index of the finest backbone level that has one.
+Its forward takes as many lists of levels P3…P7, fine to coarse, and returns one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from effdet.models.architecture import Neck
+from effdet.models.architecture import ConvOrder, Fusion, Neck
 from effdet.models.layers import Resampling, init_glorot_uniform, lateral
 from effdet.models.necks.bifpn import BiFPNLayer
-from effdet.models.necks.fusion import FusionNode
+from effdet.models.necks.fpn import FPNLayer
+from effdet.models.necks.full import FullLayer
+from effdet.models.necks.fusion import FusionNode, MakeNode
+from effdet.models.necks.nas_fpn import NASFPNLayer
 from effdet.models.necks.pan import PANLayer
 from effdet.models.necks.quad import QuadLayer
 
-LAYERS: dict[Neck, Any] = {"bifpn": BiFPNLayer, "quad": QuadLayer, "pan": PANLayer}
+
+class LayerKind(NamedTuple):
+    """One of the necks: its layer, and the laterals that the first layer needs."""
+
+    make: Callable[[int, MakeNode, Resampling], nn.Module]  # number of levels, …
+    laterals: Callable[[int], dict[str, int]]  # number of levels → list of laterals, index of its finest level
+
+
+LAYERS: dict[Neck, LayerKind] = {
+    "bifpn": LayerKind(BiFPNLayer, lambda _: BiFPNLayer.LATERALS),
+    "fpn": LayerKind(FPNLayer, lambda _: FPNLayer.LATERALS),
+    "pan": LayerKind(PANLayer, lambda _: PANLayer.LATERALS),
+    "nas_fpn": LayerKind(NASFPNLayer, lambda _: NASFPNLayer.LATERALS),
+    "full": LayerKind(FullLayer, FullLayer.laterals),
+    "quad": LayerKind(QuadLayer, lambda _: QuadLayer.LATERALS),
+}
+
+
+def bifpn_kind(*, skip_edges: bool, single_input_nodes: bool) -> LayerKind:
+    """Return the BiFPN with or without what sets it apart from PANet; see ``BiFPNLayer``."""
+    laterals = BiFPNLayer.LATERALS if skip_edges else BiFPNLayer.LATERALS_WITHOUT_SKIPS
+    make = partial(BiFPNLayer, skip_edges=skip_edges, single_input_nodes=single_input_nodes)
+    return LayerKind(make, lambda _: laterals)
 
 
 class FeaturePyramid(nn.Module):
@@ -34,12 +60,13 @@ class FeaturePyramid(nn.Module):
         in_channels: Channels of C3, C4, C5.
         channels: Width of the pyramid.
         num_layers: Layers of the neck.
-        kind: "bifpn", "quad" or "pan".
+        kind: A name in ``LAYERS``, or a kind of layer.
         max_level: Coarsest level, 6 or more.
-        fusion: "fast", "softmax", "sum" or "unbounded".
+        fusion: How a node adds its inputs; see ``make_fusion``.
         activation: A name in ``ACTIVATIONS``.
         separable: Depthwise and pointwise convolutions in the nodes; otherwise full ones.
         bias: Whether convolutions have one; a BN follows each.
+        order: Of activation, convolution and BN in a node; see ``FusionNode``.
         resampling: How a map goes to the neighbouring level.
     """
 
@@ -49,12 +76,13 @@ class FeaturePyramid(nn.Module):
         channels: int,
         num_layers: int,
         *,
-        kind: Neck = "bifpn",
+        kind: Neck | LayerKind = "bifpn",
         max_level: int = 7,
-        fusion: str = "fast",
+        fusion: Fusion = "fast",
         activation: str = "silu",
         separable: bool = True,
         bias: bool = True,
+        order: ConvOrder = "act_conv_bn",
         resampling: Resampling | None = None,
     ) -> None:
         super().__init__()
@@ -62,18 +90,24 @@ class FeaturePyramid(nn.Module):
         self.resampling = resampling or Resampling()
         self.to_p6 = lateral(in_channels[-1], channels, bias=bias)
         self.num_halved = max_level - 5  # P6, P7, …
-        layer = LAYERS[kind]
-        self.finest_laterals = layer.LATERALS
+        num_levels = len(in_channels) + self.num_halved
+        layer = kind if isinstance(kind, LayerKind) else LAYERS[kind]
+        self.finest_laterals = layer.laterals(num_levels)
         for name, finest in self.finest_laterals.items():
             self.add_module(name, nn.ModuleList(lateral(c, channels, bias=bias) for c in in_channels[finest:]))
 
         def make_node(num_inputs: int) -> FusionNode:
             return FusionNode(
-                channels, num_inputs, fusion=fusion, activation=activation, separable=separable, bias=bias
+                channels,
+                num_inputs,
+                fusion=fusion,
+                activation=activation,
+                separable=separable,
+                bias=bias,
+                order=order,
             )
 
-        num_levels = len(in_channels) + self.num_halved
-        self.layers = nn.ModuleList(layer(num_levels, make_node, self.resampling) for _ in range(num_layers))
+        self.layers = nn.ModuleList(layer.make(num_levels, make_node, self.resampling) for _ in range(num_layers))
         init_glorot_uniform(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
