@@ -1,7 +1,8 @@
-"""Write a model as an ONNX, OpenVINO or torch.export file that holds all that is needed to use it.
+"""Write a model as an ONNX, OpenVINO, torch.export or TFLite file that holds all that is needed to use it.
 
 effdet export --weights runs/demo/best.safetensors --format onnx --check data/demo/images
 effdet export --weights runs/demo/best.safetensors --format openvino --precision int8 --calibration data/demo
+effdet export --weights runs/demo/best.safetensors --format tflite --check data/demo/images
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--calibration", metavar="DATA", help=_CALIBRATION)
     result.add_argument("--max-drop", type=float, metavar="AP", help=_MAX_DROP)
     result.add_argument("--int8-outputs", action="store_true", help="int8: quantise the last convolutions too")
-    result.add_argument("--postprocess", action="store_true", help="put hard NMS into the file")
+    inside = result.add_mutually_exclusive_group()
+    inside.add_argument("--postprocess", action="store_true", default=None, help="put hard NMS into the file")
+    inside.add_argument("--raw", dest="postprocess", action="store_false", default=None, help=_RAW)
     result.add_argument("--max-candidates", type=int, metavar="N", help="boxes that NMS inside the file sees (3840)")
     result.add_argument(
         "--check", metavar="SOURCE", help="photos to compare the file with PyTorch on: file, folder, glob"
@@ -59,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+_RAW = "tflite: class logits and box deltas as outputs; without it such a file does hard NMS"
 _CALIBRATION = "for int8: 100 or more images, as a folder, a glob pattern, or data with a train split"
 _MAX_DROP = (
     "int8: largest allowed drop of AP (0…1) on the val split of --calibration, such as 0.005; layers are changed back "

@@ -36,6 +36,7 @@ class Description:
     settings: PostprocessSettings
     batch: int | None = 1  # images of every run; None: any number
     dynamic_size: bool = False  # whether height and width may be anything; otherwise image_size only
+    input: Literal["normalised", "pixels"] = "normalised"  # "pixels": of 0…255; the graph normalises them
     outputs: Literal["raw", "detections"] = "raw"
     precision: Precision = "fp32"
 
@@ -54,6 +55,7 @@ class Description:
         batch = self.batch
         _check(batch is None or (_is_whole(batch) and batch > 0), "batch", "be 1 or more, or null for any", batch)
         _check(isinstance(self.dynamic_size, bool), "dynamic_size", "be true or false", self.dynamic_size)
+        _check(self.input in ("normalised", "pixels"), "input", "be normalised or pixels", self.input)
         _check(self.outputs in ("raw", "detections"), "outputs", "be raw or detections", self.outputs)
         _check(self.precision in get_args(Precision), "precision", f"be one of {get_args(Precision)}", self.precision)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effdet.deployment.description import Description
 from effdet.deployment.runtimes import Runtime
-from effdet.detector.inputs import check_image_size, normalise
+from effdet.detector.inputs import as_pixels, check_image_size, normalise
 from effdet.detector.prediction import predict_iter, to_detections
 from effdet.images.letterbox import Letterbox
 from effdet.models.anchors import anchors_of
@@ -112,12 +112,17 @@ class DeployedDetector:
         return to_detections(list(self._found(self.network_input(batch), batch)), batch, self)
 
     def network_input(self, batch: Batch) -> Tensor:
-        """Return the images of a letterboxed batch as (B, 3, H, W) float32, normalised."""
+        """Return the images of a letterboxed batch as (B, 3, H, W), as the file takes them.
+
+        They are float32, normalised; or pixels in 0…255, float32 or uint8, where the graph normalises.
+        """
         images = batch.images.cpu()
+        content_sizes = batch.content_sizes if self.preprocessing.zero_padding else None
+        if self.description.input == "pixels":
+            return as_pixels(images, content_sizes, self.mean, self.std)
         if images.is_floating_point():  # the letterbox has normalised them
             return images
-        zero_padding = self.preprocessing.zero_padding
-        return normalise(images, batch.content_sizes if zero_padding else None, self.mean, self.std)
+        return normalise(images, content_sizes, self.mean, self.std)
 
     def _found(self, images: Tensor, batch: Batch) -> Iterator[Found]:
         """Yield what is found in each image; runs of a fixed batch are filled up with blank images."""
@@ -172,7 +177,7 @@ def _check_inside(own: PostprocessSettings, asked: PostprocessSettings) -> None:
     Raises:
         ValueError: If it cannot; the message says how to get a file that can.
     """
-    advice = "as the file itself does the post-processing; export it with these settings, or without --postprocess"
+    advice = "as the file itself does the post-processing; export it with these settings, or without NMS inside"
     inside = ("nms", "iou_threshold", "sigma", "max_candidates", "class_agnostic", "best_class_only")
     changed = [name for name in inside if getattr(asked, name) != getattr(own, name)]
     if asked.clip in ("before", "network"):

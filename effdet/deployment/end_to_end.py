@@ -10,11 +10,11 @@ from effdet.deployment.runtimes import require
 from effdet.ops.settings import PostprocessSettings
 
 OUTPUTS = ("boxes", "scores", "labels")  # (B, D, 4) xyxy pixels of the network input, (B, D), (B, D) int64
-MAX_CANDIDATES = 3840  # most that TensorRT's TopK takes
+ALL_CANDIDATES = 1_000_000_000  # more than any network has
 
 
-def postprocess_settings(settings: PostprocessSettings, max_candidates: int | None) -> PostprocessSettings:
-    """Return the settings that a graph with post-processing has: hard NMS and few enough candidates.
+def postprocess_settings(settings: PostprocessSettings, max_candidates: int) -> PostprocessSettings:
+    """Return the settings that a graph with post-processing has: hard NMS and so many candidates.
 
     Raises:
         ValueError: If a setting has no counterpart in the graph.
@@ -26,8 +26,7 @@ def postprocess_settings(settings: PostprocessSettings, max_candidates: int | No
             "post-processing inside the file must have best_class_only and class_agnostic off and clip 'after' or "
             f"'none', got {settings}; change the model's settings, or export raw outputs"
         )
-    limit = min(settings.max_candidates, MAX_CANDIDATES) if max_candidates is None else max_candidates
-    return replace(settings, nms="hard", max_candidates=limit)
+    return replace(settings, nms="hard", max_candidates=max_candidates)
 
 
 def append_postprocessing(model: Any, anchors: np.ndarray, num_classes: int, settings: PostprocessSettings) -> None:

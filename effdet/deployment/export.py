@@ -1,4 +1,4 @@
-"""Write a detector as an ONNX, OpenVINO or ``torch.export`` file that describes itself."""
+"""Write a detector as a file of another runtime that describes itself: ONNX, OpenVINO, ``torch.export``, TFLite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from effdet.deployment.description import KEY, Description
-from effdet.deployment.end_to_end import append_postprocessing, postprocess_settings
+from effdet.deployment.end_to_end import ALL_CANDIDATES, append_postprocessing, postprocess_settings
 from effdet.deployment.formats import FORMATS, FormatName, Precision
 from effdet.deployment.onnx_graph import RawNetwork, trace_onnx
 from effdet.deployment.quantise import Quantisation, quantise
@@ -25,7 +25,9 @@ class ExportOptions:
 
     Precisions: ``fp16`` halves the file; ONNX and OpenVINO files then hold their weights in float16 and compute in
     float32 where the processor has nothing better, a ``torch-export`` file computes in it. ``bf16`` computes in
-    bfloat16. ``int8`` quantises weights and activations by calibration images, in OpenVINO files.
+    bfloat16. ``int8`` quantises weights and activations by calibration images, in OpenVINO and TFLite files.
+
+    Files of the format ``tflite`` take one image and hold hard NMS unless ``postprocess`` is False.
 
     Raises:
         ValueError: If a format cannot be had so.
@@ -36,8 +38,8 @@ class ExportOptions:
     batch: int | None = 1  # images of every run; None: any number
     dynamic_size: bool = False  # let height and width be anything; ``image_size`` is then the usual one
     precision: Precision = "fp32"
-    postprocess: bool = False  # put hard NMS into the file
-    max_candidates: int | None = None  # of NMS inside the file; None: as few as TensorRT takes
+    postprocess: bool | None = None  # put hard NMS into the file; None: as is usual for the format
+    max_candidates: int | None = None  # of NMS inside the file; None: as few as TensorRT takes, where it can be limited
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -48,14 +50,21 @@ class ExportOptions:
             raise ValueError(f"precision of {self.format} must be one of {valid}, got '{self.precision}'")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch must be 1 or more, or None for any, got {self.batch}")
+        if self.batch != 1 and format.one_image:
+            raise ValueError(f"batch of {self.format} files must be 1, got {self.batch}; leave it out or take onnx")
         if self.postprocess and not format.postprocess:
             raise ValueError(f"post-processing cannot be part of {self.format} files; leave it out or take onnx")
         if self.dynamic_size and not format.dynamic_size:
             raise ValueError(f"the size of {self.format} files must be fixed; give an image_size or take onnx")
-        if self.dynamic_size and self.postprocess:
+        if self.dynamic_size and self.with_nms:
             raise ValueError("a file with post-processing must have a fixed size; leave one of the two out")
-        if self.max_candidates is not None and not self.postprocess:
-            raise ValueError("max_candidates goes with postprocess")
+        if self.max_candidates is not None and not (self.postprocess and format.max_candidates):
+            raise ValueError("max_candidates goes with postprocess, in the formats onnx and openvino")
+
+    @property
+    def with_nms(self) -> bool:
+        """Whether hard NMS is part of the file."""
+        return FORMATS[self.format].postprocess_by_default if self.postprocess is None else self.postprocess
 
 
 def export(
@@ -71,7 +80,7 @@ def export(
 
     Raises:
         ValueError: If the suffix is another, or options cannot be joined.
-        ImportError: If a package of the extra ``deploy`` is missing.
+        ImportError: If a package of the extra ``deploy`` or ``edge`` is missing.
     """
     file = Path(file)
     format = FORMATS[options.format]
@@ -88,8 +97,10 @@ def export(
 def describe(model: EfficientDet, options: ExportOptions) -> Description:
     """Return what the exported file will say about itself."""
     settings = model.settings
-    if options.postprocess:
-        settings = postprocess_settings(settings, options.max_candidates)
+    if options.with_nms:
+        limit = FORMATS[options.format].max_candidates
+        usual = ALL_CANDIDATES if limit is None else min(settings.max_candidates, limit)
+        settings = postprocess_settings(settings, options.max_candidates or usual)
     return Description(
         architecture=model.architecture,
         class_names=model.class_names,
@@ -101,7 +112,8 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         settings=settings,
         batch=options.batch,
         dynamic_size=options.dynamic_size,
-        outputs="detections" if options.postprocess else "raw",
+        input=FORMATS[options.format].input_kind(model.letterbox.mean, model.letterbox.std, options.precision),
+        outputs="detections" if options.with_nms else "raw",
         precision=options.precision,
     )
 
@@ -124,6 +136,12 @@ def onnx_graph(model: EfficientDet, description: Description) -> Any:
     entry = graph.metadata_props.add()
     entry.key, entry.value = KEY, description.to_json()
     return graph
+
+
+def onnx_bytes(model: EfficientDet, description: Description) -> bytes:
+    """Return an ONNX file in memory."""
+    data: bytes = onnx_graph(model, description).SerializeToString()
+    return data
 
 
 def write_onnx(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-FormatName: TypeAlias = Literal["onnx", "openvino", "torch-export"]
+FormatName: TypeAlias = Literal["onnx", "openvino", "torch-export", "tflite"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 
@@ -23,13 +23,26 @@ class Format:
     companions: tuple[str, ...]  # suffixes of the files that must lie beside it
     precisions: tuple[Precision, ...]
     postprocess: bool  # whether NMS can be part of the file
+    postprocess_by_default: bool = False  # whether it is, unless something else is asked for
+    max_candidates: int | None = None  # most boxes that NMS in the file may see; None: all
+    one_image: bool = False  # whether every run takes one image and no more
     dynamic_size: bool  # whether height and width can be left open
     runtimes: tuple[str, ...]  # that can run it, best first
     writer: str  # called with (model, file, description, quantisation)
+    input_rule: str | None = None  # called with (mean, std, precision): what the input holds; None: normalised images
+    stranger: str | None = None  # called with the runtime of a file that others wrote; returns its description
 
     def write(self, *arguments: Any) -> None:
         """Write a file."""
         pkgutil.resolve_name(self.writer)(*arguments)
+
+    def input_kind(self, mean: Any, std: Any, precision: Precision) -> Literal["normalised", "pixels"]:
+        """Return what the input of a file holds."""
+        return "normalised" if self.input_rule is None else pkgutil.resolve_name(self.input_rule)(mean, std, precision)
+
+    def describe_stranger(self, runtime: Any) -> Any:
+        """Return the ``Description`` of a file that others wrote; None where files of this format cannot have one."""
+        return None if self.stranger is None else pkgutil.resolve_name(self.stranger)(runtime)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +52,19 @@ class RuntimeInfo:
     module: str  # that must be installed
     opener: str  # called with the file; a ``Runtime`` of ``effdet.deployment.runtimes``
     takes_threads: bool  # whether the opener takes num_threads
+    converter: str | None  # called with (model, description): what the opener takes, for weights without a file
 
     def open(self, file: Any, **options: Any) -> Any:
         """Return the ``Runtime`` of a file."""
         return pkgutil.resolve_name(self.opener)(file, **options)
 
+    def convert(self, model: Any, description: Any) -> Any:
+        """Return what ``open`` takes for a model in memory."""
+        assert self.converter is not None
+        return pkgutil.resolve_name(self.converter)(model, description)
+
+
+_TENSORRT = 3840  # most that TensorRT's TopK takes
 
 FORMATS: dict[FormatName, Format] = {
     "onnx": Format(
@@ -51,6 +72,7 @@ FORMATS: dict[FormatName, Format] = {
         companions=(),
         precisions=("fp32", "fp16"),
         postprocess=True,
+        max_candidates=_TENSORRT,
         dynamic_size=True,
         runtimes=("onnxruntime", "openvino"),
         writer="effdet.deployment.export:write_onnx",
@@ -60,6 +82,7 @@ FORMATS: dict[FormatName, Format] = {
         companions=(".bin",),
         precisions=("fp32", "fp16", "bf16", "int8"),
         postprocess=True,
+        max_candidates=_TENSORRT,
         dynamic_size=True,
         runtimes=("openvino",),
         writer="effdet.deployment.export:write_openvino",
@@ -73,14 +96,42 @@ FORMATS: dict[FormatName, Format] = {
         runtimes=("torch",),
         writer="effdet.deployment.export:write_torch_export",
     ),
+    "tflite": Format(
+        suffix=".tflite",
+        companions=(),
+        precisions=("fp32", "fp16", "int8"),
+        postprocess=True,
+        postprocess_by_default=True,
+        one_image=True,
+        dynamic_size=False,
+        runtimes=("litert",),
+        writer="effdet.deployment.tflite.write:write_tflite",
+        input_rule="effdet.deployment.tflite.inputs:input_kind",
+        stranger="effdet.deployment.tflite.strangers:describe",
+    ),
 }
 
+_ONNX = "effdet.deployment.export:onnx_bytes"
+
 RUNTIMES: dict[str, RuntimeInfo] = {
-    "torch": RuntimeInfo(module="torch", opener="effdet.deployment.runtimes:TorchExport", takes_threads=False),
-    "onnxruntime": RuntimeInfo(
-        module="onnxruntime", opener="effdet.deployment.runtimes:OnnxRuntime", takes_threads=True
+    "torch": RuntimeInfo(
+        module="torch", opener="effdet.deployment.runtimes:TorchExport", takes_threads=False, converter=None
     ),
-    "openvino": RuntimeInfo(module="openvino", opener="effdet.deployment.runtimes:OpenVino", takes_threads=True),
+    "onnxruntime": RuntimeInfo(
+        module="onnxruntime",
+        opener="effdet.deployment.runtimes:OnnxRuntime",
+        takes_threads=True,
+        converter=_ONNX,
+    ),
+    "openvino": RuntimeInfo(
+        module="openvino", opener="effdet.deployment.runtimes:OpenVino", takes_threads=True, converter=_ONNX
+    ),
+    "litert": RuntimeInfo(
+        module="ai_edge_litert",
+        opener="effdet.deployment.tflite.runtime:LiteRt",
+        takes_threads=True,
+        converter="effdet.deployment.tflite.write:tflite_bytes",
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from effdet.deployment.description import Description
 from effdet.deployment.detector import DeployedDetector
-from effdet.deployment.formats import FORMATS, RUNTIMES, format_of, is_exported
+from effdet.deployment.formats import RUNTIMES, format_of, is_exported
 from effdet.deployment.runtimes import OpenVino, Runtime, is_installed, require
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ def load(
         detector = effdet.load("blood.onnx")                             # an exported file
 
     Args:
-        weights: An exported file (``.onnx``, ``.xml`` with its ``.bin``, ``.pt2``), or weights as
+        weights: An exported file (``.onnx``, ``.xml`` with its ``.bin``, ``.pt2``, ``.tflite``), or weights as
             ``EfficientDet.from_pretrained`` takes them.
-        runtime: What computes the network: "torch", "onnxruntime" or "openvino". "auto" is PyTorch for weights, and
-            for an exported file the first installed runtime that can run it. An ``.onnx`` file runs in onnxruntime or
-            openvino, an ``.xml`` file in openvino, a ``.pt2`` file in torch.
-        num_threads: Threads of one run in onnxruntime or openvino; None: one per core.
+        runtime: What computes the network: "torch", "onnxruntime", "openvino" or "litert". "auto" is PyTorch for
+            weights, and for an exported file the first installed runtime that can run it. An ``.onnx`` file runs in
+            onnxruntime or openvino, an ``.xml`` file in openvino, a ``.pt2`` file in torch, a ``.tflite`` file in
+            litert.
+        num_threads: Threads of one run in another runtime than torch; None: one per core.
 
     Returns:
         The PyTorch model for weights in "torch", else a ``DeployedDetector``.
@@ -50,7 +51,7 @@ def load(
     if runtime in (AUTO, "torch"):
         _check_threads("torch", num_threads)
         return EfficientDet.from_pretrained(weights)
-    require(runtime)
+    require(RUNTIMES[runtime].module)
     return deploy(EfficientDet.from_pretrained(weights), runtime, num_threads=num_threads)
 
 
@@ -63,22 +64,22 @@ def deploy(model: EfficientDet, runtime: str, *, num_threads: int | None = None)
 
     Args:
         model: The detector, on any device; it is not changed.
-        runtime: "onnxruntime" or "openvino".
+        runtime: "onnxruntime", "openvino" or "litert".
         num_threads: Threads of one run; None: one per core.
 
     Raises:
         ImportError: If the runtime or the exporter is not installed; the message says how to install it.
         ValueError: If there is no such runtime.
     """
-    from effdet.deployment.export import ExportOptions, describe, onnx_graph
+    from effdet.deployment.export import ExportOptions, describe
 
-    valid = FORMATS["onnx"].runtimes
+    valid = [name for name, info in RUNTIMES.items() if info.converter]
     if runtime not in valid:
         raise ValueError(f"a model is converted for one of {', '.join(valid)}, got runtime '{runtime}'")
-    require(runtime)
+    require(RUNTIMES[runtime].module)
+    info = RUNTIMES[runtime]
     description = describe(model, ExportOptions())
-    graph = onnx_graph(model, description).SerializeToString()
-    return DeployedDetector(description, RUNTIMES[runtime].open(graph, num_threads=num_threads))
+    return DeployedDetector(description, info.open(info.convert(model, description), num_threads=num_threads))
 
 
 def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | None = None) -> DeployedDetector:
@@ -93,10 +94,18 @@ def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | N
     options = {"num_threads": num_threads} if RUNTIMES[runtime].takes_threads else {}
 
     compiled = _open(file, runtime, options)
-    description = Description.from_json(compiled.description, str(file))
+    description = _description(file, compiled)
     if description.precision == "bf16" and isinstance(compiled, OpenVino):
         compiled = _open(file, runtime, {**options, "bf16": True})
     return DeployedDetector(description, compiled)
+
+
+def _description(file: Path, compiled: Runtime) -> Description:
+    """Return the description that this package wrote into a file, or the one that a file of others amounts to."""
+    found: Description | None = None
+    if compiled.description is None:
+        found = format_of(file).describe_stranger(compiled)
+    return found or Description.from_json(compiled.description, str(file))
 
 
 def _check_companions(file: Path) -> None:
@@ -116,7 +125,8 @@ def _check_names(runtime: str, num_threads: int | None) -> None:
 
 def _check_threads(runtime: str, num_threads: int | None) -> None:
     if num_threads is not None and not RUNTIMES[runtime].takes_threads:
-        raise ValueError(f"num_threads goes with onnxruntime and openvino, got {num_threads} for runtime '{runtime}'")
+        valid = ", ".join(name for name, info in RUNTIMES.items() if info.takes_threads)
+        raise ValueError(f"num_threads goes with {valid}, got {num_threads} for runtime '{runtime}'")
 
 
 def _runtime_of(file: Path, runtime: str) -> str:

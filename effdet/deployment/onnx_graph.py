@@ -30,12 +30,18 @@ class RawNetwork(nn.Module):
     Args:
         model: The detector; its network is copied.
         dtype: What it computes in; input and results are float32 all the same.
+        deltas_as_yxhw: Give deltas as (dy, dx, dh, dw), as TensorFlow's operators want them.
     """
 
-    def __init__(self, model: EfficientDet, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: EfficientDet, dtype: torch.dtype = torch.float32, *, deltas_as_yxhw: bool = False
+    ) -> None:
         super().__init__()
         self.dtype = dtype
         self.network = copy.deepcopy(unwrapped(model.network)).cpu().to(dtype).eval().requires_grad_(False)
+        if deltas_as_yxhw:
+            for parameter in self.network.box_head.output_conv.parameters():  # one channel for each anchor and delta
+                parameter.data = parameter.data.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (B, N, K) and box deltas (B, N, 4) for normalised images (B, 3, H, W)."""
@@ -44,7 +50,12 @@ class RawNetwork(nn.Module):
 
 
 def trace_onnx(
-    model: EfficientDet, image_size: tuple[int, int], *, batch: int | None = 1, dynamic_size: bool = False
+    model: EfficientDet,
+    image_size: tuple[int, int],
+    *,
+    batch: int | None = 1,
+    dynamic_size: bool = False,
+    deltas_as_yxhw: bool = False,
 ) -> Any:
     """Return the network as an ``onnx.ModelProto`` with BNs folded into the convolutions before them.
 
@@ -56,13 +67,14 @@ def trace_onnx(
         image_size: Network input (height, width).
         batch: Images of every run; None: any number.
         dynamic_size: Let height and width be anything.
+        deltas_as_yxhw: Give deltas as (dy, dx, dh, dw).
     """
     require("onnxscript")
     step = model.architecture.coarsest_stride if dynamic_size else 1
     height, width = (-(-side // step) * step for side in image_size)
     with _quiet():
         program = torch.onnx.export(
-            RawNetwork(model),
+            RawNetwork(model, deltas_as_yxhw=deltas_as_yxhw),
             (torch.zeros(batch or 1, model.architecture.in_channels, height, width),),
             input_names=[INPUT],
             output_names=list(RAW_OUTPUTS),

@@ -1,4 +1,4 @@
-"""Run an exported file: ONNX Runtime, OpenVINO or PyTorch, behind one call."""
+"""Run an exported file: ONNX Runtime, OpenVINO or PyTorch, behind one call. LiteRT is in ``tflite/runtime.py``."""
 
 from __future__ import annotations
 
@@ -117,8 +117,14 @@ class TorchExport:
         return [output.numpy() for output in self._module(torch.from_numpy(images))]
 
 
+_INSTALL = {  # for modules that the extra ``deploy`` does not hold
+    "ai_edge_litert": "pip install ai-edge-litert",
+    "ai_edge_quantizer": hint("edge"),
+}
+
+
 def require(module: str) -> ModuleType:
-    """Return a module of the extra ``deploy``.
+    """Return a module of the extra ``deploy`` or ``edge``.
 
     Raises:
         ImportError: If it is not installed; the message says how to install it.
@@ -126,11 +132,12 @@ def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"this needs {module}; install it with: {hint('deploy')}", name=module) from error
+        how = _INSTALL.get(module.partition(".")[0], hint("deploy"))
+        raise ImportError(f"this needs {module}; install it with: {how}", name=module) from error
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a module of the extra ``deploy`` can be imported, without importing it."""
+    """Return whether a module of the extra ``deploy`` or ``edge`` can be imported, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 

@@ -82,6 +82,31 @@ def normalise(images: Tensor, content_sizes: Tensor | None, mean: Tensor, std: T
     return normalised
 
 
+def as_pixels(images: Tensor, content_sizes: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
+    """Return pixels in 0…255, for a network that normalises them itself: the inverse of ``normalise``.
+
+    Where content sizes are given, the padding is the mean, which becomes zero.
+
+    Args:
+        images: (B, C, H, W) uint8; or float, normalised.
+        content_sizes: (B, 2) int64 (height, width) without padding, on the CPU; None leaves the padding as it is.
+        mean: (C,), RGB where C is 3, in 0…255.
+        std: (C,).
+
+    Returns:
+        (B, C, H, W) float32; uint8 where images are, and the padding is the mean or stays.
+    """
+    if images.is_floating_point():
+        return images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
+    if content_sizes is None:
+        return images
+    pixels = images.clone() if torch.equal(mean, mean.round()) else images.float()
+    for index, (h, w) in enumerate(content_sizes.tolist()):
+        pixels[index, :, h:] = mean.view(-1, 1, 1)
+        pixels[index, :, :, w:] = mean.view(-1, 1, 1)
+    return pixels
+
+
 class KnownNumbers:
     """The numbers of a small tensor; they are read from its device only when they have changed."""
 

@@ -26,15 +26,23 @@ def test_every_suffix_belongs_to_one_format():
 
 @pytest.mark.parametrize(
     ("file", "expected"),
-    [("m.onnx", True), ("m.XML", True), ("m.pt2", True), ("m.safetensors", False), ("m.pt", False), ("d0", False)],
+    [
+        ("m.onnx", True),
+        ("m.XML", True),
+        ("m.pt2", True),
+        ("m.tflite", True),
+        ("m.safetensors", False),
+        ("m.pt", False),
+        ("d0", False),
+    ],
 )
 def test_exports_are_told_from_weights_by_their_suffix(file, expected):
     assert is_exported(file) is expected
 
 
 def test_another_suffix_is_refused():
-    with pytest.raises(ValueError, match=r"must end in one of \.onnx, \.xml, \.pt2, got m\.tflite"):
-        format_of("m.tflite")
+    with pytest.raises(ValueError, match=r"must end in one of \.onnx, \.xml, \.pt2, \.tflite, got m\.ncnn"):
+        format_of("m.ncnn")
 
 
 def test_the_table_is_read_without_torch():

@@ -65,15 +65,17 @@ def test_an_export_fits_photos_into_its_input_as_the_model_does(fit, tmp_path):
 
 
 def test_a_model_is_converted_for_known_runtimes_only(weights):
-    with pytest.raises(ValueError, match="a model is converted for one of onnxruntime, openvino, got runtime 'torch'"):
+    with pytest.raises(
+        ValueError, match="a model is converted for one of onnxruntime, openvino, litert, got runtime 'torch'"
+    ):
         deploy(effdet.load(weights), "torch")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtime": "tensorrt"}, "runtime must be one of auto, torch, onnxruntime, openvino, got 'tensorrt'"),
-        ({"num_threads": 2}, "num_threads goes with onnxruntime and openvino, got 2 for runtime 'torch'"),
+        ({"runtime": "tensorrt"}, "runtime must be one of auto, torch, onnxruntime, openvino, litert, got 'tensorrt'"),
+        ({"num_threads": 2}, "num_threads goes with onnxruntime, openvino, litert, got 2 for runtime 'torch'"),
         ({"runtime": "openvino", "num_threads": 0}, "num_threads must be 1 or more, .* got 0"),
     ],
 )

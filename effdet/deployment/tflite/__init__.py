@@ -1,0 +1,1 @@
+"""TFLite files: written from an ONNX graph, quantised, described, checked and run."""

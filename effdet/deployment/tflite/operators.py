@@ -1,0 +1,367 @@
+"""How each operator of an ONNX graph is written in TFLite: one function for each, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from effdet.deployment.tflite.convert import CHANNELS_FIRST, CHANNELS_LAST, Converter, Value, attributes
+from effdet.deployment.tflite.graph import Tensor
+from effdet.deployment.tflite.padding import Padding, pad, padding_of
+
+
+def _conv(to: Converter, node: Any) -> None:
+    """Conv → CONV_2D or DEPTHWISE_CONV_2D: weights (O, I, kH, kW) → (O, kH, kW, I) or (1, kH, kW, O)."""
+    values, x = attributes(node), to.channels_last(node.input[0])
+    weight, bias = to.required(node, 1), to.constant(node, 2)
+    if weight.ndim != 4:
+        raise ValueError(f"Conv ('{node.name}') must have two dimensions in a .tflite file; export to another format")
+    groups, channels = values.get("group", 1), x.shape[1]
+    is_depthwise = groups == channels and groups > 1
+    stored = weight.transpose(1, 2, 3, 0) if is_depthwise else weight.transpose(0, 2, 3, 1)
+    padding = padding_of(values, weight.shape[2:], x.shape[2:])
+    tensor = pad(to, x.tensor, padding)
+    name = node.input[1]
+    inputs = [tensor, to.graph.constant(stored, name)]
+    inputs.append(to.graph.constant(np.zeros(len(weight), np.float32) if bias is None else bias, f"{name}.bias"))
+    options = _conv_options(to, padding, len(weight) // channels if is_depthwise else None)
+    kind = "DEPTHWISE_CONV_2D" if is_depthwise else "CONV_2D"
+    version = 6 if 1 < groups < channels else 2 if is_depthwise and padding.dilations != (1, 1) else 1
+    shape = (x.shape[0], *padding.out, len(weight))
+    to.set(node, to.add(kind, inputs, shape, options, version=version), channels_last=True)
+
+
+def _conv_options(to: Converter, padding: Padding, multiplier: int | None) -> Any:
+    stride_h, stride_w = padding.strides
+    dilation_h, dilation_w = padding.dilations
+    values = {"strideH": stride_h, "strideW": stride_w, "dilationHFactor": dilation_h, "dilationWFactor": dilation_w}
+    values["padding"] = padding.kind(to.graph.schema)
+    if multiplier is None:
+        return to.graph.options("Conv2D", **values)
+    return to.graph.options("DepthwiseConv2D", depthMultiplier=multiplier, **values)
+
+
+def _pool(kind: str) -> Callable[[Converter, Any], None]:
+    def write(to: Converter, node: Any) -> None:
+        values, x = attributes(node), to.channels_last(node.input[0])
+        padding = padding_of(values, values["kernel_shape"], x.shape[2:])
+        fill = "edge" if kind == "MAX_POOL_2D" else "zeros"
+        excluded = kind == "AVERAGE_POOL_2D" and not values.get("count_include_pad", 0)
+        if excluded and not padding.is_same and any(map(any, padding.explicit)):
+            raise ValueError(
+                f"AveragePool ('{node.name}') that leaves out its padding must be padded as TFLite pads in a .tflite "
+                f"file, got {padding.explicit}; export this model to another format"
+            )
+        if kind == "AVERAGE_POOL_2D" and not excluded:
+            padding = padding.made_explicit()
+        tensor = pad(to, x.tensor, padding, fill)
+        height, width = padding.kernel
+        options = to.graph.options(
+            "Pool2D",
+            strideH=padding.strides[0],
+            strideW=padding.strides[1],
+            filterHeight=height,
+            filterWidth=width,
+            padding=padding.kind(to.graph.schema),
+        )
+        shape = (x.shape[0], *padding.out, x.shape[1])
+        to.set(node, to.add(kind, [tensor], shape, options), channels_last=True)
+
+    return write
+
+
+def _mean(to: Converter, node: Any) -> None:
+    """ReduceMean and GlobalAveragePool → MEAN."""
+    _reduce(to, node, "MEAN")
+
+
+def _reduce(to: Converter, node: Any, kind: str) -> None:
+    values, x = attributes(node), to.value(node.input[0])
+    if node.op_type.startswith("Global"):
+        axes = [2, 3]
+    else:
+        given = to.constant(node, 1)
+        axes = list(values.get("axes", range(len(x.shape)) if given is None else given.tolist()))
+    keep = bool(values.get("keepdims", 1))
+    x = x if keep else to.onnx_order(node.input[0])
+    places = sorted(x.axis(axis) for axis in axes)
+    shape = [1 if place in places else side for place, side in enumerate(x.tensor.shape)]
+    if not keep:
+        shape = [side for place, side in enumerate(x.tensor.shape) if place not in places]
+    inputs = [x.tensor, to.graph.constant(np.array(places, np.int32))]
+    result = to.add(kind, inputs, shape, to.graph.options("Reducer", keepDims=keep))
+    to.set(node, result, x.channels_last and keep)
+
+
+def _resize(to: Converter, node: Any) -> None:
+    """Resize → RESIZE_NEAREST_NEIGHBOR by ⌊i·in/out⌋, or RESIZE_BILINEAR between pixel centres."""
+    values, x = attributes(node), to.channels_last(node.input[0])
+    sizes = to.constant(node, 3)
+    if sizes is None:
+        sizes = np.floor(np.array(x.shape) * to.required(node, 2))
+    height, width = (int(side) for side in sizes[-2:])
+    mode, rule = values.get("mode", "nearest"), values.get("coordinate_transformation_mode", "half_pixel")
+    rounding = values.get("nearest_mode", "round_prefer_floor") if mode == "nearest" else ""
+    known = {
+        ("nearest", "asymmetric", "floor"): ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighbor", {}),
+        ("linear", "half_pixel", ""): ("RESIZE_BILINEAR", "ResizeBilinear", {"halfPixelCenters": True}),
+        ("linear", "pytorch_half_pixel", ""): ("RESIZE_BILINEAR", "ResizeBilinear", {"halfPixelCenters": True}),
+        ("linear", "align_corners", ""): ("RESIZE_BILINEAR", "ResizeBilinear", {"alignCorners": True}),
+    }
+    if (mode, rule, rounding) not in known or values.get("antialias", 0):
+        raise ValueError(
+            f"Resize ('{node.name}') must be nearest by rounding down, or bilinear, in a .tflite file, got "
+            f"{mode}, {rule} {rounding}; export this model to another format"
+        )
+    kind, options, flags = known[mode, rule, rounding]
+    inputs = [x.tensor, to.graph.constant(np.array([height, width], np.int32))]
+    shape = (x.shape[0], height, width, x.shape[1])
+    version = 3 if flags.get("halfPixelCenters") else 1
+    to.set(node, to.add(kind, inputs, shape, to.graph.options(options, **flags), version=version), channels_last=True)
+
+
+def _pad(to: Converter, node: Any) -> None:
+    values, x = attributes(node), to.value(node.input[0])
+    pads, fill, axes = to.required(node, 1), to.constant(node, 2), to.constant(node, 3)
+    if values.get("mode", "constant") != "constant" or (fill is not None and fill.any()) or axes is not None:
+        raise ValueError(f"Pad ('{node.name}') must pad with zeros in a .tflite file; export to another format")
+    rank = len(x.shape)
+    amounts = np.zeros((rank, 2), np.int32)
+    for axis in range(rank):
+        amounts[x.axis(axis)] = pads[axis], pads[axis + rank]
+    shape = [side + int(amount.sum()) for side, amount in zip(x.tensor.shape, amounts, strict=True)]
+    inputs = [x.tensor, to.graph.constant(amounts)]
+    to.set(node, to.add("PAD", inputs, shape, to.graph.options("Pad")), x.channels_last)
+
+
+def _clip(to: Converter, node: Any) -> None:
+    low, high = to.constant(node, 1), to.constant(node, 2)
+    bounds = tuple(None if bound is None else float(bound) for bound in (low, high))
+    fused = {(0.0, None): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}.get(bounds)
+    if fused:
+        return _activation(fused)(to, node)
+    value = to.value(node.input[0])
+    for bound, kind in ((bounds[0], "MAXIMUM"), (bounds[1], "MINIMUM")):
+        if bound is not None:
+            inputs = [value, to.graph.constant(np.array(bound, np.float32))]
+            tensor = to.add(kind, inputs, value.tensor.shape, to.graph.options("MaximumMinimum"))
+            value = Value(tensor, value.channels_last)
+    to.set(node, value)
+
+
+def _activation(kind: str) -> Callable[[Converter, Any], None]:
+    """Relu and Clip → part of the operator before, or RELU, RELU6 and so on."""
+
+    def write(to: Converter, node: Any) -> None:
+        to.set(node, to.fuse(node.input[0], kind) or to.unary(to.value(node.input[0]), kind))
+
+    return write
+
+
+def _unary(kind: str, options: str | None = None) -> Callable[[Converter, Any], None]:
+    def write(to: Converter, node: Any) -> None:
+        made = None if options is None else to.graph.options(options)
+        to.set(node, to.unary(to.value(node.input[0]), kind, made))
+
+    return write
+
+
+def _binary(kind: str, options: str) -> Callable[[Converter, Any], None]:
+    def write(to: Converter, node: Any) -> None:
+        to.elementwise(node, kind, to.graph.options(options))
+
+    return write
+
+
+def _leaky_relu(to: Converter, node: Any) -> None:
+    options = to.graph.options("LeakyRelu", alpha=attributes(node).get("alpha", 0.01))
+    to.set(node, to.unary(to.value(node.input[0]), "LEAKY_RELU", options))
+
+
+def _hard_sigmoid(to: Converter, node: Any) -> None:
+    """HardSigmoid: max(0, min(1, α·x + β))."""
+    values, x = attributes(node), to.value(node.input[0])
+    scaled = _with_number(to, x, "MUL", "Mul", values.get("alpha", 0.2))
+    moved = _with_number(to, scaled, "ADD", "Add", values.get("beta", 0.5))
+    to.set(node, to.unary(moved, "RELU_0_TO_1"))
+
+
+def _softplus(to: Converter, x: Value) -> Value:
+    """ln(1 + eˣ) = max(x, 0) + ln(1 + e^−|x|), which cannot overflow."""
+    falling = to.unary(to.unary(to.unary(x, "ABS"), "NEG"), "EXP")
+    logarithm = to.unary(_with_number(to, falling, "ADD", "Add", 1.0), "LOG")
+    tensors = [to.unary(x, "RELU"), logarithm]
+    return Value(to.add("ADD", tensors, x.tensor.shape, to.graph.options("Add")), x.channels_last)
+
+
+def _mish(to: Converter, node: Any) -> None:
+    """Mish: x · tanh(ln(1 + eˣ))."""
+    x = to.value(node.input[0])
+    factors = [x, to.unary(_softplus(to, x), "TANH")]
+    to.set(node, to.add("MUL", factors, x.tensor.shape, to.graph.options("Mul")), x.channels_last)
+
+
+def _with_number(to: Converter, x: Value, kind: str, options: str, number: float) -> Value:
+    inputs = [x, to.graph.constant(np.array(number, np.float32))]
+    return Value(to.add(kind, inputs, x.tensor.shape, to.graph.options(options)), x.channels_last)
+
+
+def _batch_norm(to: Converter, node: Any) -> None:
+    """A BN that no convolution could take: x · factor + shift for each channel."""
+    x = to.channels_last(node.input[0])
+    scale, shift, mean, variance = (to.required(node, position) for position in (1, 2, 3, 4))
+    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    shape, options = x.tensor.shape, to.graph.options
+    scaled = to.add("MUL", [x.tensor, to.graph.constant(factor.astype(np.float32))], shape, options("Mul"))
+    moved = [scaled, to.graph.constant((shift - mean * factor).astype(np.float32))]
+    to.set(node, to.add("ADD", moved, shape, options("Add")), channels_last=True)
+
+
+def _concat(to: Converter, node: Any) -> None:
+    values = to.together(node.input)
+    axis = values[0].axis(attributes(node)["axis"])
+    shape = list(values[0].tensor.shape)
+    shape[axis] = sum(value.tensor.shape[axis] for value in values)
+    to.set(
+        node,
+        to.add("CONCATENATION", values, shape, to.graph.options("Concatenation", axis=axis)),
+        values[0].channels_last,
+    )
+
+
+def _split(to: Converter, node: Any) -> None:
+    """Split → one STRIDED_SLICE for each part."""
+    x, axis = to.value(node.input[0]), attributes(node).get("axis", 0)
+    side, sizes = x.shape[axis], to.constant(node, 1)
+    if sizes is None:
+        step = -(-side // len(node.output))
+        sizes = np.diff([*range(0, side, step), side])
+    start = 0
+    for name, size in zip(node.output, sizes.tolist(), strict=True):
+        to.values[name] = _slice_of(to, x, {axis: (start, start + size, 1)})
+        start += size
+
+
+def _slice(to: Converter, node: Any) -> None:
+    starts, ends = to.required(node, 1), to.required(node, 2)
+    axes, steps = to.constant(node, 3), to.constant(node, 4)
+    x = to.value(node.input[0])
+    places = list(range(len(starts)) if axes is None else axes.tolist())
+    strides = [1] * len(places) if steps is None else steps.tolist()
+    ranges = {}
+    for axis, start, end, step in zip(places, starts.tolist(), ends.tolist(), strides, strict=True):
+        ranges[axis] = slice(start, end, step).indices(x.shape[axis])
+    to.set(node, _slice_of(to, x, ranges))
+
+
+def _slice_of(to: Converter, x: Value, ranges: dict[int, tuple[int, int, int]]) -> Value:
+    """Return a part of a tensor; ``ranges`` has (start, end, step) for axes of the ONNX tensor."""
+    rank = len(x.shape)
+    begin, end, step = np.zeros(rank, np.int32), np.array(x.tensor.shape, np.int32), np.ones(rank, np.int32)
+    for axis, values in ranges.items():
+        begin[x.axis(axis)], end[x.axis(axis)], step[x.axis(axis)] = values
+    if (step < 1).any():
+        raise ValueError(
+            f"Slice must go forwards in a .tflite file, got a step of {step.min()}; export to another format"
+        )
+    shape = [len(range(*bounds)) for bounds in zip(begin, end, step, strict=True)]
+    inputs = [x.tensor, *(to.graph.constant(values) for values in (begin, end, step))]
+    return Value(to.add("STRIDED_SLICE", inputs, shape, to.graph.options("StridedSlice")), x.channels_last)
+
+
+def _transpose(to: Converter, node: Any) -> None:
+    """Transpose: nothing to compute where it only undoes or makes the order (B, H, W, C)."""
+    x, order = to.value(node.input[0]), tuple(attributes(node)["perm"])
+    if x.channels_last and order == CHANNELS_LAST:
+        return to.set(node, Value(x.tensor))
+    if not x.channels_last and order == CHANNELS_FIRST:
+        return to.set(node, Value(x.tensor, channels_last=True))
+    tensor = to.onnx_order(node.input[0]).tensor
+    to.set(node, to._reorder(tensor, order))
+
+
+def _reshape(to: Converter, node: Any) -> None:
+    """Reshape, Flatten, Squeeze and Unsqueeze → RESHAPE of the ONNX tensor's own order."""
+    shape = _new_shape(to, node, to.value(node.input[0]).shape)
+    to.set(node, to.reshape(to.onnx_order(node.input[0]).tensor, shape))
+
+
+def _new_shape(to: Converter, node: Any, shape: Sequence[int]) -> list[int]:
+    if node.op_type == "Flatten":
+        axis = attributes(node).get("axis", 1)
+        return [int(np.prod(shape[:axis])), int(np.prod(shape[axis:]))]
+    if node.op_type == "Reshape":
+        given = to.required(node, 1)
+        copy_zeros = not attributes(node).get("allowzero", 0)
+        sides = [shape[i] if side == 0 and copy_zeros else int(side) for i, side in enumerate(given.tolist())]
+        rest = int(np.prod(shape)) // -int(np.prod(sides)) if -1 in sides else 0
+        return [rest if side == -1 else side for side in sides]
+    if node.op_type == "Unsqueeze":
+        given = to.required(node, 1)
+        axes = sorted(int(axis) % (len(shape) + len(given)) for axis in given.tolist())
+        sides = list(shape)
+        for axis in axes:
+            sides.insert(axis, 1)
+        return sides
+    given = to.constant(node, 1)
+    dropped = [axis % len(shape) for axis in given.tolist()] if given is not None else range(len(shape))
+    return [side for axis, side in enumerate(shape) if axis not in dropped or side != 1]
+
+
+def _identity(to: Converter, node: Any) -> None:
+    if node.input[0] in to.constants:
+        to.constants[node.output[0]] = to.constants[node.input[0]]
+    else:
+        to.values[node.output[0]] = to.values[node.input[0]]
+        to.uses[node.input[0]] += to.uses[node.output[0]]
+
+
+OPERATORS: dict[str, Callable[[Converter, Any], None]] = {
+    "Abs": _unary("ABS", "Abs"),
+    "Add": _binary("ADD", "Add"),
+    "AveragePool": _pool("AVERAGE_POOL_2D"),
+    "BatchNormalization": _batch_norm,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Conv": _conv,
+    "Div": _binary("DIV", "Div"),
+    "Elu": _unary("ELU"),
+    "Exp": _unary("EXP", "Exp"),
+    "Flatten": _reshape,
+    "GlobalAveragePool": _mean,
+    "GlobalMaxPool": lambda to, node: _reduce(to, node, "REDUCE_MAX"),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _unary("HARD_SWISH", "HardSwish"),
+    "Identity": _identity,
+    "LeakyRelu": _leaky_relu,
+    "Log": _unary("LOG"),
+    "Max": _binary("MAXIMUM", "MaximumMinimum"),
+    "MaxPool": _pool("MAX_POOL_2D"),
+    "Min": _binary("MINIMUM", "MaximumMinimum"),
+    "Mish": _mish,
+    "Mul": _binary("MUL", "Mul"),
+    "Neg": _unary("NEG", "Neg"),
+    "Pad": _pad,
+    "ReduceMax": lambda to, node: _reduce(to, node, "REDUCE_MAX"),
+    "ReduceMean": _mean,
+    "Relu": _activation("RELU"),
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Sigmoid": _unary("LOGISTIC"),
+    "Slice": _slice,
+    "Softplus": lambda to, node: to.set(node, _softplus(to, to.value(node.input[0]))),
+    "Split": _split,
+    "Sqrt": _unary("SQRT"),
+    "Squeeze": _reshape,
+    "Sub": _binary("SUB", "Sub"),
+    "Tanh": _unary("TANH"),
+    "Transpose": _transpose,
+    "Unsqueeze": _reshape,
+}
+
+
+def as_tensor(to: Converter, name: str) -> Tensor:
+    """Return the tensor of an output of the ONNX graph, with its own order of axes."""
+    return to.onnx_order(name).tensor
