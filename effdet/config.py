@@ -80,6 +80,8 @@ class ArchitectureConfig:
     """The fields of ``effdet.Architecture``, which has their meaning; null: as the model of ``model.name`` has it."""
 
     backbone: str | None = None
+    backbone_blocks: list[list[str]] | None = None
+    stem_channels: int | None = None
     image_size: tuple[int, int] | None = None
     in_channels: int | None = None
     channels: int | None = None

@@ -99,8 +99,10 @@ class EfficientDet(nn.Module):
         self.register_buffer("std", torch.tensor(self.architecture.std), persistent=False)
         self.start = "random weights"
         if backbone_weights is not None:
-            weights = find_backbone_weights(backbone_weights, self.architecture.backbone)
-            load_backbone(self.network.backbone, weights)
+            name, is_custom = self.architecture.backbone, self.architecture.backbone_blocks is not None
+            weights = find_backbone_weights(backbone_weights, name)
+            custom = f"backbone_blocks, which must have the layers of {name} for its weights"
+            load_backbone(self.network.backbone, weights, what=custom if is_custom else "the backbone")
             self.mean.copy_(torch.tensor(weights.mean))
             self.std.copy_(torch.tensor(weights.std))
             self.start = f"backbone weights from {weights.source}; neck and heads random"

@@ -116,7 +116,7 @@ def fuse_for_training(network: Any) -> None:
         fused = FUSED.get(type(module))
         if fused is not None and _fits(module):
             module.__class__ = fused
-    if type(getattr(backbone, "bn1", None)) is BatchNormAct2d and type(backbone.bn1.act) in ACTIVATIONS:
+    if _norm_fits(getattr(backbone, "bn1", None)):
         backbone.bn1.__class__ = FusedStemNorm
     for module in network.neck.modules():
         if type(module) is FusionNode and _separable_fits(module.conv, module.activation):
@@ -125,6 +125,10 @@ def fuse_for_training(network: Any) -> None:
         convs = (*head.convs, head.predict)
         if type(head) is DenseHead and all(_separable_fits(conv, head.activation) for conv in convs):
             head.__class__ = FusedHead
+
+
+def _norm_fits(bn: Any) -> bool:
+    return type(bn) is BatchNormAct2d and type(bn.act) in ACTIVATIONS and bn.num_features % 8 == 0
 
 
 def _separable(
@@ -179,7 +183,9 @@ def _fits(block: Any) -> bool:
     known = next(parts for kind, parts in PARTS.items() if isinstance(block, kind))
     if tuple(name for name, _ in block.named_children()) != known:
         return False
-    project = block.conv_pwl if isinstance(block, InvertedResidual) else block.conv_pw
+    pointwise = (block.conv_pw, block.conv_pwl) if isinstance(block, InvertedResidual) else (block.conv_pw,)
+    if not all(isinstance(conv, nn.Conv2d) for conv in (block.conv_dw, *pointwise)):  # timm has others, as in MixNet
+        return False
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     se_fits = isinstance(block.se, nn.Identity) or (
         type(block.se.act1) is nn.SiLU and type(block.se.gate) is nn.Sigmoid and block.se.conv_reduce.bias is not None
@@ -192,8 +198,8 @@ def _fits(block: Any) -> bool:
         and block.conv_dw.dilation == (1, 1)
         and block.conv_dw.stride in ((1, 1), (2, 2))
         and block.conv_dw.bias is None
-        and block.conv_dw.in_channels % 8 == project.out_channels % 8 == 0
-        and project.kernel_size == (1, 1)
+        and block.conv_dw.in_channels % 8 == pointwise[-1].out_channels % 8 == 0
+        and all(conv.kernel_size == (1, 1) and conv.groups == 1 for conv in pointwise)
         and all(bn.affine and bn.track_running_stats and bn.momentum is not None for bn in norms)
         and all(type(bn.act) in ACTIVATIONS and isinstance(bn.drop, nn.Identity) for bn in norms)
     )

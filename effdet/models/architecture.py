@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
+from effdet.models.block_strings import BlockStrings, check_stages, parse_block
+
 AspectRatios: TypeAlias = tuple[tuple[float, float], ...]
 Neck = Literal["bifpn", "fpn", "pan", "nas_fpn", "full", "quad"]
 Fusion = Literal["fast", "softmax", "sum", "unbounded", "channel_fast", "channel_softmax", "channel_unbounded"]
@@ -40,6 +42,8 @@ class Architecture:
     """
 
     backbone: str  # timm name of a model with features at strides 8, 16 and 32
+    backbone_blocks: BlockStrings | None = None  # stages of block strings, laid over ``backbone``; see block_strings.py
+    stem_channels: int | None = None  # width of the first convolution, with backbone_blocks; None: that of ``backbone``
     image_size: tuple[int, int]  # network input (height, width) in pixels; any other size works too
     in_channels: int = 3  # channels of an image
     channels: int  # width of the neck, and of the heads unless head_channels says another
@@ -80,6 +84,7 @@ class Architecture:
                 f"{self.min_level} and {self.max_level}"
             )
         self._check_neck()
+        self._check_blocks()
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if len(numbers) != self.in_channels:
@@ -99,6 +104,15 @@ class Architecture:
             raise ValueError(
                 f"the neck 'nas_fpn' must have {NAS_FPN_LEVELS} levels, which its published graph joins, got min_level "
                 f"{self.min_level} and max_level {self.max_level}; choose others, or another neck"
+            )
+
+    def _check_blocks(self) -> None:
+        if self.backbone_blocks is not None:
+            check_stages("backbone_blocks", self.backbone_blocks)
+        elif self.stem_channels is not None:
+            raise ValueError(
+                f"stem_channels must come together with backbone_blocks, got {self.stem_channels} without them; leave "
+                "it out, or write the backbone out with effdet.models.backbone_blocks.written_out"
             )
 
     @classmethod
@@ -241,6 +255,16 @@ def _list_of(check_item: _Check, what: str) -> _Check:
     return check
 
 
+def _block_string(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(name, "a block string such as 'ir_r2_k3_s2_e6_c24_se0.25'", value)
+    try:
+        parse_block(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return value
+
+
 def _image_size(name: str, value: Any) -> tuple[int, ...]:
     sides = _list_of(_whole(1), "two whole numbers [height, width]")(name, value)
     if len(sides) != 2:
@@ -277,6 +301,8 @@ def _or_none(check_value: _Check) -> _Check:
 
 _CHECKS: dict[str, _Check] = {
     "backbone": _text,
+    "backbone_blocks": _or_none(_list_of(_list_of(_block_string, "a list of block strings"), "a list of stages")),
+    "stem_channels": _or_none(_whole(1)),
     "image_size": _image_size,
     "in_channels": _whole(1),
     "channels": _whole(1),

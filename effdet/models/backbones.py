@@ -1,7 +1,7 @@
 """timm's feature extractors as backbones, and the parts of them that training treats apart.
 
 timm has two kinds: those of the EfficientNet family have ``blocks``, a sequence of stages; all others are a flat
-sequence of children.
+sequence of children. A backbone of the first kind can also be given as strings, one for each block.
 """
 
 from __future__ import annotations
@@ -15,8 +15,20 @@ import torch
 from torch import nn
 
 from effdet.models.architecture import COARSEST_FEATURE, Architecture
+from effdet.models.backbone_family import Family, read_family
+from effdet.models.block_strings import BlockStrings
 
 STEM_STRIDE = 4  # what ``stem_modules`` covers
+
+# Parts of timm's blocks that come after the place where ``expanded_features`` are taken.
+_BEHIND_EXPANSION = {
+    "InvertedResidual": ("conv_pwl", "bn3"),
+    "CondConvResidual": ("conv_pwl", "bn3"),
+    "DepthwiseSeparableConv": ("conv_pw", "bn2"),
+    "EdgeResidual": ("conv_pwl", "bn2"),
+    "UniversalInvertedResidual": ("pw_proj", "dw_end", "layer_scale"),
+    "ConvBnAct": (),
+}
 
 
 def build_backbone(architecture: Architecture, stochastic_depth: float) -> Any:
@@ -28,50 +40,70 @@ def build_backbone(architecture: Architecture, stochastic_depth: float) -> Any:
     Raises:
         ValueError: If timm has no such model, or it does not give these features.
     """
-    indices = feature_indices(architecture.backbone, architecture.min_level)
-    options: dict[str, Any] = {"out_indices": indices, "in_chans": architecture.in_channels}
+    options: dict[str, Any] = {"out_indices": feature_indices(architecture), "in_chans": architecture.in_channels}
     if architecture.expanded_features:
-        _check_has_blocks(architecture.backbone)
+        _check_expands(architecture)
         options["feature_location"] = "expansion"
     if stochastic_depth > 0:
         options["drop_path_rate"] = stochastic_depth
-    backbone = _create(architecture.backbone, **options)
+    backbone = _create(architecture, **options)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = architecture.backbone_bn_eps
     if architecture.expanded_features:  # C5 is taken before the last projection, so no gradient would reach it
         last = backbone.blocks[-1][-1]
-        for module in (last.conv_pwl, last.bn3):
-            module.requires_grad_(False)
+        for name in _BEHIND_EXPANSION[type(last).__name__]:
+            getattr(last, name).requires_grad_(False)
     return backbone
 
 
-def feature_indices(backbone: str, min_level: int = 3) -> tuple[int, ...]:
+def feature_indices(architecture: Architecture) -> tuple[int, ...]:
     """Return which of timm's feature levels have the strides 2^min_level … 32, fine to coarse.
 
     Raises:
         ValueError: If timm has no such model, or it does not give these features.
     """
-    strides = [2**level for level in range(min_level, COARSEST_FEATURE + 1)]
-    probe = _probe(backbone)
+    strides = [2**level for level in range(architecture.min_level, COARSEST_FEATURE + 1)]
+    name, probe = architecture.backbone, probe_of(architecture)
     index_of = {level["reduction"]: level["index"] for level in probe.feature_info.info}  # the last of each stride
     missing = [stride for stride in strides if stride not in index_of]
     if missing:
         raise ValueError(
-            f"backbone must have features at the strides {', '.join(map(str, strides))}, but '{backbone}' has them at "
+            f"backbone must have features at the strides {', '.join(map(str, strides))}, but '{name}' has them at "
             f"{', '.join(map(str, index_of))}; choose another model of timm, such as 'efficientnet_b0' or 'resnet50'"
         )
     if str(getattr(probe, "output_fmt", "NCHW")).rpartition(".")[2] != "NCHW":
         raise ValueError(
-            f"backbone must give features as (B, C, H, W), but '{backbone}' gives them channels last; choose another "
+            f"backbone must give features as (B, C, H, W), but '{name}' gives them channels last; choose another "
             "model of timm, such as 'efficientnet_b0' or 'convnext_tiny'"
         )
     return tuple(index_of[stride] for stride in strides)
 
 
+def probe_of(architecture: Architecture) -> Any:
+    """Return the feature extractor without memory for its tensors, to look at.
+
+    Raises:
+        ValueError: If timm has no such model, or it gives no feature maps.
+    """
+    stages = architecture.backbone_blocks
+    if stages is None:
+        return _probe(architecture.backbone)
+    return _probe_blocks(architecture.backbone, stages, architecture.stem_channels)
+
+
+@lru_cache(maxsize=64)
+def family_of(backbone: str) -> Family:
+    """Return what all blocks of a named backbone share.
+
+    Raises:
+        ValueError: If timm has no such model, or strings cannot describe its blocks.
+    """
+    return read_family(backbone, _probe(backbone))
+
+
 @lru_cache(maxsize=64)
 def _probe(backbone: str) -> Any:
-    """Return the feature extractor without memory for its tensors, to look at."""
     if not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, timm.list_models(), n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else "; timm.list_models() has them"
@@ -83,7 +115,23 @@ def _probe(backbone: str) -> Any:
         raise ValueError(f"backbone '{backbone}' gives no feature maps in timm: {error}; choose another") from error
 
 
-def _create(name: str, **options: Any) -> Any:
+@lru_cache(maxsize=64)
+def _probe_blocks(backbone: str, stages: BlockStrings, stem_channels: int | None) -> Any:
+    family = family_of(backbone)
+    try:
+        with torch.device("meta"):
+            return family.build(stages, stem_channels)
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"backbone_blocks must be blocks that timm can build, but it refused them ({error}); gs must divide the "
+            "channels of its convolution"
+        ) from error
+
+
+def _create(architecture: Architecture, **options: Any) -> Any:
+    name, stages = architecture.backbone, architecture.backbone_blocks
+    if stages is not None:
+        return family_of(name).build(stages, architecture.stem_channels, **options)
     try:
         return timm.create_model(name, features_only=True, **options)
     except TypeError as error:
@@ -95,9 +143,11 @@ def _create(name: str, **options: Any) -> Any:
         ) from error
 
 
-def _check_has_blocks(name: str) -> None:
-    if not hasattr(_probe(name), "blocks"):
-        raise ValueError(f"expanded_features must be false for the backbone '{name}', which has no expanded blocks")
+def _check_expands(architecture: Architecture) -> None:
+    if not hasattr(probe_of(architecture), "blocks"):
+        raise ValueError(
+            f"expanded_features must be false for the backbone '{architecture.backbone}', which has no expanded blocks"
+        )
 
 
 def stem_modules(backbone: Any) -> list[nn.Module]:

@@ -78,15 +78,20 @@ def find_backbone_weights(spec: str, backbone: str) -> BackboneWeights:
     return _from_timm(spec, backbone)
 
 
-def load_backbone(backbone: nn.Module, weights: BackboneWeights) -> None:
+def load_backbone(backbone: nn.Module, weights: BackboneWeights, *, what: str = "the backbone") -> None:
     """Copy the weights into a feature extractor; only an unused classifier may be left over.
+
+    Args:
+        backbone: Feature extractor of timm.
+        weights: What ``find_backbone_weights`` found.
+        what: What a message calls the feature extractor.
 
     Raises:
         ValueError: If a tensor is missing, unknown, or of another shape; the message lists them.
     """
     own = backbone.state_dict()
     state = {_flattened(key, own): value for key, value in weights.state.items() if not key.startswith(_CLASSIFIER)}
-    check_fit(own, state, f"{weights.source} does not fit the backbone")
+    check_fit(own, state, f"{weights.source} does not fit {what}")
     backbone.load_state_dict(state, strict=False)  # the counters of BN batches may be absent
 
 

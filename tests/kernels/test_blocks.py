@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -21,7 +22,7 @@ from effdet.kernels.blocks import (
     fuse_for_training,
 )
 from effdet.kernels.library import load_kernels
-from effdet.models.architecture import Fusion
+from effdet.models.architecture import Architecture, Fusion
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_EPS
 from effdet.models.necks.fusion import FusionNode
@@ -200,6 +201,37 @@ def test_everything_that_costs_time_is_fused_and_names_stay(name):
     assert FusionNode not in kinds
     assert kinds.count(FusedHead) == 2
     assert list(model.state_dict()) == names
+
+
+WRITTEN = (
+    ("ds_r1_k3_s1_c12_se0.25",),
+    ("ir_r2_k3_s2_e3.5_c20_se0.25", "ir_r1_k5_s1_e2_c24_nr6"),
+    ("er_r1_k3_s2_e4_c36",),
+    ("ir_r1_k7_s2_e2_c40", "ir_r1_a3_k3_s1_e2_c40", "ir_r1_k3_s1_e2_c40_gs8", "ir_r2_k5_s1_e1.8_c40_se0.1_noskip"),
+    ("ir_r1_k3.5_s2_e6_c56", "dsa_r1_k3_s1_c64", "uir_r1_a3_k5_s1_e2_c64"),
+)
+
+
+@needs_kernels
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_b0", "tf_mixnet_s"])
+def test_blocks_of_any_form_are_as_exact_as_plain(backbone):
+    blocks = WRITTEN if backbone == "tf_efficientnet_b0" else None
+    own = replace(Architecture.named("d0"), backbone=backbone, backbone_blocks=blocks, stem_channels=blocks and 14)
+    torch.manual_seed(0)
+    plain = EfficientDet(own, 3, stochastic_depth=0.0).network
+    lively(plain.backbone)
+    fused = copy.deepcopy(plain)
+    fuse_for_training(fused)
+    assert (blocks is None) == (FusedInvertedResidual not in map(type, fused.backbone.modules()))
+    plain, fused = (nn.Sequential(model.backbone, Joined()) for model in (plain, fused))
+    assert_as_exact_as_plain(plain, fused, [torch.randn(2, 3, 64, 96)])
+
+
+class Joined(nn.Module):
+    """Put all maps into one row for each image."""
+
+    def forward(self, maps):
+        return torch.cat([x.flatten(1) for x in maps], 1)
 
 
 @needs_kernels

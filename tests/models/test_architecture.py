@@ -11,6 +11,7 @@ from effdet.models.layers import ACTIVATIONS, DOWNSAMPLING, UPSAMPLING
 from effdet.models.necks.pyramid import LAYERS
 from effdet.models.published import PUBLISHED
 
+BLOCKS = tuple((f"ir_r1_k3_s2_e2_c{channels}",) for channels in (16, 24, 32, 40))
 SMALL = Architecture(backbone="resnet18", image_size=(96, 128), channels=24, neck_repeats=2, head_repeats=1)
 
 
@@ -82,6 +83,14 @@ def test_a_missing_or_unknown_key_is_named():
         ("separable", 1, "separable must be true or false, got 1"),
         ("mean", 0.5, "mean must be a list of numbers, one per channel, got 0.5"),
         ("aspect_ratios", 1.0, "aspect_ratios must be a list"),
+        ("backbone_blocks", "ir_r1_k3_s2_e2_c16", "backbone_blocks must be a list of stages, got 'ir_r1"),
+        (
+            "backbone_blocks",
+            ["ir_r1_k3_s2_e2_c16"],
+            r"backbone_blocks\[0\] must be a list of block strings, got 'ir_r1",
+        ),
+        ("backbone_blocks", [[3]], r"backbone_blocks\[0\]\[0\] must be a block string such as .*, got 3"),
+        ("stem_channels", 8.0, "stem_channels must be a whole number, got 8.0"),
         ("aspect_ratios", ["2:1"], r"aspect_ratios\[0\] must be a number, or two factors .*, got '2:1'"),
     ],
 )
@@ -131,6 +140,12 @@ def test_a_value_of_a_wrong_type_is_named(field, value, message):
         ({"std": (1.0, 0.0, 1.0)}, r"std\[1\] must be positive, got 0.0"),
         ({"mean": (1.0,)}, r"mean must have one number for each of in_channels=3 channels, got \[1.0\]"),
         ({"in_channels": 1}, "mean must have one number for each of in_channels=1 .* together with in_channels"),
+        ({"stem_channels": 8}, "stem_channels must come together with backbone_blocks, got 8 without them"),
+        ({"backbone_blocks": BLOCKS, "stem_channels": 0}, "stem_channels must be 1 or more, got 0"),
+        ({"backbone_blocks": ()}, "backbone_blocks must be a list of stages, got an empty list"),
+        ({"backbone_blocks": ((),)}, r"backbone_blocks\[0\] must be a list of block strings, got an empty list"),
+        ({"backbone_blocks": (("ir_k3",),)}, r"backbone_blocks\[0\]\[0\]: a block of kind 'ir' must have r, s, c, e"),
+        ({"backbone_blocks": BLOCKS[:3]}, "backbone_blocks must have 4 stages that begin with stride 2"),
         ({"stochastic_depth": 1.0}, r"stochastic_depth must lie in \[0, 1\), got 1.0"),
     ],
 )

@@ -44,7 +44,12 @@ def test_without_a_name_they_are_laid_over_what_the_weights_are(tmp_path):
     assert architecture_of(wider) == replace(OWN, anchor_scale=5.0)
 
 
-@pytest.mark.parametrize("architecture", [LITE0, OWN, Architecture.named("cspresdet50")])
+BLOCKS = replace(
+    LITE0, backbone_blocks=tuple((f"ir_r1_k3_s2_e2_c{width}",) for width in (16, 24, 32, 40)), stem_channels=12
+)
+
+
+@pytest.mark.parametrize("architecture", [LITE0, OWN, BLOCKS, Architecture.named("cspresdet50")])
 def test_a_resolved_config_says_all_of_it_and_reads_back(tmp_path, architecture):
     config = load(tmp_path, "model: {num_classes: 3}")
     config = replace(config, model=with_architecture(config.model, architecture))
@@ -71,7 +76,7 @@ def test_a_whole_architecture_needs_no_name(tmp_path):
         ),
         ("model.architecture.separable=3.5", r"model\.architecture\.separable must be true or false or null, got 3.5"),
         ("model.architecture.mean=[a]", r"model\.architecture\.mean must be a list of numbers or null"),
-        ("model.architecture=d0", r"model\.architecture must be a section with keys backbone, image_size"),
+        ("model.architecture=d0", r"model\.architecture must be a section with keys backbone, backbone_blocks"),
     ],
 )
 def test_a_wrong_key_or_type_is_refused_when_the_config_is_read(tmp_path, override, message):

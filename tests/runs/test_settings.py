@@ -186,8 +186,11 @@ SETTINGS = [
     Setting("run.seed=5", lambda run: (run.trainer.settings.seed, first_batch(run).image_ids)),
 ]
 
+BLOCKS = tuple((f"ir_r1_k3_s2_e2_c{channels}",) for channels in (16, 24, 32, 40))
 ARCHITECTURE = {
     "backbone": "tf_efficientnet_lite1",
+    "backbone_blocks": BLOCKS,
+    "stem_channels": 24,
     "image_size": (384, 320),
     "in_channels": 1,
     "channels": 48,
@@ -283,7 +286,8 @@ def test_a_setting_reaches_what_it_is_for(load, plain, setting):
 def test_a_key_of_the_architecture_reaches_the_architecture(load, name):
     from effdet.runs.architecture import architecture_of
 
-    given = {name: ARCHITECTURE[name], **({"mean": (1.0,), "std": (2.0,)} if name == "in_channels" else {})}
+    with_it = {"in_channels": {"mean": (1.0,), "std": (2.0,)}, "stem_channels": {"backbone_blocks": BLOCKS}}
+    given = {name: ARCHITECTURE[name], **with_it.get(name, {})}
     config = load()
     model = replace(config.model, architecture=ArchitectureConfig(**given))
     assert getattr(architecture_of(config.model), name) != ARCHITECTURE[name]

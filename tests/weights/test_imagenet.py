@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
+from effdet.detector.efficientdet import EfficientDet
 from effdet.models.architecture import Architecture
+from effdet.models.backbone_blocks import written_out
 from effdet.models.backbones import build_backbone
 from effdet.models.published import FAMILIES, list_variants
 from effdet.weights import imagenet
@@ -89,6 +93,20 @@ def test_weights_of_another_backbone_are_refused_with_a_list(tmp_path):
     weights = find_backbone_weights("imagenet", LITE0)
     with pytest.raises(ValueError, match=r"does not fit the backbone: \d+ tensors missing \(blocks"):
         load_backbone(build_backbone(Architecture.named("lite2"), 0.0), weights)
+
+
+def test_weights_go_by_name_into_a_backbone_written_out():
+    plain = replace(Architecture.named("lite0"), image_size=(64, 64))
+    written = written_out(plain)
+    ours = EfficientDet(written, 3, backbone_weights="imagenet").network.backbone.state_dict()
+    theirs = EfficientDet(plain, 3, backbone_weights="imagenet").network.backbone.state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+    stages = [list(stage) for stage in written.backbone_blocks]
+    stages[3][1] = "ir_r1_k3_s1_e4_c80"
+    message = r"backbone_blocks, which must have the layers of tf_efficientnet_lite0 .*: 11 tensors of another shape"
+    with pytest.raises(ValueError, match=message):
+        EfficientDet(replace(written, backbone_blocks=stages), 3, backbone_weights="imagenet")
 
 
 def test_a_missing_file_is_named():
