@@ -120,14 +120,18 @@ class ModelConfig:
     """What is built, and from which weights it starts."""
 
     name: str | None = None  # one of effdet.list_variants(); null: d0, or what weights are; custom: none
-    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)  # laid over the model of that name
+    phi: float | None = None  # compound coefficient, 0 or more, in place of a name: see Architecture.from_phi
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)  # laid over the model of name or phi
     num_classes: int | None = None  # null: as many as the data has
     weights: str | None = None  # a whole detector to start from: any file of one, a published name, hf-hub:OWNER/NAME
     backbone_weights: str | None = None  # "imagenet", a timm tag, or a file; null: random
     stochastic_depth: float | None = None  # drop rate of the last backbone block; null: the architecture's
 
     def __post_init__(self) -> None:
-        classes, depth = self.num_classes, self.stochastic_depth
+        classes, depth, phi = self.num_classes, self.stochastic_depth, self.phi
+        if phi is not None:
+            _check(0 <= phi < math.inf, "model.phi", "be a number, 0 or more", phi)
+            _check(self.name is None, "model.name", "be null (model.name=null) where model.phi is set", self.name)
         _check(classes is None or classes >= 1, "model.num_classes", "be 1 or more", classes)
         _check(depth is None or 0 <= depth < 1, "model.stochastic_depth", "lie in [0, 1)", depth)
 
@@ -335,6 +339,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if config.run.name is None:
         config = OmegaConf.merge(config, {"run": {"name": path.stem}})
     return _to_dataclasses(config, " with ".join([str(path), *overrides]))
+
+
+def with_overrides(path: str | Path, overrides: Sequence[str]) -> str:
+    """Return the YAML text of a config file with its overrides applied: the keys that either sets, without comments.
+
+    Raises:
+        FileNotFoundError, ConfigError: As ``load_config``.
+    """
+    load_config(path, overrides)
+    merged = OmegaConf.merge(OmegaConf.load(find_config(path)), OmegaConf.from_dotlist(list(overrides)))
+    return OmegaConf.to_yaml(merged)
 
 
 def config_to_yaml(config: Config) -> str:

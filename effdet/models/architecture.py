@@ -129,6 +129,29 @@ class Architecture:
             raise ValueError(f"unknown model '{name}'; {hint}known: {describe_families()}")
         return PUBLISHED[name]
 
+    @classmethod
+    def from_phi(cls, phi: float, *, formula: bool = False, stride: int = 128) -> Architecture:
+        """Return the detector of a compound coefficient: D0 to D7 for 0 to 7, and what lies between or beyond.
+
+            Architecture.from_phi(1.5)  # a B1.5, 104 channels, 5 layers, 768 pixels
+
+        The backbone is EfficientNet-Bφ. Neck and heads have 64·1.35^φ channels, to the nearest multiple of 8; the neck
+        has 3+φ layers, each head 3+⌊φ/3⌋ convolutions, and the input 512+128φ pixels (EfficientDet §4).
+
+        Args:
+            phi: 0 or more; any real number. Beyond 7 nothing was published, and the formulas go on; D7x is on no phi.
+            formula: For whole numbers up to 7, take the formulas too. The published models differ from them in the
+                places that ``effdet.models.scaling.DEPARTURES`` lists.
+            stride: The sides of the input are rounded to a multiple of it.
+
+        Raises:
+            TypeError: If phi is no number.
+            ValueError: If phi is negative or over 100, or stride is below 1.
+        """
+        from effdet.models.scaling import architecture_from_phi
+
+        return architecture_from_phi(phi, formula=formula, stride=stride)
+
     @property
     def name(self) -> str:
         """The name of the published architecture that equals this one, or "custom"."""

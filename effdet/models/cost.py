@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +20,7 @@ class Cost:
     parameters: int  # numbers that training changes, without BN statistics
 
 
+@lru_cache(maxsize=1024)
 def network_cost(
     architecture: Architecture, *, num_classes: int = 90, image_size: tuple[int, int] | None = None
 ) -> Cost:

@@ -14,9 +14,9 @@ DEFAULT = "d0"
 
 
 def architecture_of(model: ModelConfig, *, of_weights: Architecture | None = None) -> Architecture:
-    """Return the architecture of ``model.name`` with the keys of ``model.architecture`` laid over it.
+    """Return the architecture of ``model.name`` or ``model.phi`` with the keys of ``model.architecture`` laid over it.
 
-    Without a name it is laid over the architecture of ``model.weights``, or over D0. With the name "custom",
+    Without both it is laid over the architecture of ``model.weights``, or over D0. With the name "custom",
     ``model.architecture`` says all.
 
     Args:
@@ -35,7 +35,8 @@ def architecture_of(model: ModelConfig, *, of_weights: Architecture | None = Non
             return Architecture.from_dict(given)
         base = _base(model, of_weights)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.{'architecture' if model.name == CUSTOM else 'name'}: {error}") from error
+        key = "architecture" if model.name == CUSTOM else "name" if model.phi is None else "phi"
+        raise ConfigError(f"model.{key}: {error}") from error
     try:
         architecture = replace(base, **given)
     except (TypeError, ValueError) as error:
@@ -52,6 +53,8 @@ def architecture_of(model: ModelConfig, *, of_weights: Architecture | None = Non
 def _base(model: ModelConfig, of_weights: Architecture | None) -> Architecture:
     from effdet.models.architecture import Architecture
 
+    if model.phi is not None:
+        return Architecture.from_phi(model.phi)
     if model.name is None and model.weights is not None:
         from effdet.weights.loading import load
 
@@ -60,8 +63,8 @@ def _base(model: ModelConfig, of_weights: Architecture | None) -> Architecture:
 
 
 def with_architecture(model: ModelConfig, architecture: Architecture) -> ModelConfig:
-    """Return the config with all fields of an architecture written out, and its name."""
+    """Return the config with all fields of an architecture written out, and its name in place of a phi."""
     from effdet.config import ArchitectureConfig
 
     values = architecture.to_dict() | {"image_size": architecture.image_size}
-    return replace(model, name=architecture.name, architecture=ArchitectureConfig(**values))
+    return replace(model, name=architecture.name, phi=None, architecture=ArchitectureConfig(**values))

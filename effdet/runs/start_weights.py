@@ -57,8 +57,9 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
 def _first_detector(wanted: ModelConfig, num_classes: int) -> EfficientDet:
     """Return the detector of ``model.weights``, with a new class head if the data has another number of classes.
 
-    The weights say which architecture it is, unless ``model.architecture`` has keys. Another project's model with the
-    same tensors may have our name, as tf_efficientdet_d0 that of d0; it keeps its own anchors then.
+    The weights say which architecture it is, unless ``model.phi`` is set or ``model.architecture`` has keys. Another
+    project's model with the same tensors may have our name, as tf_efficientdet_d0 that of d0; it keeps its own anchors
+    then.
     """
     from effdet.config import ConfigError
     from effdet.detector.efficientdet import EfficientDet
@@ -71,11 +72,11 @@ def _first_detector(wanted: ModelConfig, num_classes: int) -> EfficientDet:
     architecture = architecture_of(wanted, of_weights=found.architecture)
     if not have_same_network(architecture, found.architecture):
         raise ConfigError(
-            f"model.name and model.architecture say {architecture.name}, but model.weights holds "
+            f"model.name, model.phi and model.architecture say {architecture.name}, but model.weights holds "
             f"{found.architecture.name}; make them agree, or leave them out"
         )
     is_alternative = found.checkpoint is not None and wanted.name in found.checkpoint.alternatives
-    if is_alternative or wanted.architecture.given():
+    if is_alternative or wanted.phi is not None or wanted.architecture.given():
         found = replace(found, architecture=architecture)
     first = EfficientDet.from_loaded(found)
     if first.num_classes != num_classes:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from effdet import load_config
 from effdet.commands import main
 from effdet.packaged_configs import packaged_configs
 
@@ -12,6 +13,19 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_file_is_printed_as_it_is(capsys, name):
     assert main(["config", name]) == 0
     assert capsys.readouterr().out == (ROOT / "configs" / f"{name}.yaml").read_text()
+
+
+def test_settings_replace_those_of_the_file(capsys, tmp_path):
+    assert main(["config", "custom", "model.name=null", "model.phi=1.5", "data.root=photos"]) == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    overrides = ["model.name=null", "model.phi=1.5", "data.root=photos", "run.name=mine"]
+    assert load_config(tmp_path / "mine.yaml") == load_config("custom", overrides)
+    assert "label_smoothing" not in (tmp_path / "mine.yaml").read_text()  # which neither sets
+
+
+def test_a_wrong_setting_is_refused(capsys):
+    assert main(["config", "custom", "model.phi=1.5"]) == 2
+    assert "model.name must be null (model.name=null) where model.phi is set, got lite0" in capsys.readouterr().err
 
 
 def test_without_a_name_the_names_are_listed(capsys):

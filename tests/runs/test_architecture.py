@@ -36,6 +36,44 @@ def test_without_a_name_they_are_laid_over_d0(tmp_path):
     assert architecture_of(ModelConfig()) == Architecture.named("d0")
 
 
+@pytest.mark.parametrize("phi", ["1.5", "2", "0"])
+def test_a_phi_stands_for_a_name(tmp_path, phi):
+    config = load(tmp_path, f"model: {{phi: {phi}}}")
+    assert architecture_of(config.model) == Architecture.from_phi(float(phi))
+    changed = load(tmp_path, "model: {architecture: {anchor_scale: 3}}", f"model.phi={phi}")
+    assert architecture_of(changed.model) == replace(Architecture.from_phi(float(phi)), anchor_scale=3.0)
+
+
+def test_a_phi_and_a_name_are_one_too_many(tmp_path):
+    with pytest.raises(ConfigError, match=r"must be null \(model\.name=null\) where model\.phi is set, got d1"):
+        load(tmp_path, "model: {name: d1}", "model.phi=1.5")
+    config = load(tmp_path, "model: {name: d1}", "model.phi=1.5", "model.name=null")
+    assert architecture_of(config.model) == Architecture.from_phi(1.5)
+
+
+@pytest.mark.parametrize("phi", ["-1", ".nan", ".inf"])
+def test_a_phi_that_cannot_be_is_refused_when_the_config_is_read(tmp_path, phi):
+    with pytest.raises(ConfigError, match=r"model\.phi must be a number, 0 or more, got"):
+        load(tmp_path, f"model: {{phi: {phi}}}")
+    with pytest.raises(ConfigError, match=r"model\.phi: phi must lie in 0…100, got 1000"):
+        architecture_of(load(tmp_path, "model: {phi: 1000}").model)
+    with pytest.raises(ConfigError, match=r"model\.phi must be a number or null, got 'large'"):
+        load(tmp_path, "model: {phi: large}")
+
+
+def test_a_resolved_config_has_the_architecture_in_place_of_the_phi(tmp_path):
+    config = load(tmp_path, "model: {phi: 1.5}")
+    model = with_architecture(config.model, architecture_of(config.model))
+    assert (model.phi, model.name) == (None, "custom")
+    again = load(tmp_path, config_to_yaml(replace(config, model=model)))
+    assert architecture_of(again.model) == Architecture.from_phi(1.5)
+
+
+def test_a_phi_decides_against_the_weights(tmp_path):
+    model = ModelConfig(phi=1.0, weights="there/is/no/such.file")
+    assert architecture_of(model) == Architecture.named("d1")
+
+
 def test_without_a_name_they_are_laid_over_what_the_weights_are(tmp_path):
     EfficientDet(OWN, 2).save_pretrained(tmp_path / "own.safetensors")
     model = ModelConfig(weights=str(tmp_path / "own.safetensors"))

@@ -181,6 +181,7 @@ SETTINGS = [
     Setting("data.augment.plain_epochs=1", lambda run: run.plan.plain_epochs, 1),
     Setting("data.augment.transforms=[{name: InvertImg,p: 1.0}]", images),
     Setting("model.name=lite1", lambda run: run.trainer.model.name, "lite1"),
+    Setting("model.phi=0.5, model.name=null", lambda run: run.trainer.model.architecture.channels, 72),
     Setting("model.stochastic_depth=0.5", lambda run: run.trainer.model.stochastic_depth, 0.5),
     Setting("run.name=other", lambda run: run.checkpoints.folder.name, "other"),
     Setting("run.seed=5", lambda run: (run.trainer.settings.seed, first_batch(run).image_ids)),
