@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run: \S.*? -->\n)?^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 SECTIONS = tuple(get_type_hints(Config))
-FILE_ENDINGS = ("json", "safetensors", "sbatch")  # train.json is no setting
+FILE_ENDINGS = ("json", "safetensors", "sbatch", "yaml", "csv", "xml")  # train.json is no setting
 
 
 def python_blocks(page):

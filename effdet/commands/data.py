@@ -1,6 +1,8 @@
-"""Check a data set, draw the demo set, download COCO.
+"""Check a data set, write it in another format, divide it, draw the demo set, download COCO.
 
 effdet data check data/coco --image-size 512
+effdet data convert data/coco data/yolo --to yolo
+effdet data split photos --val 0.2 --test 0.1
 effdet data demo --root data/demo
 effdet data download coco2017 --root data/coco
 """
@@ -24,17 +26,17 @@ if TYPE_CHECKING:
     from effdet.data.doctor.annotation_checks import AnchorOverlap
     from effdet.data.doctor.examination import Examination
     from effdet.data.findings import Finding
-    from effdet.data.formats.layouts import Files
+    from effdet.data.formats import Source
 
 
 def parser(command: str = "data") -> argparse.ArgumentParser:
     """Return the parser of ``data``; ``command`` is the name that it goes by."""
     name = program(command)
-    result = argparse.ArgumentParser(prog=name, description="Check a data set, draw the demo set, download COCO.")
+    result = argparse.ArgumentParser(prog=name, description=_DATA)
     actions = result.add_subparsers(dest="action", required=True, metavar="ACTION", prog=name)
 
     check = actions.add_parser("check", help="look for mistakes in a data set", description=_CHECK)
-    check.add_argument("data", metavar="DATA", help="folder in a known layout, COCO JSON file, or config file (.yaml)")
+    check.add_argument("data", metavar="DATA", help=f"{_ANY_DATA}, or config file (.yaml)")
     check.add_argument(
         "--image-size",
         nargs="+",
@@ -47,6 +49,28 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     )
     check.add_argument("--quick", action="store_true", help="do not open the images, only see whether they exist")
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+    convert = actions.add_parser("convert", help="write a data set in another format", description=_CONVERT)
+    convert.add_argument("data", metavar="SRC", help=_ANY_DATA)
+    convert.add_argument("folder", metavar="DST", help="new or empty folder")
+    convert.add_argument("--to", required=True, choices=("coco", "yolo", "voc", "csv", "openimages"), help="format")
+    convert.add_argument("--copy", action="store_true", help="copy the image files instead of linking to them")
+    convert.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+    split = actions.add_parser("split", help="divide a data set into train, val and test", description=_SPLIT)
+    split.add_argument("data", metavar="DATA", help=_ANY_DATA)
+    split.add_argument(
+        "--val", type=float, required=True, metavar="PART", help="part of the images to validate on: 0.2"
+    )
+    split.add_argument("--test", type=float, default=0.0, metavar="PART", help="part to test on (default: none)")
+    split.add_argument("--seed", type=int, default=0, help="another seed divides in another way (default: 0)")
+    split.add_argument(
+        "--likeness",
+        choices=("similar", "exact"),
+        default="similar",
+        help="which images stay together: those that look the same, or files with the same bytes (default: similar)",
+    )
+    split.add_argument("--json", action="store_true", help="print the parts as JSON")
 
     demo = actions.add_parser("demo", help="draw the demo set", description=_DEMO)
     demo.add_argument("--root", type=Path, default=Path("data/demo"), help="folder to write (default: data/demo)")
@@ -65,6 +89,17 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     return result
 
 
+_DATA = "Check a data set, write it in another format, divide it; draw the demo set, download COCO."
+_ANY_DATA = "folder or annotation file in any format that docs/your_data.md lists"
+_CONVERT = (
+    "Write a data set to a new folder in another format. Image files become hard links to the originals where the file "
+    "system allows it, else copies. docs/your_data.md says what each format cannot hold."
+)
+_SPLIT = (
+    "Divide a data set: write which image belongs to train, val and test to splits.json beside the annotations, which "
+    "stay as they are. Images that look the same stay in one part, and classes are spread evenly. A set that has train "
+    "but no val gets val out of train."
+)
 _CHECK = "Look for mistakes in a data set. Exit status 0: usable, perhaps with warnings; 1: errors were found."
 _DEMO = "Draw the demo set: JPEG files and COCO JSON, the same bytes for the same seed. A finished set is left alone."
 _DOWNLOAD = "Download COCO 2017 (20 GB, and as much again unpacked). After an interruption the same command goes on."
@@ -72,7 +107,47 @@ _DOWNLOAD = "Download COCO 2017 (20 GB, and as much again unpacked). After an in
 
 def run(args: argparse.Namespace) -> int:
     """Do what ``args.action`` says and return the exit status."""
-    return {"check": _check, "demo": _demo, "download": _download}[args.action](args)
+    actions = {"check": _check, "convert": _convert, "split": _split, "demo": _demo, "download": _download}
+    return actions[args.action](args)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from effdet.data.conversion import convert
+
+    done = convert(args.data, args.folder, to=args.to, images="copy" if args.copy else "link")
+    boxes = {part: len(dataset.boxes_xywh) for part, dataset in done.parts.items()}
+    images = {part: len(dataset) for part, dataset in done.parts.items()}
+    if args.json:
+        result = {"folder": args.folder, "images": images, "boxes": boxes, "files": done.images, "lost": done.lost}
+        write_json(result, STDOUT, indent=1)
+        return 0
+    for part in images:
+        print(f"{part}: {images[part]:,} images, {boxes[part]:,} boxes")
+    files = ", ".join(f"{count:,} {what}" for what, count in done.images.items() if count)
+    print(f"image files: {files}")
+    for text in done.lost:
+        print(f"not held by this format: {text}")
+    return 0
+
+
+def _split(args: argparse.Namespace) -> int:
+    from effdet.data.splitting import split_data
+    from effdet.progress import ProgressBar
+
+    with ProgressBar(seconds_between_lines=10) as progress:
+        done = split_data(
+            args.data, val=args.val, test=args.test, seed=args.seed, likeness=args.likeness, report=progress
+        )
+    if args.json:
+        alike = {"groups_of_alike_images": done.num_groups, "images_in_them": done.num_grouped}
+        write_json({"file": str(done.file), "parts": done.rows(), **alike}, STDOUT, indent=1)
+        return 0
+    for row in done.rows():
+        boxes = ", ".join(f"{name} {count:,}" for name, count in row["boxes"].items())
+        print(f"{row['part']}: {row['images']:,} images; boxes: {boxes}")
+    print(f"{done.num_grouped:,} images look like another one, in {done.num_groups:,} groups; a group stays together")
+    print(f"written to {done.file}")
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -104,10 +179,10 @@ def _check(args: argparse.Namespace) -> int:
     from effdet.progress import ProgressBar
 
     size = image_size(args.image_size) if args.image_size else None
-    files, missing = _find_splits(args.data)
+    sources, missing = _find_splits(args.data)
     with ProgressBar(seconds_between_lines=10) as progress:
         result = examine(
-            files,
+            sources,
             decode_images=not args.quick,
             image_size=size,
             anchor_overlap=_anchor_overlap(size, args.anchor_scale) if size else None,
@@ -122,36 +197,43 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if result.has_errors else 0
 
 
-def _find_splits(data: str) -> tuple[dict[str, Files], list[tuple[str, Finding]]]:
-    """Return where each split is, and a finding for train or val where it is not there.
+def _find_splits(data: str) -> tuple[dict[str, Source], list[tuple[str, Finding]]]:
+    """Return where each split is, and findings about how they were found.
 
     Raises:
-        DataError: If there is neither of them.
+        DataError: If there is nothing to check.
     """
     from effdet.config import DataConfig, load_config
     from effdet.data.findings import DataError, Finding
-    from effdet.data.formats import find_files
-    from effdet.data.formats.layouts import SPLITS
+    from effdet.data.formats import find_source
+    from effdet.data.formats.finding import find_data, split_command
+    from effdet.data.formats.interface import SPLITS
+    from effdet.data.formats.yolo_layouts import is_data_yaml
 
-    config = load_config(data).data if data.endswith((".yaml", ".yml")) else DataConfig(root=data)
+    is_config = data.endswith((".yaml", ".yml")) and not is_data_yaml(Path(data))
+    config = load_config(data).data if is_config else DataConfig(root=data)
     named = {
         "train": (config.train_annotations, config.train_images),
         "val": (config.val_annotations, config.val_images),
     }
-    if config.root.lower().endswith(".json") and config.train_annotations is config.val_annotations is None:
-        return {"data": find_files(config.root, "train", images=config.train_images)}, []
-    files: dict[str, Files] = {}
+    found = find_data(config.root)
+    if "all" in found.parts and config.train_annotations is config.val_annotations is None:
+        advice = f"before training, divide it with: {split_command(Path(config.root))}"
+        note = Finding("note", "there are no parts for training and validation", advice)
+        return {"data": found.parts["all"]}, [*[("", finding) for finding in found.findings], ("", note)]
+    sources: dict[str, Source] = {}
     faults: dict[str, DataError] = {}
     for split in SPLITS:
         annotations, images = named.get(split, (None, None))
         try:
-            files[split] = find_files(config.root, split, annotations=annotations, images=images)
+            sources[split], _ = find_source(config.root, split, annotations=annotations, images=images)
         except DataError as error:
             faults[split] = error
-    if not {"train", "val"} & files.keys():
+    if not sources:
         raise faults["train"]
     faults.pop("test", None)
-    return files, [(split, Finding("note", str(fault))) for split, fault in faults.items()]
+    notes = [(split, Finding("note", str(fault))) for split, fault in faults.items()]
+    return sources, [*[("", finding) for finding in found.findings], *notes]
 
 
 def _anchor_overlap(size: tuple[int, int], scale: float) -> AnchorOverlap:

@@ -23,6 +23,7 @@ from effdet.deployment.formats import FORMATS, Precision
 if TYPE_CHECKING:
     import numpy as np
 
+    from effdet.data.dataset import Dataset
     from effdet.deployment.compare import Comparison
     from effdet.deployment.export import ExportOptions
     from effdet.deployment.quantise import AccuracyControl, Quantisation
@@ -180,13 +181,26 @@ def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
     try:
         dataset = find_data(data, "train")
     except (ValueError, OSError):
-        return (yield from iterate_images(data))
+        whole = _undivided(data)
+        if whole is None:
+            return (yield from iterate_images(data))
+        dataset = whole
     stride = max(1, len(dataset) // NUM_CALIBRATION)
     for index in range(0, len(dataset), stride):
         try:
             yield str(dataset.path(index)), dataset.read(index)
         except (ImageError, OSError) as error:
             print(f"left out: {error}", file=sys.stderr)
+
+
+def _undivided(data: str) -> Dataset | None:
+    """Return a data set that has no parts; calibration needs no boxes. None for a folder of mere photos."""
+    from effdet.data.formats import read_parts
+
+    try:
+        return read_parts(data).get("all")
+    except (ValueError, OSError):
+        return None
 
 
 def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) -> Comparison:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 
@@ -58,6 +58,24 @@ class FindingList:
         known = self._findings.get(text, Finding(severity, text, advice, 0))
         examples = known.examples if len(known.examples) == MAX_EXAMPLES else (*known.examples, example)
         self._findings[text] = Finding(severity, text, advice, (known.count or 0) + 1, examples)
+
+    def add_all(
+        self, severity: Severity, text: str, places: Iterable[Any], name: Callable[[Any], str] = str, advice: str = ""
+    ) -> None:
+        """Add many places at once; only the first few are named.
+
+        Args:
+            severity: Of the finding.
+            text: What it says.
+            places: Such as an array of row numbers; none: nothing is added.
+            name: Gives the name of a place.
+            advice: What to do.
+        """
+        places = list(places)
+        if places:
+            known = self._findings.get(text, Finding(severity, text, advice, 0))
+            examples = (*known.examples, *map(name, places[:MAX_EXAMPLES]))[:MAX_EXAMPLES]
+            self._findings[text] = Finding(severity, text, advice, (known.count or 0) + len(places), examples)
 
     def extend(self, findings: Iterable[Finding]) -> None:
         """Add finished findings."""

@@ -18,6 +18,7 @@ from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
 from effdet.data.formats import Split, find_dataset
 from effdet.data.formats.values import look_up
+from effdet.data.formats.yolo_layouts import is_data_yaml
 from effdet.data.loader import EvalLoader
 from effdet.data.unreadable_images import drop_unreadable
 from effdet.evaluation.backends import Backend, choose_backend
@@ -147,7 +148,7 @@ def find_data(data: Dataset | Config | str | Path, split: Split) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if not isinstance(data, Config):
-        if Path(data).suffix not in (".yaml", ".yml"):
+        if Path(data).suffix not in (".yaml", ".yml") or is_data_yaml(Path(data)):
             return find_dataset(data, split)
         data = load_config(data)
     section = data.data

@@ -183,8 +183,25 @@ def test_check_understands_home(small, capsys, monkeypatch):
     assert call("check", "~/demo", "--quick") == 0
 
 
-def test_check_of_one_file_for_all_is_one_sentence(small, capsys):
+def test_check_of_one_file_for_all_says_how_to_divide_it(small, capsys):
     (small / "val.json").unlink()
     (small / "train.json").rename(small / "all.json")
-    assert call("check", small) == 1
-    assert capsys.readouterr().err.endswith("; divide it into train.json and val.json\n")
+    assert call("check", small) == 0
+    assert f"before training, divide it with: effdet data split {small} --val 0.2\n" in capsys.readouterr().out
+
+
+def test_split_and_convert_do_what_they_say(small, capsys):
+    (small / "val.json").unlink()
+    (small / "train.json").rename(small / "all.json")
+    assert call("split", small, "--val", "0.3", "--likeness", "exact") == 0
+    assert f"written to {small / 'splits.json'}" in capsys.readouterr().out
+    assert call("check", small, "--json") == 0
+    assert [part["split"] for part in json.loads(capsys.readouterr().out)["splits"]] == ["train", "val"]
+    assert call("convert", small, small / "yolo", "--to", "yolo") == 0
+    assert "10 linked" in capsys.readouterr().out
+    assert call("convert", small, small / "csv", "--to", "csv", "--copy", "--json") == 0
+    written = json.loads(capsys.readouterr().out)
+    assert sum(written["boxes"].values()) == 26
+    assert written["files"]["copied"] == 10
+    assert call("convert", small, small / "csv", "--to", "csv") == 1
+    assert "must be a new or an empty folder" in capsys.readouterr().err

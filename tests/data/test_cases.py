@@ -70,7 +70,10 @@ def test_the_test_split_holds_the_photos_of_valid() -> None:
         ("all-crowd", r"train\.json: every box is a crowd \(iscrowd is 1\); there is nothing to learn or to measure"),
         ("train-without-boxes", r"train\.json: no image has a box; there is nothing to learn or to measure"),
         ("one-json", r"has one annotation file, annotations\.json, and no parts for training and validation; divide"),
-        ("one-json/annotations.json", r"annotations\.json has no parts for training and validation; divide it into"),
+        (
+            "one-json/annotations.json",
+            r"annotations\.json has no parts for training and validation; divide it with: effdet",
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_is_one_sentence(

@@ -18,8 +18,7 @@ from effdet.data.doctor.annotation_checks import (
 )
 from effdet.data.doctor.image_files import ImageFile, check_files, check_leakage, open_images
 from effdet.data.findings import DataError, Finding, Severity
-from effdet.data.formats.coco import read_coco
-from effdet.data.formats.layouts import Files
+from effdet.data.formats import Source, read_source
 from effdet.progress import Report, report_nothing
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
@@ -49,7 +48,7 @@ class Examination:
 
 
 def examine(
-    files: Mapping[str, Files],
+    sources: Mapping[str, Source],
     *,
     decode_images: bool = True,
     image_size: tuple[int, int] | None = None,
@@ -59,7 +58,7 @@ def examine(
     """Run every check on the splits of a data set.
 
     Args:
-        files: Annotation file and image folders of each split, by its name; "train" is compared with the others.
+        sources: Where each split is, by its name; "train" is compared with the others.
         decode_images: Decode every image; else only look whether it exists.
         image_size: Network input (height, width) for the checks that depend on it.
         anchor_overlap: Gives the IoU of boxes in the network input with their best anchors; needs ``image_size``.
@@ -67,9 +66,9 @@ def examine(
     """
     result = Examination()
     splits: dict[str, tuple[Dataset, list[ImageFile]]] = {}
-    for split, place in files.items():
+    for split, source in sources.items():
         try:
-            dataset = read_coco(place.annotations, place.folders)
+            dataset = read_source(source)
         except DataError as error:
             result.add(split, [Finding("error", str(error))])
             continue

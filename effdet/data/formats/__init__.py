@@ -1,18 +1,21 @@
-"""Data sets on disk: find one by its layout and read it into columns. The only format so far is COCO's."""
+"""Data sets on disk: find one by looking at its folder, whatever its format, and read it into columns."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
-from effdet.data.formats.coco import read_coco
-from effdet.data.formats.layouts import Split, find_files
+from effdet.data.formats.finding import FoundData, find_data, find_named_file, split_command
+from effdet.data.formats.interface import Part, Source, Split
+from effdet.data.formats.split_file import select_part
+from effdet.data.formats.table import FORMATS
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Split", "find_dataset", "find_files", "find_train_and_val"]
+__all__ = ["Part", "Source", "Split", "find_dataset", "find_source", "find_train_and_val", "read_parts", "read_source"]
 
 
 def find_dataset(
@@ -20,16 +23,18 @@ def find_dataset(
 ) -> Dataset:
     """Find and read one split of a data set. Warnings about it are logged.
 
-    Known layouts below ``root``, in the order in which they are tried; S is the name of the split in any case: train,
-    val, valid, validation, test:
+    The formats and what each is recognised by are in ``docs/your_data.md``. COCO's layouts below ``root``, in the order
+    in which they are tried; S is the name of the split in any case: train, val, valid, validation, test:
 
         annotations/instances_S2017.json + S2017/          COCO 2017
         annotations/instances_S.json + S/ or images/S/     other years, CVAT
-        S.json + images/, S/, images/S/ or the images beside it
+        S.json + images/, S/, images/S/, data/ or the images beside it
         S/_annotations.coco.json + the images beside it, or in S/images/     Roboflow
+        S/labels.json + S/data/                            FiftyOne
         root is itself a .json file, which then serves for any split; images as in the third layout
 
-    Names of images may also be relative to the annotation file.
+    Names of images may also be relative to the annotation file. Where ``effdet data split`` has written splits.json,
+    that file says which images belong to the split.
 
     Args:
         root: Folder of the data set, or an annotation file. ``~`` is the home folder.
@@ -38,15 +43,67 @@ def find_dataset(
         images: Image folder, relative to ``root``; None: found by the layout.
 
     Raises:
-        DataError: If the files are not there (the message says what is missing and how to get it), are not COCO, or
-            have errors.
+        DataError: If the files are not there (the message says what is missing and how to get it), are in no known
+            format, or have errors.
     """
-    files = find_files(root, split, annotations=annotations, images=images)
-    dataset = read_coco(files.annotations, files.folders).require_usable()
+    source, found = find_source(root, split, annotations=annotations, images=images)
+    dataset = read_source(source)
+    if found is not None:
+        dataset = _with_findings(dataset, found)
+    dataset.require_usable()
     for finding in dataset.findings:
         if finding.severity == "warning":
-            log.warning("%s: %s", files.annotations, finding)
+            log.warning("%s: %s", source.annotations, finding)
     return dataset
+
+
+def read_source(source: Source) -> Dataset:
+    """Read one part of a data set. What is wrong with it becomes its findings.
+
+    Raises:
+        DataError: If nothing of it can be read.
+    """
+    dataset = FORMATS[source.format].read(source)
+    return dataset if source.names_file is None else select_part(dataset, source.names_file, source.part)
+
+
+def read_parts(root: str | Path) -> dict[Part, Dataset]:
+    """Read all parts of a data set that has any: train, val and test, or "all" where it is not divided.
+
+    Raises:
+        DataError: If it is not there or cannot be read. Errors inside of it stay findings.
+    """
+    found = find_data(root)
+    if not found.parts:
+        found.source("train")  # says what is missing
+    return {part: _with_findings(read_source(source), found) for part, source in found.parts.items()}
+
+
+def _with_findings(dataset: Dataset, found: FoundData) -> Dataset:
+    return replace(dataset, findings=(*found.findings, *dataset.findings))
+
+
+def find_source(
+    root: str | Path, split: Split, *, annotations: str | Path | None = None, images: str | Path | None = None
+) -> tuple[Source, FoundData | None]:
+    """Return where a split is, and how it was found; arguments as for ``find_dataset``.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    root = Path(root).expanduser()
+    base = root if root.is_dir() else root.parent
+    if annotations is None:
+        found = find_data(root)
+        source = found.source(split)
+    else:
+        found, source = None, find_named_file(base / Path(annotations).expanduser(), split)
+    if images is not None:
+        folder = base / Path(images).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"image folder {folder} for the annotations in {source.annotations} does not exist")
+        source = replace(source, folders=(folder, folder.parent))
+    return source, found
 
 
 def find_train_and_val(
@@ -62,16 +119,24 @@ def find_train_and_val(
     Raises:
         DataError: As ``find_dataset``; or if both parts are the same file without being named so.
     """
-    train = find_files(root, "train", annotations=train_annotations, images=train_images)
-    val = find_files(root, "val", annotations=val_annotations, images=val_images)
-    if train.annotations.resolve() == val.annotations.resolve():
+    train, _ = find_source(root, "train", annotations=train_annotations, images=train_images)
+    val, _ = find_source(root, "val", annotations=val_annotations, images=val_images)
+    if _are_same(train, val):
         if train_annotations is None or val_annotations is None:
             raise DataError(
-                f"{train.annotations} has no parts for training and validation; divide it into train.json and "
-                "val.json, or name another file by data.val_annotations"
+                f"{train.annotations} has no parts for training and validation; divide it with: "
+                f"{split_command(Path(root))}, or name another file by data.val_annotations"
             )
         log.warning("%s is used to train and to validate: the AP says nothing about new images", val.annotations)
     return (
         find_dataset(root, "train", annotations=train_annotations, images=train_images),
         find_dataset(root, "val", annotations=val_annotations, images=val_images),
+    )
+
+
+def _are_same(train: Source, val: Source) -> bool:
+    return (train.annotations.resolve(), train.names_file, train.details) == (
+        val.annotations.resolve(),
+        val.names_file,
+        val.details,
     )

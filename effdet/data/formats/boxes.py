@@ -18,13 +18,13 @@ Box = tuple[float, float, float, float]
 
 
 class BoxColumns(NamedTuple):
-    """Boxes ordered by image, those of an image in the order of the file."""
+    """Boxes in the order of the file."""
 
     images: NDArray[np.int64]  # (ΣM,) number of the image
     labels: NDArray[np.int64]  # (ΣM,)
     boxes: NDArray[np.float64]  # (ΣM, 4) x, y, width, height; finite
     is_crowd: NDArray[np.bool_]  # (ΣM,)
-    areas: NDArray[np.float64]  # (ΣM,)
+    areas: NDArray[np.float64]  # (ΣM,) NaN where width × height stands for it
     ids: NDArray[np.int64]  # (ΣM,) each once
 
 
@@ -59,16 +59,13 @@ def read_boxes(
 
     ids = _annotation_ids([annotations[place].get("id") for place in places], findings)
     images, labels = np.array(rows, dtype=np.int64).reshape(-1, 2).T
-    order = np.argsort(images, kind="stable")
-    table = np.array(boxes, dtype=np.float64).reshape(-1, 4)[order]
-    given = np.array(areas, dtype=np.float64)[order]
     return BoxColumns(
-        images[order],
-        labels[order],
-        table,
-        np.array(crowds, dtype=bool)[order],
-        np.where(np.isnan(given), table[:, 2] * table[:, 3], given),
-        ids[order],
+        images,
+        labels,
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array(crowds, dtype=bool),
+        np.array(areas, dtype=np.float64),
+        ids,
     )
 
 

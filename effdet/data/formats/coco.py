@@ -8,24 +8,32 @@ Category ids become contiguous labels, ordered by id; ``Dataset.category_ids`` l
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from effdet.data.dataset import Dataset, clip_boxes
-from effdet.data.files import choose_folder, foreign_folder, size_in_file
+from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.boxes import BoxColumns, read_boxes
+from effdet.data.formats.boxes import read_boxes
+from effdet.data.formats.coco_layouts import find_coco, image_folders
+from effdet.data.formats.columns import Columns, to_dataset
+from effdet.data.formats.interface import Format, Part, Source
+from effdet.data.formats.text_files import read_json
 from effdet.data.formats.values import identifier, is_encodable, short, side, whole_number
+from effdet.data.image_copies import ImageCopies, write_json_file
 from effdet.data.text_column import TextColumn
 
 Row = dict[str, Any]
 
 _KEYS = ("images", "annotations", "categories")
+
+
+def _read_source(source: Source) -> Dataset:
+    folders = source.folders or image_folders(source.annotations, source.part)
+    return read_coco(source.annotations, folders)
 
 
 def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path]) -> Dataset:
@@ -44,10 +52,11 @@ def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path])
     """
     file = Path(annotation_file)
     folders = [Path(folders)] if isinstance(folders, str | Path) else folders
-    return parse_coco(_load(file), file, folders)
+    findings = FindingList()
+    return parse_coco(read_json(file, findings, "COCO JSON"), file, folders, findings)
 
 
-def parse_coco(content: Any, file: Path, folders: Sequence[Path] = ()) -> Dataset:
+def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings: FindingList | None = None) -> Dataset:
     """Return the data set in the content of a COCO annotation file; see ``read_coco``.
 
     Args:
@@ -55,57 +64,38 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = ()) -> Datase
         file: What messages call it.
         folders: As for ``read_coco``; none: the images cannot be read, need no names, and sizes that are not given stay
             unknown. To score results this is enough.
+        findings: What reading the file has found so far.
 
     Raises:
         DataError: If it is not COCO ground truth.
     """
-    findings = FindingList()
+    findings = FindingList() if findings is None else findings
     images, annotations, categories = (_objects(content, key, file, findings) for key in _KEYS)
     class_names = _read_categories(categories, annotations, findings)
     image_of, names, sizes = _read_images(images, findings, need_files=bool(folders))
-    if foreign := foreign_folder(names, folders):
-        text = f"names of images begin with a folder that is not here, {short(foreign)}"
-        findings.add("note", text, advice="it is left out")
-        names = TextColumn.from_texts(name.removeprefix(foreign) for name in names)
-    folder = choose_folder(names, folders) if folders else Path()
-    if folders:
-        _complete_sizes(sizes, folder, names)
     label_of = {category_id: label for label, category_id in enumerate(class_names)}
-    columns = read_boxes(annotations, image_of, label_of, findings)
-    _check_boxes(columns, sizes, findings)
-    counts = np.bincount(columns.images, minlength=len(names))
-    return Dataset(
-        class_names=tuple(class_names.values()),
-        category_ids=tuple(class_names),
-        image_ids=_id_column(list(image_of)),
-        names=names,
-        folder=folder,
-        sizes=sizes,
-        boxes_xywh=columns.boxes,
-        labels=columns.labels,
-        is_crowd=columns.is_crowd,
-        areas=columns.areas,
-        annotation_ids=columns.ids,
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        annotation_file=file,
-        findings=findings.as_tuple(),
+    boxes = read_boxes(annotations, image_of, label_of, findings)
+    return to_dataset(
+        Columns(
+            file=file,
+            folders=folders,
+            names=names,
+            images=boxes.images,
+            boxes=boxes.boxes,
+            labels=boxes.labels,
+            class_names=list(class_names.values()),
+            category_ids=list(class_names),
+            image_ids=_id_column(list(image_of)),
+            sizes=sizes,
+            is_crowd=boxes.is_crowd,
+            areas=boxes.areas,
+            annotation_ids=boxes.ids,
+            findings=findings,
+        )
     )
 
 
 # --- the file ------------------------------------------------------------------------------------------------------
-
-
-def _load(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"annotation file {file} does not exist") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except RecursionError:
-        raise DataError(f"{file}: must be COCO JSON, but its lists and objects are nested too deeply") from None
-    except ValueError as error:
-        raise DataError(f"{file}: is not valid JSON: {error}") from error
 
 
 def _objects(content: Any, key: str, file: Path, findings: FindingList) -> list[Row]:
@@ -227,11 +217,6 @@ def _size(image: Row, name: str, findings: FindingList) -> tuple[int, int]:
     return 0, 0
 
 
-def _complete_sizes(sizes: NDArray[np.int64], folder: Path, names: Sequence[str]) -> None:
-    for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
-        sizes[index] = size_in_file(folder, names[index])
-
-
 def _fit_one_type(ids: Iterable[int | str]) -> bool:
     numbers = [value for value in ids if isinstance(value, int)]
     return not numbers or min(numbers) >= 0 or max(numbers) < 2**63
@@ -245,37 +230,54 @@ def _id_column(ids: list[int | str]) -> NDArray[np.int64] | NDArray[np.uint64] |
     return np.array(ids, dtype=np.uint64) if is_large else np.array(ids, dtype=np.int64)
 
 
-# --- boxes ---------------------------------------------------------------------------------------------------------
+# --- writing -------------------------------------------------------------------------------------------------------
 
 
-def _check_boxes(columns: BoxColumns, sizes: NDArray[np.int64], findings: FindingList) -> None:
-    """Say which boxes training cannot use, and whether it can use any."""
-    boxes, sizes = columns.boxes, sizes[columns.images]
-    clipped, is_inside = clip_boxes(boxes, sizes)
-    has_area = (boxes[:, 2:] > 0).all(axis=1)
-    for which, text in ((~has_area, "boxes have no area"), (has_area & ~is_inside, "boxes lie outside of their image")):
-        for row in np.flatnonzero(which).tolist():
-            findings.add("warning", text, f"annotation {columns.ids[row]}", "training leaves them out")
-    if "error" in findings:
-        return
-    if not (is_inside & ~columns.is_crowd).any():
-        findings.add("error", _why_none_counts(columns), advice="there is nothing to learn or to measure")
-    elif np.abs(boxes).max() <= 1:
-        advice = "bbox must be in pixels, not relative to the image"
-        findings.add("error", "all boxes lie in [0, 1]", advice=advice)
-    elif _are_corners(boxes, clipped, sizes):
-        findings.add("error", "bbox holds two corners", advice="bbox must be x, y, width, height")
+def write_coco(parts: Mapping[Part, Dataset], copies: ImageCopies) -> None:
+    """Write ``train.json``, ``val.json`` and ``test.json``, or ``annotations.json`` for all, beside ``images/``."""
+    for part, dataset in parts.items():
+        names = copies.place(dataset, "images")
+        file = copies.folder / f"{'annotations' if part == 'all' else part}.json"
+        write_json_file(file, to_coco(dataset, [name.removeprefix("images/") for name in names]))
 
 
-def _why_none_counts(columns: BoxColumns) -> str:
-    if not len(columns.boxes):
-        return "no image has a box"
-    return "every box is a crowd (iscrowd is 1)" if columns.is_crowd.all() else "no box has an area inside its image"
+def to_coco(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
+    """Return a data set as the content of a COCO file; ``names`` are the image files to be named in it."""
+    image_ids = dataset.image_ids.tolist()
+    images = [
+        {"id": image_id, "file_name": name, "width": width, "height": height}
+        for image_id, name, (height, width) in zip(image_ids, names, dataset.sizes.tolist(), strict=True)
+    ]
+    columns = zip(
+        dataset.annotation_ids.tolist(),
+        dataset.image_of_box.tolist(),
+        dataset.labels.tolist(),
+        dataset.boxes_xywh.tolist(),
+        dataset.areas.tolist(),
+        dataset.is_crowd.tolist(),
+        strict=True,
+    )
+    annotations = [
+        {
+            "id": annotation_id,
+            "image_id": image_ids[image],
+            "category_id": dataset.category_ids[label],
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(is_crowd),
+        }
+        for annotation_id, image, label, box, area, is_crowd in columns
+    ]
+    classes = zip(dataset.category_ids, dataset.class_names, strict=True)
+    categories = [{"id": category_id, "name": name} for category_id, name in classes]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _are_corners(boxes: NDArray[np.float64], clipped: NDArray[np.float64], sizes: NDArray[np.int64]) -> bool:
-    """Return whether bbox is x1, y1, x2, y2: as x, y, width, height, many boxes would reach out of their image."""
-    right_and_bottom = boxes[:, :2] + boxes[:, 2:]
-    share_reaching_out = (np.abs(clipped[:, 2:] - right_and_bottom) > 1).any(axis=1).mean()
-    would_be_corners = (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sizes[:, ::-1] + 1).all()
-    return bool(share_reaching_out > 0.2 and would_be_corners)
+COCO = Format(
+    name="coco",
+    title="COCO JSON",
+    find=find_coco,
+    read=_read_source,
+    write=write_coco,
+    cannot_hold="nothing but masks is lost",
+)

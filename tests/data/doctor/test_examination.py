@@ -8,7 +8,7 @@ from PIL import Image
 
 from effdet.data.doctor.examination import examine
 from effdet.data.findings import Finding
-from effdet.data.formats.layouts import Files
+from effdet.data.formats import Source
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -44,7 +44,7 @@ class DataSet:
     def examine(self, **options):
         for split, parts in self.contents.items():
             (self.root / f"{split}.json").write_text(json.dumps(parts))
-        files = {split: Files(self.root / f"{split}.json", (self.root / "images",)) for split in self.contents}
+        files = {split: Source(self.root / f"{split}.json", (self.root / "images",)) for split in self.contents}
         return examine(files, **options)
 
 
@@ -140,13 +140,13 @@ def test_every_fault_of_a_file_is_found_at_once_and_errors_come_first(data):
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": [], "categories": {}}'])
 def test_a_file_that_is_not_coco_is_one_error(tmp_path, text):
     (tmp_path / "train.json").write_text(text)
-    result = examine({"train": Files(tmp_path / "train.json", (tmp_path,))})
+    result = examine({"train": Source(tmp_path / "train.json", (tmp_path,))})
     assert [(finding.severity, finding.split) for finding in result.findings] == [(ERROR, "train")]
     assert str(result.findings[0]).startswith(f"{tmp_path / 'train.json'}: ")
 
 
 def test_a_missing_annotation_file_is_one_error(tmp_path):
-    result = examine({"val": Files(tmp_path / "val.json", (tmp_path,))})
+    result = examine({"val": Source(tmp_path / "val.json", (tmp_path,))})
     assert result.findings == [Finding(ERROR, f"annotation file {tmp_path / 'val.json'} does not exist", split="val")]
 
 
@@ -213,7 +213,7 @@ def test_images_that_no_file_lists_are_noted_in_a_folder_of_one_split(data):
     (data.root / "images").rename(data.root / "photos")
     for split in data.contents:
         (data.root / f"{split}.json").write_text(json.dumps(data.contents[split]))
-    result = examine({"train": Files(data.root / "train.json", (data.root / "photos",))})
+    result = examine({"train": Source(data.root / "train.json", (data.root / "photos",))})
     level, _, text, examples = only(result)
     assert (level, text) == (NOTE, "image files")
     assert examples == ("val0.png", "val1.png", "val2.png")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from effdet.data.findings import DataError
-from effdet.data.formats import find_dataset, find_files, find_train_and_val
+from effdet.data.formats import find_dataset, find_train_and_val
 
 Write = Callable[..., Path]
 
@@ -106,7 +106,7 @@ def test_a_folder_may_be_called_like_a_file(tmp_path: Path, write_coco: Write) -
 def test_the_year_2017_comes_before_others(tmp_path: Path, write_coco: Write) -> None:
     for year in ("2014", "2017", ""):
         write_coco(tmp_path, f"annotations/instances_val{year}.json", f"val{year}")
-    assert find_files(tmp_path, "val").annotations.name == "instances_val2017.json"
+    assert find_dataset(tmp_path, "val").annotation_file.name == "instances_val2017.json"
 
 
 def test_home_is_understood(tmp_path: Path, write_coco: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,32 +137,32 @@ ADVICE = r"COCO 2017 is fetched by: python tools/data\.py download coco2017 --ro
 
 def test_only_a_folder_that_is_meant_for_coco_gets_the_advice_to_download_it(tmp_path: Path, write_coco: Write) -> None:
     with pytest.raises(DataError, match=f"data folder data/none-coco does not exist; {ADVICE}data/none-coco$"):
-        find_files("data/none-coco", "train")
+        find_dataset("data/none-coco", "train")
     with pytest.raises(DataError, match=rf"data folder {tmp_path}/own does not exist$"):
-        find_files(tmp_path / "own", "train")
+        find_dataset(tmp_path / "own", "train")
     (tmp_path / "mine" / "annotations").mkdir(parents=True)
     (tmp_path / "mine" / "annotations" / "instances_default.json").write_text("{}")
     with pytest.raises(DataError, match=r"one annotation file, annotations/instances_default\.json, and no parts"):
-        find_files(tmp_path / "mine", "val")
+        find_dataset(tmp_path / "mine", "val")
     (tmp_path / "half" / "val2017").mkdir(parents=True)
     with pytest.raises(DataError, match=rf"no train annotations in .*half: looked for .*; {ADVICE}"):
-        find_files(tmp_path / "half", "train")
+        find_dataset(tmp_path / "half", "train")
 
 
 def test_what_is_missing_is_named(tmp_path: Path, write_coco: Write) -> None:
     with pytest.raises(DataError, match=r"looked for annotations/instances_val\.json, val\.json, valid/_ann"):
-        find_files(tmp_path, "val")
+        find_dataset(tmp_path, "val")
     with pytest.raises(DataError, match=r"annotation file .*some\.json does not exist"):
-        find_files(tmp_path, "val", annotations="some.json")
+        find_dataset(tmp_path, "val", annotations="some.json")
     write_coco(tmp_path, "annotations/instances_val2017.json", "pictures")
     with pytest.raises(DataError, match=r"image folder .*val2017 for the annotations in .*\.json does not exist"):
-        find_files(tmp_path, "val")
+        find_dataset(tmp_path, "val")
     with pytest.raises(DataError, match=r"image folder .*photos for the annotations in .*\.json does not exist"):
-        find_files(tmp_path, "val", images="photos")
+        find_dataset(tmp_path, "val", images="photos")
     file = tmp_path / "notes.txt"
     file.write_text("x")
     with pytest.raises(DataError, match=r"data folder .*notes\.txt is no folder"):
-        find_files(file, "val")
+        find_dataset(file, "val")
 
 
 def test_files_with_other_names_are_listed(tmp_path: Path, write_coco: Write) -> None:
@@ -170,7 +170,7 @@ def test_files_with_other_names_are_listed(tmp_path: Path, write_coco: Write) ->
         write_coco(tmp_path, name)
     message = r"; there are part_a\.json, part_b\.json; rename one of them, or name it by data\.val_annotations"
     with pytest.raises(DataError, match=message):
-        find_files(tmp_path, "val")
+        find_dataset(tmp_path, "val")
 
 
 # --- training and validation apart ---------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_one_file_for_all_has_no_part_for_validation(tmp_path: Path, write_coco:
         find_train_and_val(tmp_path)
     for options in ({}, {"train_annotations": "all.json"}):
         with pytest.raises(
-            DataError, match=r"all\.json has no parts for training and validation; divide it into train"
+            DataError, match=r"all\.json has no parts for training and validation; divide it with: effdet data split"
         ):
             find_train_and_val(file, **options)
     linked = tmp_path / "link.json"

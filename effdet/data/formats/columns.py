@@ -1,0 +1,192 @@
+"""Make a ``Dataset`` out of what a reader has read: order the boxes by image, find the image files, check the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effdet.data.dataset import Dataset, clip_boxes
+from effdet.data.files import choose_folder, foreign_folder, size_in_file
+from effdet.data.findings import FindingList
+from effdet.data.formats.values import short
+from effdet.data.text_column import TextColumn
+
+Array = NDArray[Any]
+
+NOTHING_TO_LEARN = "there is nothing to learn or to measure"  # advice of errors about a set that is right but for this
+
+_THREADS = 8  # reading headers waits for the disk
+
+
+@dataclass(kw_only=True)
+class Columns:
+    """What a reader has read, images and boxes each in the order of the files. Missing columns are made up."""
+
+    file: Path  # what messages call the set
+    folders: Sequence[Path]  # candidates for the image folder; none: the images cannot be read
+    names: TextColumn  # I
+    images: Array  # (M,) number of the image that each box belongs to
+    boxes: Array  # (M, 4) x, y, width, height
+    labels: Array  # (M,) in [0, K)
+    class_names: Sequence[str]  # K
+    category_ids: Sequence[int] | None = None  # K, ascending; None: from 1
+    image_ids: Array | TextColumn | None = None  # I; None: from 1
+    sizes: Array | None = None  # (I, 2) height, width; 0 or None where only the image file tells
+    is_crowd: Array | None = None  # (M,); None: none is
+    areas: Array | None = None  # (M,); NaN or None: width × height
+    annotation_ids: Array | None = None  # (M,) each once; None: from 1
+    are_relative: bool = False  # the boxes are parts of the image's width and height
+    findings: FindingList = field(default_factory=FindingList)
+
+
+def to_dataset(columns: Columns) -> Dataset:
+    """Return the data set, with findings about what training and evaluation cannot use."""
+    findings = columns.findings
+    if not len(columns.names):
+        findings.add("error", "there are no images")
+    if not len(columns.class_names):
+        findings.add("error", "there are no categories")
+    folder, names = _find_images(columns)
+    sizes = np.zeros((len(names), 2), np.int64) if columns.sizes is None else columns.sizes.astype(np.int64)
+    if columns.folders:
+        complete_sizes(sizes, folder, names)
+
+    order = np.argsort(columns.images, kind="stable")
+    images, labels = columns.images[order].astype(np.int64), columns.labels[order].astype(np.int64)
+    boxes = columns.boxes[order].astype(np.float64).reshape(-1, 4)
+    if columns.are_relative:
+        boxes = boxes * sizes[images][:, [1, 0, 1, 0]]
+    kept = _are_finite(boxes) & ((sizes[images] > 0).all(axis=1) | (not columns.are_relative))
+    if not kept.all():
+        _name_left_out(boxes, images, kept, names, findings)
+        order, images, labels, boxes = order[kept], images[kept], labels[kept], boxes[kept]
+
+    ids = _chosen(columns.annotation_ids, order)
+    dataset = Dataset(
+        class_names=tuple(columns.class_names),
+        category_ids=tuple(
+            range(1, len(columns.class_names) + 1) if columns.category_ids is None else columns.category_ids
+        ),
+        image_ids=np.arange(1, len(names) + 1) if columns.image_ids is None else columns.image_ids,
+        names=names,
+        folder=folder,
+        sizes=sizes,
+        boxes_xywh=boxes,
+        labels=labels,
+        is_crowd=np.zeros(len(boxes), bool) if columns.is_crowd is None else columns.is_crowd[order].astype(bool),
+        areas=_areas(_chosen(columns.areas, order), boxes),
+        annotation_ids=np.arange(1, len(boxes) + 1) if ids is None else ids.astype(np.int64),
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(images, minlength=len(names)))]).astype(np.int64),
+        annotation_file=columns.file,
+    )
+    name = _names_of_boxes(dataset, has_ids=columns.annotation_ids is not None)
+    _check_boxes(dataset, name, findings)
+    return replace(dataset, findings=findings.as_tuple())
+
+
+def _chosen(column: Array | None, order: Array) -> Array | None:
+    return None if column is None else column[order]
+
+
+def _areas(given: Array | None, boxes: Array) -> Array:
+    products = boxes[:, 2] * boxes[:, 3]
+    return products if given is None else np.where(np.isnan(given), products, given)
+
+
+def _are_finite(boxes: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = [boxes, boxes[:, :2] + boxes[:, 2:], boxes[:, 2:3] * boxes[:, 3:]]
+        return np.isfinite(np.concatenate(parts, axis=1)).all(axis=1)
+
+
+def _name_left_out(boxes: Array, images: Array, kept: Array, names: TextColumn, findings: FindingList) -> None:
+    finite = _are_finite(boxes)
+    rows = np.flatnonzero(~finite)
+    findings.add_all(
+        "warning", "boxes are not finite", rows, lambda row: f"in {names[int(images[row])]}", "they do not count"
+    )
+    unplaced = np.unique(images[finite & ~kept]).tolist()
+    advice = "boxes that are parts of an image need its size; they do not count"
+    findings.add_all("warning", "images are missing or cannot be read", unplaced, lambda i: names[i], advice)
+
+
+# --- image files ---------------------------------------------------------------------------------------------------
+
+
+def _find_images(columns: Columns) -> tuple[Path, TextColumn]:
+    """Return the image folder, and the names relative to it."""
+    names, folders = columns.names, columns.folders
+    if not folders:
+        return Path(), names
+    if foreign := foreign_folder(names, folders):
+        text = f"names of images begin with a folder that is not here, {short(foreign)}"
+        columns.findings.add("note", text, advice="it is left out")
+        names = TextColumn.from_texts(name.removeprefix(foreign) for name in names)
+    return choose_folder(names, folders), names
+
+
+def complete_sizes(sizes: Array, folder: Path, names: TextColumn) -> None:
+    """Fill in the sizes, (I, 2) height and width, that are 0, from the headers of the image files."""
+    unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
+    if unknown:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            sizes[unknown] = list(pool.map(lambda index: size_in_file(folder, names[index]), unknown, chunksize=64))
+
+
+def number_images(names: Iterable[str]) -> tuple[list[str], Array]:
+    """Return each name once, in the order of their first place, and the number of every row's name."""
+    number_of: dict[str, int] = {}
+    numbers = [number_of.setdefault(name, len(number_of)) for name in names]
+    return list(number_of), np.array(numbers, dtype=np.int64)
+
+
+# --- boxes ---------------------------------------------------------------------------------------------------------
+
+
+def _names_of_boxes(dataset: Dataset, *, has_ids: bool) -> Callable[[int], str]:
+    """Return a function that names the box of a row in messages."""
+
+    def name(row: int) -> str:
+        if has_ids:
+            return f"annotation {dataset.annotation_ids[row]}"
+        image = int(np.searchsorted(dataset.offsets, row, side="right")) - 1
+        return f"box {row - int(dataset.offsets[image]) + 1} of {dataset.names[image]}"
+
+    return name
+
+
+def _check_boxes(dataset: Dataset, name: Callable[[int], str], findings: FindingList) -> None:
+    """Say which boxes training cannot use, and whether it can use any."""
+    boxes, sizes = dataset.boxes_xywh, dataset.sizes[dataset.image_of_box]
+    clipped, is_inside = clip_boxes(boxes, sizes)
+    has_area = (boxes[:, 2:] > 0).all(axis=1)
+    for which, text in ((~has_area, "boxes have no area"), (has_area & ~is_inside, "boxes lie outside of their image")):
+        findings.add_all("warning", text, np.flatnonzero(which).tolist(), name, "training leaves them out")
+    if "error" in findings:
+        return
+    if not (is_inside & ~dataset.is_crowd).any():
+        findings.add("error", _why_none_counts(dataset), advice=NOTHING_TO_LEARN)
+    elif np.abs(boxes).max() <= 1:
+        findings.add("error", "all boxes lie in [0, 1]", advice="bbox must be in pixels, not relative to the image")
+    elif _are_corners(boxes, clipped, sizes):
+        findings.add("error", "bbox holds two corners", advice="bbox must be x, y, width, height")
+
+
+def _why_none_counts(dataset: Dataset) -> str:
+    if not len(dataset.boxes_xywh):
+        return "no image has a box"
+    return "every box is a crowd (iscrowd is 1)" if dataset.is_crowd.all() else "no box has an area inside its image"
+
+
+def _are_corners(boxes: Array, clipped: Array, sizes: Array) -> bool:
+    """Return whether bbox is x1, y1, x2, y2: as x, y, width, height, many boxes would reach out of their image."""
+    right_and_bottom = boxes[:, :2] + boxes[:, 2:]
+    share_reaching_out = (np.abs(clipped[:, 2:] - right_and_bottom) > 1).any(axis=1).mean()
+    would_be_corners = (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sizes[:, ::-1] + 1).all()
+    return bool(share_reaching_out > 0.2 and would_be_corners)
