@@ -34,6 +34,8 @@ COMMANDS = {
     "convert": "convert weights of other EfficientDet projects to ours, or ours to PyPI's effdet",
     "export": "write a model as an ONNX, OpenVINO or torch.export file",
     "data": "check a data set, draw the demo set, download COCO",
+    "compare_necks": "print size and speed of every neck and fusion beside the paper's",
+    "fusion_weights": "draw the fusion weights of runs over training",
     "benchmark": "measure how fast your weights are on this machine",
     "inspect_data": "the old name of data",
 }

@@ -83,8 +83,9 @@ class FusedNode(FusionNode):
         if kernels is None:
             return super().forward(*inputs)
         inputs = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
-        scalars = isinstance(self.fuse, WeightedFusion) and self.fuse.edge_weights.ndim == 1
-        fused = fused_sum(self.fuse.weights(), inputs) if scalars else self.fuse(*inputs)
+        fuse = self.fuse
+        scalars = isinstance(fuse, WeightedFusion) and fuse.edge_weights.ndim == 1
+        fused = fused_sum(fuse.weights(), inputs) if scalars else fuse(*inputs)  # type: ignore[operator]
         function = FUNCTIONS[self.activation]
         first, last = (function, 0) if self.activates_first else (0, function)
         return _separable(kernels, fused, self.conv, self.bn, activation=first, out_activation=last)

@@ -14,6 +14,7 @@ from effdet.data.loader import TrainLoader
 from effdet.kernels.blocks import fuse_for_training
 from effdet.runs.checkpoints import Checkpoints
 from effdet.runs.evaluate import check_measurable, evaluate_dataset
+from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import SCORE_COLUMNS, RunLog
 from effdet.runs.training_run import Plan, TrainingRun
 from effdet.runs.workers import choose_workers
@@ -62,7 +63,8 @@ def build_run(
     evaluate = build_evaluation(config, model, val, world)
     folder = world.broadcast(open_folder() if world.is_main else None)
     assert folder is not None
-    progress = Progress()
+    progress, reporting = Progress(), folder if world.is_main else None
+    total_steps = plan.epochs * plan.steps_per_epoch(loader)
     return TrainingRun(
         trainer=trainer,
         loader=loader,
@@ -79,8 +81,9 @@ def build_run(
         ),
         evaluate=evaluate,
         save_best=lambda best: best.save_pretrained(folder / "best.safetensors"),
-        log=RunLog(folder if world.is_main else None, total_steps=plan.epochs * plan.steps_per_epoch(loader)),
+        log=RunLog(reporting, total_steps=total_steps),
         plan=plan,
+        fusion_log=FusionLog(reporting, model.network.neck, total_steps=total_steps),
     )
 
 

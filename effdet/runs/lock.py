@@ -15,7 +15,8 @@ from effdet.atomic_write import remove_temporary_files
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-WRITTEN = ("last.ckpt", "best.safetensors", "metrics.csv", "per_class.csv", "config.yaml")  # by ``replace_file``
+# What ``replace_file`` writes:
+WRITTEN = ("last.ckpt", "best.safetensors", "metrics.csv", "per_class.csv", "fusion_weights.csv", "config.yaml")
 
 
 class RunInUseError(RuntimeError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from effdet.runs.checkpoints import Checkpoints
+from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import RunLog
 from effdet.structures import Batch
 from effdet.training.checkpoint import save_checkpoint
@@ -46,6 +47,7 @@ class TrainingRun:
         save_best: Called on the main process with a model that scored better than all before.
         log: Of the main process; silent elsewhere.
         plan: Numbers of epochs.
+        fusion_log: Records the fusion weights of the neck.
     """
 
     trainer: Trainer
@@ -56,6 +58,7 @@ class TrainingRun:
     save_best: Callable[[Any], None]
     log: RunLog
     plan: Plan
+    fusion_log: FusionLog | None = None
     _unreadable: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -74,6 +77,8 @@ class TrainingRun:
         progress = self.progress
         with self._stop.listening():
             self.checkpoints.save()
+            if self.fusion_log is not None:
+                self.fusion_log.step(progress.step)
             if progress.history:
                 self.log.write_table(progress.history)  # without rows of epochs that are to be repeated
             while progress.epoch < self.plan.epochs:
@@ -117,6 +122,8 @@ class TrainingRun:
                 self._unreadable.add(name)
                 logger.warning("%s cannot be decoded; another image takes its place", name)
         self.log.step(report)
+        if self.fusion_log is not None:
+            self.fusion_log.step(report.step)
         self.checkpoints.save_if_due()
 
     def _finish_epoch(self) -> dict[str, float]:
