@@ -37,6 +37,7 @@ COMMANDS = {
     "compare_necks": "print size and speed of every neck and fusion beside the paper's",
     "fusion_weights": "draw the fusion weights of runs over training",
     "benchmark": "measure how fast your weights are on this machine",
+    "search": "search for an architecture that is accurate and cheap on your data",
     "inspect_data": "the old name of data",
 }
 
