@@ -44,6 +44,9 @@ class Stopwatch:
         return measure_network(deploy(model, self.runtime, num_threads=self.num_threads), runs=self.runs)
 
 
+IN_TORCH = Stopwatch()
+
+
 @contextlib.contextmanager
 def _torch_threads(number: int | None) -> Iterator[None]:
     """Let torch use this many threads inside the block."""

@@ -38,6 +38,7 @@ COMMANDS = {
     "fusion_weights": "draw the fusion weights of runs over training",
     "benchmark": "measure how fast your weights are on this machine",
     "search": "search for an architecture that is accurate and cheap on your data",
+    "scale": "fit a network to a budget; repeat the papers' compound scaling on your data",
     "inspect_data": "the old name of data",
 }
 
