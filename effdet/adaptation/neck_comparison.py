@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from effdet.kernels.blocks import fuse_for_training
 from effdet.models.architecture import Architecture, Fusion, Neck
 from effdet.models.cost import Cost, network_cost
 from effdet.models.network import Network
@@ -20,6 +21,7 @@ from effdet.models.network import Network
 NECKS: tuple[Neck, ...] = get_args(Neck)
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 WARMUP = 3
+TRAINING_BATCH = 2  # a BN in training needs more than one value, also where the coarsest level is one cell
 
 # Parameters and multiply-adds of a neck as shares of those of the repeated top-down FPN (Table 5).
 PAPER_RATIOS: dict[tuple[Neck, Fusion], tuple[float, float]] = {
@@ -43,7 +45,8 @@ class NeckRow:
     repeats: int  # layers
     parameters: int  # of the neck
     macs: int  # of the neck, for one image
-    milliseconds: float  # of the neck, for one image; the median
+    milliseconds: float  # of the neck's forward pass for one image; the median
+    training_milliseconds: float  # of forward and backward pass, as in training, for one image of two
     parameter_ratio: float  # to the FPN that adds
     macs_ratio: float
     time_ratio: float
@@ -61,9 +64,15 @@ class NeckComparison:
     runs: int
     rows: tuple[NeckRow, ...]
 
-    def softmax_slowdowns(self) -> dict[str, float]:
-        """Return for each neck that has both how much longer softmax takes than fast fusion (the paper's Table 6)."""
-        times = {(row.neck, row.fusion): row.milliseconds for row in self.rows}
+    def softmax_slowdowns(self, *, training: bool) -> dict[str, float]:
+        """Return for each neck that has both how much longer softmax takes than fast fusion (the paper's Table 6).
+
+        Args:
+            training: Of forward and backward pass together; otherwise of the forward pass.
+        """
+        times = {
+            (row.neck, row.fusion): row.training_milliseconds if training else row.milliseconds for row in self.rows
+        }
         return {
             neck: times[neck, "softmax"] / times[neck, "fast"]
             for neck in dict.fromkeys(row.neck for row in self.rows)
@@ -99,7 +108,8 @@ def compare_necks(
     """Return size and speed of every neck with every fusion for one backbone, width, depth and input size.
 
     Sizes and times are those of the neck alone with its laterals. Times are measured in PyTorch on the CPU: each round
-    runs every neck once on the same features, so that what else the machine does falls on all of them alike.
+    runs every neck once on the same features, so that what else the machine does falls on all of them alike. Training
+    takes the kernels that ``effdet train`` takes.
 
     Args:
         architecture: What stays the same; ``neck_repeats`` is that of a BiFPN, see ``with_neck``.
@@ -122,7 +132,7 @@ def compare_necks(
     costs = [neck_cost(kind) for kind in kinds]
     threads = num_threads or torch.get_num_threads()
     with _torch_threads(threads):
-        times = _neck_times(kinds, runs)
+        times, training_times = _neck_times(kinds, runs)
     base = pairs.index(("fpn", "sum"))
     rows = tuple(
         NeckRow(
@@ -132,6 +142,7 @@ def compare_necks(
             parameters=cost.parameters,
             macs=cost.macs,
             milliseconds=milliseconds,
+            training_milliseconds=training,
             parameter_ratio=cost.parameters / costs[base].parameters,
             macs_ratio=cost.macs / costs[base].macs,
             time_ratio=milliseconds / times[base],
@@ -139,7 +150,7 @@ def compare_necks(
             paper_macs_ratio=paper[1],
             network=network_cost(kind),
         )
-        for kind, cost, milliseconds in zip(kinds, costs, times, strict=True)
+        for kind, cost, milliseconds, training in zip(kinds, costs, times, training_times, strict=True)
         for paper in [PAPER_RATIOS.get((kind.neck, kind.fusion), (None, None))]
     )
     return NeckComparison(architecture=architecture, threads=threads, runs=runs, rows=rows)
@@ -161,14 +172,22 @@ def _network_on(device: str, architecture: Architecture) -> tuple[Network, Tenso
         return network, torch.zeros(1, architecture.in_channels, *architecture.image_size)
 
 
-def _neck_times(kinds: Sequence[Architecture], runs: int) -> list[float]:
-    """Return the median milliseconds of each neck."""
+def _neck_times(kinds: Sequence[Architecture], runs: int) -> tuple[list[float], list[float]]:
+    """Return the median milliseconds of each neck for one image: its forward pass, and a pass of training."""
     network, images = _network_on("cpu", kinds[0])
-    with torch.inference_mode():
-        features = network.backbone(images)
-        features = [torch.randn_like(x) for x in features]
-    steps = [_step(_network_on("cpu", kind)[0].neck, features) for kind in kinds]
-    return median_times(steps, runs)
+    with torch.no_grad():
+        shapes = [x.shape[1:] for x in network.backbone(images)]
+    features = [torch.randn(TRAINING_BATCH, *shape) for shape in shapes]
+    necks = [_neck_for_training(kind) for kind in kinds]
+    forward = median_times([_forward(neck.eval(), [x[:1] for x in features]) for neck in necks], runs)
+    training = median_times([_forward_and_backward(neck.train(), features) for neck in necks], runs)
+    return forward, [milliseconds / TRAINING_BATCH for milliseconds in training]
+
+
+def _neck_for_training(architecture: Architecture) -> nn.Module:
+    network, _ = _network_on("cpu", architecture)
+    fuse_for_training(network)
+    return network.neck
 
 
 @contextlib.contextmanager
@@ -181,10 +200,20 @@ def _torch_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _step(module: nn.Module, features: Any) -> Callable[[], Any]:
+def _forward(neck: nn.Module, features: Sequence[Tensor]) -> Callable[[], Any]:
     @torch.inference_mode()
     def step() -> Any:
-        return module(features)
+        return neck(features)
+
+    return step
+
+
+def _forward_and_backward(neck: nn.Module, features: Sequence[Tensor]) -> Callable[[], Any]:
+    gradients = [torch.randn_like(x) for x in neck(features)]
+
+    def step() -> None:
+        neck.zero_grad()
+        torch.autograd.backward(neck(features), gradients)
 
     return step
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from effdet.models.architecture import Architecture
 
 _NOTES = """\
-Parameters, multiply-adds (G) and milliseconds are those of the neck alone, with its laterals; each × is a ratio to the
-repeated top-down FPN that adds, and the column after it is the paper's (Table 5). FPN and the fully connected pyramid
-get twice the layers, because a layer has half the nodes of PAN. The paper's ratios fit d3 with --repeats 5 best; see
-docs/design_methods.md.
+Parameters, multiply-adds (G) and milliseconds are those of the neck alone, with its laterals: ms of the forward pass,
+training of forward and backward pass. Each × is a ratio to the repeated top-down FPN that adds, and the column after it
+is the paper's (Table 5). FPN and the fully connected pyramid get twice the layers, because a layer has half the nodes
+of PAN. The paper's ratios fit d3 with --repeats 5 best; see docs/design_methods.md.
 """
 
 
@@ -85,7 +85,10 @@ def _to_json(found: NeckComparison) -> dict[str, Any]:
         "architecture": found.architecture.to_dict(),
         "threads": found.threads,
         "runs": found.runs,
-        "softmax_slowdowns": found.softmax_slowdowns(),
+        "softmax_slowdowns": {
+            "forward": found.softmax_slowdowns(training=False),
+            "training": found.softmax_slowdowns(training=True),
+        },
         "rows": [asdict(row) for row in found.rows],
     }
 
@@ -96,13 +99,14 @@ def _table(found: NeckComparison) -> str:
     lines = [
         f"{chosen.backbone}, {chosen.channels} channels, {height}×{width}, {found.threads} threads, {found.runs} runs",
         f"{'neck':8} {'layers':>6} {'fusion':18} {'parameters':>10} {'×':>5} {'paper':>5} {'MACs, G':>8} {'×':>5} "
-        f"{'paper':>5} {'ms':>8} {'×':>5} {'network: parameters':>20} {'MACs, G':>8}",
+        f"{'paper':>5} {'ms':>8} {'×':>5} {'training':>8} {'network: parameters':>20} {'MACs, G':>8}",
         *(_line(row) for row in found.rows),
     ]
-    slowdowns = found.softmax_slowdowns()
-    if slowdowns:
-        times = ", ".join(f"{neck} {ratio:.2f}" for neck, ratio in slowdowns.items())
-        lines.append(f"time of softmax to time of fast fusion: {times}; the paper, on a GPU, in training: 1.26–1.31")
+    for what, training in (("forward", False), ("training", True)):
+        slowdowns = found.softmax_slowdowns(training=training)
+        if slowdowns:
+            times = ", ".join(f"{neck} {ratio:.2f}" for neck, ratio in slowdowns.items())
+            lines.append(f"{what}: time of softmax to time of fast fusion: {times}; on a GPU in the paper: 1.26–1.31")
     return "\n".join(lines)
 
 
@@ -111,5 +115,5 @@ def _line(row: NeckRow) -> str:
     return (
         f"{row.neck:8} {row.repeats:6} {row.fusion:18} {row.parameters:10,} {row.parameter_ratio:5.2f} {papers[0]:>5} "
         f"{row.macs / 1e9:8.3f} {row.macs_ratio:5.2f} {papers[1]:>5} {row.milliseconds:8.1f} {row.time_ratio:5.2f} "
-        f"{row.network.parameters:20,} {row.network.macs / 1e9:8.3f}"
+        f"{row.training_milliseconds:8.1f} {row.network.parameters:20,} {row.network.macs / 1e9:8.3f}"
     )

@@ -44,10 +44,12 @@ def test_a_row_for_every_neck_and_fusion():
         assert row.milliseconds > 0
         assert row.parameter_ratio == row.parameters / found.rows[0].parameters
         assert row.network.parameters > row.parameters
-    assert found.softmax_slowdowns() == {
+    assert found.softmax_slowdowns(training=False) == {
         "bifpn": found.rows[2].milliseconds / found.rows[1].milliseconds,
         "full": found.rows[4].milliseconds / found.rows[3].milliseconds,
     }
+    training = found.softmax_slowdowns(training=True)
+    assert training["bifpn"] == found.rows[2].training_milliseconds / found.rows[1].training_milliseconds
 
 
 def test_every_round_runs_every_step_in_turn():
@@ -67,10 +69,11 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     words = ["--repeats", "1", "--channels", "16", "--image-size", "64", "96", "--runs", "1", "--threads", "1"]
     chosen = ["--neck", "fpn", "--neck", "bifpn", "--fusion", "sum", "--fusion", "fast", "--fusion", "softmax"]
     assert main(["compare-necks", "lite0", *words, *chosen, "--json", str(file)]) == 0
-    title, _, *rows, slowdown = capsys.readouterr().out.splitlines()
+    title, _, *rows, forward, training = capsys.readouterr().out.splitlines()
     assert title == "tf_efficientnet_lite0, 16 channels, 64×96, 1 threads, 1 runs"
     assert [row.split()[0] for row in rows] == ["fpn"] * 3 + ["bifpn"] * 3
-    assert slowdown.startswith("time of softmax to time of fast fusion: fpn ")
+    assert forward.startswith("forward: time of softmax to time of fast fusion: fpn ")
+    assert training.startswith("training: time of softmax to time of fast fusion: fpn ")
     saved = json.loads(file.read_text())
     assert Architecture.from_dict(saved["architecture"]) == replace(SMALL, stochastic_depth=0.2)
     assert [row["macs"] for row in saved["rows"]][3] == neck_cost(replace(SMALL, fusion="sum")).macs
