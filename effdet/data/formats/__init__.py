@@ -9,6 +9,7 @@ from pathlib import Path
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
 from effdet.data.formats.finding import FoundData, find_data, find_named_file, split_command
+from effdet.data.formats.folders import remember_folders
 from effdet.data.formats.interface import Part, Source, Split
 from effdet.data.formats.split_file import select_part
 from effdet.data.formats.table import FORMATS
@@ -46,7 +47,11 @@ def find_dataset(
         DataError: If the files are not there (the message says what is missing and how to get it), are in no known
             format, or have errors.
     """
-    source, found = find_source(root, split, annotations=annotations, images=images)
+    return _read_usable(*find_source(root, split, annotations=annotations, images=images))
+
+
+def _read_usable(source: Source, found: FoundData | None) -> Dataset:
+    """Return a part of a data set that has no errors; warnings about it are logged."""
     dataset = read_source(source)
     if found is not None:
         dataset = _with_findings(dataset, found)
@@ -63,7 +68,8 @@ def read_source(source: Source) -> Dataset:
     Raises:
         DataError: If nothing of it can be read.
     """
-    dataset = FORMATS[source.format].read(source)
+    with remember_folders():
+        dataset = FORMATS[source.format].read(source)
     return dataset if source.names_file is None else select_part(dataset, source.names_file, source.part)
 
 
@@ -119,8 +125,9 @@ def find_train_and_val(
     Raises:
         DataError: As ``find_dataset``; or if both parts are the same file without being named so.
     """
-    train, _ = find_source(root, "train", annotations=train_annotations, images=train_images)
-    val, _ = find_source(root, "val", annotations=val_annotations, images=val_images)
+    with remember_folders():
+        train, found = find_source(root, "train", annotations=train_annotations, images=train_images)
+        val, _ = find_source(root, "val", annotations=val_annotations, images=val_images)
     if _are_same(train, val):
         if train_annotations is None or val_annotations is None:
             raise DataError(
@@ -128,10 +135,7 @@ def find_train_and_val(
                 f"{split_command(Path(root))}, or name another file by data.val_annotations"
             )
         log.warning("%s is used to train and to validate: the AP says nothing about new images", val.annotations)
-    return (
-        find_dataset(root, "train", annotations=train_annotations, images=train_images),
-        find_dataset(root, "val", annotations=val_annotations, images=val_images),
-    )
+    return _read_usable(train, found), _read_usable(val, None)
 
 
 def _are_same(train: Source, val: Source) -> bool:

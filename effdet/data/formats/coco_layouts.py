@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from effdet.data.findings import DataError
+from effdet.data.formats.folders import existing_folders, files_in, list_folder
 from effdet.data.formats.interface import SPLITS, Found, Part, Source, Split
 from effdet.data.formats.text_files import kind_of_json
 
@@ -56,16 +57,14 @@ def _annotation_names(files: Sequence[str], word: str) -> list[str]:
 def _json_files(root: Path) -> list[str]:
     """Return what may be annotation files below a folder, relative to it."""
     words = {word for names in SPLIT_NAMES.values() for word in names}
-    files: list[Path] = []
-    for path in root.iterdir():
-        if path.suffix.lower() == ".json" and path.name != "splits.json":
-            files.append(path)
-        elif path.name.lower() == "annotations":
-            files += path.glob("*.json")
-        elif path.name.lower() in words and path.is_dir():
-            files += (path / name for name in _names_in_split_folders(path))
-        elif (path / _ROBOFLOW).is_file():
-            files.append(path / _ROBOFLOW)
+    files = [path for path in files_in(root, ".json") if path.name != "splits.json"]
+    for name in list_folder(root).folders:
+        if name.lower() == "annotations":
+            files += files_in(root / name, ".json")
+        elif name.lower() in words:
+            files += (root / name / file for file in _names_in_split_folders(root / name))
+        elif (root / name / _ROBOFLOW).is_file():
+            files.append(root / name / _ROBOFLOW)
     return sorted(path.relative_to(root).as_posix() for path in files if path.is_file())
 
 
@@ -119,23 +118,4 @@ def image_folders(file: Path, part: Part) -> tuple[Path, ...]:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return folders[:_MAX_SUBFOLDERS]
-
-
-def existing_folders(root: Path, names: Iterable[str]) -> tuple[Path, ...]:
-    """Return the folders below ``root`` with these names, in any case."""
-    found = (_enter(root, name.split("/")) for name in names)
-    return tuple(dict.fromkeys(folder for folder in found if folder is not None))
-
-
-def _enter(folder: Path, parts: Sequence[str]) -> Path | None:
-    for part in parts:
-        if part == ".":
-            continue
-        exact = folder / part
-        matches = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
-        if not matches:
-            return None
-        folder = exact if exact in matches else matches[0]
-    return folder
+    return [root / name for name in list_folder(root).folders[:_MAX_SUBFOLDERS]]

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, existing_folders, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
 from effdet.data.formats.columns import Columns, to_dataset
 from effdet.data.formats.csv_files import first_row, read_chunks, to_numbers
+from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Part, Source
 from effdet.data.formats.labels import Codes, order_classes
 from effdet.data.formats.text_files import read_class_list
@@ -59,10 +60,10 @@ def find_csv(root: Path) -> Found:
     files = [
         path
         for folder in existing_folders(root, [".", "annotations", "labels"])
-        for path in sorted(folder.glob("*.csv"))
+        for path in files_in(folder, ".csv", ".tsv")
     ]
     words = [word for names in SPLIT_NAMES.values() for word in names]
-    files += [file for folder in existing_folders(root, words) for file in sorted(folder.glob("*.csv"))]
+    files += [file for folder in existing_folders(root, words) for file in files_in(folder, ".csv", ".tsv")]
     tables = [file for file in files if file.name.lower() not in _CLASS_FILES and _is_box_table(file)]
     found: Found = {}
     for file in tables:

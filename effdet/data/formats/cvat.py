@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, existing_folders, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
+from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Source
 from effdet.data.formats.object_list import ObjectList
 from effdet.data.formats.shapes import Box, box_around, turned_ellipse, turned_rectangle
@@ -23,7 +24,7 @@ def find_cvat(root: Path) -> Found:
     if not root.is_dir():
         return {"all": Source(root, format="cvat")} if _is_cvat(root) else {}
     folders = existing_folders(root, [".", "annotations", *(word for names in SPLIT_NAMES.values() for word in names)])
-    files = [path for folder in folders for path in sorted(folder.glob("*.xml"))[:50] if _is_cvat(path)]
+    files = [path for folder in folders for path in files_in(folder, ".xml")[:50] if _is_cvat(path)]
     found: Found = {}
     for file in files:
         part = split_in_name(file.relative_to(root).as_posix())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from effdet.data.findings import DataError, Finding
 from effdet.data.formats.coco_layouts import files_seen, how_to_get_coco
+from effdet.data.formats.folders import remember_folders
 from effdet.data.formats.interface import SPLITS, Found, Part, Source, Split
 from effdet.data.formats.split_file import SPLIT_FILE, read_split_file
 from effdet.data.formats.table import FORMATS
@@ -44,7 +45,11 @@ def find_data(root: str | Path) -> FoundData:
     Raises:
         DataError: If there is nothing there, or a file is in no known format.
     """
-    root = Path(root).expanduser()
+    with remember_folders():
+        return _find_data(Path(root).expanduser())
+
+
+def _find_data(root: Path) -> FoundData:
     if not root.exists():
         raise DataError(f"data folder {root} does not exist{how_to_get_coco(root)}")
     folder = root if root.is_dir() else root.parent

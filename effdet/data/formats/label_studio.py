@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, existing_folders, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
+from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Source
 from effdet.data.formats.object_list import ObjectList
 from effdet.data.formats.shapes import Box, box_around, turned_ellipse, turned_rectangle
@@ -28,7 +29,7 @@ def find_label_studio(root: Path) -> Found:
         return {"all": Source(root, format="label-studio")} if _is_label_studio(root) else {}
     words = [word for names in SPLIT_NAMES.values() for word in names]
     folders = existing_folders(root, [".", "annotations", *words])
-    files = [path for folder in folders for path in sorted(folder.glob("*.json"))[:50] if _is_label_studio(path)]
+    files = [path for folder in folders for path in files_in(folder, ".json")[:50] if _is_label_studio(path)]
     found: Found = {}
     for file in files:
         part = split_in_name(file.relative_to(root).as_posix())

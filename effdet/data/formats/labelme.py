@@ -9,7 +9,8 @@ from typing import Any
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, existing_folders
+from effdet.data.formats.coco_layouts import SPLIT_NAMES
+from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import SPLITS, Format, Found, Part, Source
 from effdet.data.formats.object_list import ObjectList
 from effdet.data.formats.shapes import Box, box_around
@@ -39,9 +40,7 @@ def find_labelme(root: Path) -> Found:
 
 def _in_folder(folder: Path, root: Path, part: Part) -> Source | None:
     for place in (folder, *existing_folders(folder, _FOLDERS)):
-        files = (path for path in place.iterdir() if path.suffix.lower() == ".json")
-        begun = [path for path, _ in zip(files, range(20), strict=False)]
-        if any(kind_of_json(path) == "labelme" for path in begun):
+        if any(kind_of_json(path) == "labelme" for path in files_in(place, ".json")[:20]):
             names = [".", "images", *(f"images/{word}" for word in (SPLIT_NAMES[part] if part != "all" else ()))]
             images = dict.fromkeys([place, *existing_folders(folder, names[:2]), *existing_folders(root, names[1:])])
             return Source(place, tuple(images), format="labelme", part=part)
@@ -56,9 +55,7 @@ def read_labelme(source: Source) -> Dataset:
     """
     objects = ObjectList()
     index = {folder: ImageIndex(list_images(folder)) for folder in source.folders}
-    files = sorted(
-        path for path in source.annotations.iterdir() if path.suffix.lower() == ".json" and path.name != "splits.json"
-    )
+    files = [path for path in files_in(source.annotations, ".json") if path.name != "splits.json"]
     for file in files:
         _read_file(file, source, index, objects)
     if not objects.names:

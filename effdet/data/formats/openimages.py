@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, existing_folders, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
 from effdet.data.formats.columns import Columns, to_dataset
 from effdet.data.formats.csv_files import first_row, read_chunks, to_numbers
+from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Part, Source
 from effdet.data.formats.labels import Codes, order_classes
 from effdet.data.formats.values import is_encodable, short
@@ -39,9 +40,13 @@ def find_openimages(root: Path) -> Found:
     if not root.is_dir():
         return {"all": Source(root, format="openimages")} if _is_box_table(root) else {}
     folders = existing_folders(root, [".", "annotations", "labels", "csv"])
-    files = [path for folder in folders for path in sorted(folder.glob("*.csv"))]
+    files = [path for folder in folders for path in files_in(folder, ".csv")]
     words = [word for names in SPLIT_NAMES.values() for word in names]
-    files += [file for folder in existing_folders(root, words) for file in sorted(folder.glob("labels/*.csv"))]
+    files += [
+        file
+        for folder in existing_folders(root, [f"{word}/labels" for word in words])
+        for file in files_in(folder, ".csv")
+    ]
     tables = [file for file in files if _is_box_table(file)]
     found: Found = {}
     for file in tables:
@@ -112,6 +117,10 @@ class _BoxTable:
         for chunk in read_chunks(file, findings):
             if not header:
                 header = [name.strip() for name in chunk.pop(0)]
+                if not set(_COLUMNS) <= set(header):
+                    raise DataError(
+                        f"{file}: must have the columns {', '.join(_COLUMNS)}, got {short(','.join(header))}"
+                    )
             self._add(header, chunk, file, line, findings)
             line += len(chunk)
         empty = np.zeros(0, np.int64)
@@ -168,7 +177,7 @@ class _BoxTable:
 
 def _listed_images(source: Source, findings: FindingList) -> list[str]:
     """Return the ids in the table of all images of a part, if there is one."""
-    for file in sorted(source.annotations.parent.glob("*.csv")):
+    for file in files_in(source.annotations.parent, ".csv"):
         row = first_row(file)
         is_of_part = split_in_name(file.stem) == (None if source.part == "all" else source.part)
         if "ImageID" in row and "LabelName" not in row and is_of_part:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from effdet.data.findings import DataError
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, existing_folders
+from effdet.data.formats.coco_layouts import SPLIT_NAMES
+from effdet.data.formats.folders import existing_folders, files_in, list_folder
 from effdet.data.formats.interface import SPLITS, Found, Part, Source
 from effdet.data.formats.text_files import kind_of_xml
 
@@ -45,7 +46,8 @@ def _years(root: Path) -> list[Path]:
     if (root / "Annotations").is_dir():
         return []
     folders = [root, *existing_folders(root, ["VOCdevkit"])]
-    found = [path for folder in folders for path in sorted(folder.glob("VOC2*")) if (path / "Annotations").is_dir()]
+    names = [(folder, name) for folder in folders for name in list_folder(folder).folders if name.startswith("VOC2")]
+    found = [folder / name for folder, name in names if (folder / name / "Annotations").is_dir()]
     return list(dict.fromkeys(found))
 
 
@@ -55,7 +57,7 @@ def _by_image_sets(home: Path) -> Found:
     images = existing_folders(home, _IMAGES) or annotations
     if not lists or not annotations or not _has_xml(annotations[0]):
         return {}
-    files = {path.name.lower(): path for path in lists[0].iterdir() if path.suffix.lower() == ".txt"}
+    files = {path.name.lower(): path for path in files_in(lists[0], ".txt")}
     found: Found = {}
     for part in SPLITS:
         file = next((files[f"{word}.txt"] for word in SPLIT_NAMES[part] if f"{word}.txt" in files), None)
@@ -79,7 +81,7 @@ def _in_folder(folder: Path, part: Part) -> Source | None:
 
 def _has_xml(folder: Path) -> bool:
     """Return whether a folder, or one below it, holds XML files of Pascal VOC's form."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".xml")[:20]
+    files = files_in(folder, ".xml")[:20]
     if not files and folder.name.lower() == "annotations":
-        files = [path for path, _ in zip(folder.glob("*/*.xml"), range(20), strict=False)]
+        files = [path for name in list_folder(folder).folders[:20] for path in files_in(folder / name, ".xml")[:20]]
     return any(kind_of_xml(path) == "voc" for path in files)

@@ -27,6 +27,8 @@ from effdet.data.text_column import TextColumn
 
 Array = NDArray[Any]
 
+_CHUNK = 100_000  # lines that are held as texts at a time
+
 
 def read_yolo(source: Source) -> Dataset:
     """Read one part of a YOLO data set.
@@ -88,6 +90,7 @@ def _read_lines(paths: Sequence[Path], has_keypoints: bool, findings: FindingLis
     """Read the label files of all images; lines that cannot be read become findings."""
     files = label_files(paths)
     there = {folder: set(os.listdir(folder)) for folder in {file.parent for file in files} if folder.is_dir()}
+    parts: list[Lines] = []
     images: list[int] = []
     tokens: list[list[bytes]] = []
     for image, file in enumerate(files):
@@ -95,8 +98,11 @@ def _read_lines(paths: Sequence[Path], has_keypoints: bool, findings: FindingLis
             lines = _lines_of(file, findings)
             images += [image] * len(lines)
             tokens += lines
+        if len(tokens) > _CHUNK or image == len(files) - 1:
+            parts.append(_parse(images, tokens, files, has_keypoints, findings))
+            images, tokens = [], []
     _name_orphans(files, there, findings)
-    return _parse(images, tokens, files, has_keypoints, findings)
+    return Lines(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _lines_of(file: Path, findings: FindingList) -> list[list[bytes]]:
@@ -139,7 +145,7 @@ def _parse(
         rows = np.flatnonzero(counts == count)
         numbers, are_numbers = _numbers([tokens[row][: 5 if is_box else None] for row in rows.tolist()])
         boxes[rows] = _from_centres(numbers[:, 1:]) if is_box else _around(numbers[:, 1:])
-        is_read[rows] = are_numbers & (numbers[:, 0] % 1 == 0) & (np.abs(numbers[:, 0]) < 2**31)
+        is_read[rows] = are_numbers & _are_whole(numbers[:, 0])
         classes[rows[is_read[rows]]] = numbers[is_read[rows], 0].astype(np.int64)
 
     def name(row: int) -> str:
@@ -152,10 +158,16 @@ def _parse(
     return Lines(np.array(images, dtype=np.int64)[is_read], classes[is_read], boxes[is_read])
 
 
+def _are_whole(values: Array) -> Array:
+    known = np.where(np.isfinite(values), values, 0.5)
+    return (known == np.round(known)) & (np.abs(known) < 2**31)
+
+
 def _numbers(rows: list[list[bytes]]) -> tuple[Array, Array]:
     """Return (M, n) numbers, and (M,) whether all of a row are numbers."""
     try:
-        return np.array(rows, dtype=np.bytes_).astype(np.float64), np.ones(len(rows), dtype=bool)
+        if not any(b"_" in value for row in rows for value in row):  # which Python would leave out of a number
+            return np.array(rows, dtype=np.bytes_).astype(np.float64), np.ones(len(rows), dtype=bool)
     except ValueError:
         pass
     numbers = [[number(value.decode(errors="replace")) for value in row] for row in rows]

@@ -12,11 +12,13 @@ import yaml
 
 from effdet.data.files import resolve_name
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, existing_folders
+from effdet.data.formats.coco_layouts import SPLIT_NAMES
+from effdet.data.formats.folders import existing_folders, files_in, list_folder
 from effdet.data.formats.interface import SPLITS, Found, Part, Source
 from effdet.data.formats.text_files import head, read_text
 from effdet.data.formats.values import short
 from effdet.data.image_lists import is_image_name, list_images
+from effdet.images.file_types import IMAGE_SUFFIXES
 
 _LINE = re.compile(r"\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*$")
 
@@ -37,7 +39,7 @@ def is_data_yaml(path: Path) -> bool:
 
 
 def _yaml_files(root: Path) -> list[Path]:
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml", ".data"))
+    files = files_in(root, ".yaml", ".yml", ".data")
     return sorted(files, key=lambda path: path.stem not in ("data", "dataset"))
 
 
@@ -113,14 +115,16 @@ def _of_folder(root: Path, images: Path, part: Part) -> Source:
 
 
 def _has_texts(folders: tuple[Path, ...]) -> bool:
-    return any(path.suffix.lower() == ".txt" for folder in folders for path in folder.iterdir())
+    return any(files_in(folder, ".txt") for folder in folders)
 
 
 def _has_labels_beside(folder: Path) -> bool:
     """Return whether a folder holds images and YOLO's text files of the same names."""
-    names = {path.name for path in folder.iterdir()}
-    stems = sorted(name.rpartition(".")[0] for name in names if is_image_name(name))
-    texts = (folder / f"{stem}.txt" for stem in stems if f"{stem}.txt" in names)
+    files = list_folder(folder).files
+    if ".txt" not in files:
+        return False
+    stems = {name.rpartition(".")[0] for suffix in IMAGE_SUFFIXES for name in files.get(suffix, ())}
+    texts = (folder / name for name in files[".txt"] if name[:-4] in stems)
     begun = (head(path, 1000).splitlines() for _, path in zip(range(20), texts, strict=False))
     lines = [first[0] for first in begun if first]
     return bool(lines) and all(_LINE.match(line) for line in lines)
@@ -154,9 +158,7 @@ def image_paths(source: Source, findings: FindingList) -> list[Path]:
     Raises:
         DataError: If a folder or a list of images does not exist.
     """
-    if not source.annotations.is_file():
-        return _images_below(source.folders[0])
-    if source.folders:  # named by the user
+    if source.folders:  # found beside labels, or named by the user
         return _images_below(source.folders[0])
     content = read_data_yaml(source.annotations, findings)
     words = SPLIT_NAMES["train" if source.part == "all" else source.part]
