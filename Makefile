@@ -6,6 +6,8 @@ BIN     = $(VENV)/bin
 DEMO    = data/demo
 RUN     = runs/demo
 PEER    = .venv-peer
+MEDIAPIPE  = .venv-mediapipe
+EXECUTORCH = .venv-executorch
 # Tests compare with PyPI's effdet 0.4.1 where `make peer-env` has been run, or where EFFDET_PEER_PYTHON names an
 # interpreter that has it. An empty value is the same as none.
 ifeq ($(strip $(EFFDET_PEER_PYTHON)),)
@@ -15,7 +17,14 @@ ifneq ($(strip $(EFFDET_PEER_PYTHON)),)
   export EFFDET_PEER_PYTHON
 endif
 
-.PHONY: demo env peer-env test test-fast test-outside gpu-check parity lint format types package clean
+ifeq ($(strip $(EFFDET_MEDIAPIPE_PYTHON)),)
+  EFFDET_MEDIAPIPE_PYTHON := $(abspath $(wildcard $(MEDIAPIPE)/bin/python))
+endif
+ifneq ($(strip $(EFFDET_MEDIAPIPE_PYTHON)),)
+  export EFFDET_MEDIAPIPE_PYTHON
+endif
+
+.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside gpu-check parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
@@ -41,6 +50,29 @@ $(PEER)/.installed: $(VENV)/.installed
 		"$$($(PEER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	$(PEER)/bin/python -I -W ignore -c 'import importlib.metadata as m, effdet; assert m.version("effdet") == "0.4.1", m.version("effdet")'
 	touch $@
+
+# MediaPipe brings an OpenCV of its own, which would overwrite ours. It also needs Debian's libegl1 and libgles2.
+mediapipe-env: $(MEDIAPIPE)/.installed
+
+$(MEDIAPIPE)/.installed:
+	$(PYTHON) -m venv $(MEDIAPIPE)
+	$(MEDIAPIPE)/bin/python -m pip install --quiet mediapipe==1.2.3
+	$(MEDIAPIPE)/bin/python -c 'import mediapipe.tasks.python.vision'
+	touch $@
+
+# ExecuTorch wants OmegaConf 2.3 and brings coremltools; the rest is shared with our environment.
+executorch-env: $(EXECUTORCH)/.installed
+
+$(EXECUTORCH)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv $(EXECUTORCH)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(EXECUTORCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(EXECUTORCH)/bin/python -m pip install --quiet executorch==1.5.1 coremltools==9.0
+	touch $@
+
+# The tests that need ExecuTorch or coremltools.
+test-executorch: executorch-env
+	$(EXECUTORCH)/bin/python -m pytest -n 0 tests/deployment/test_executorch.py tests/deployment/test_coreml.py
 
 parity: env peer-env
 	EFFDET_PEER_PYTHON=$(abspath $(PEER)/bin/python) $(BIN)/python tests/peer/parity.py --table docs/parity.md
@@ -75,4 +107,4 @@ package: env
 	.ci/check-package $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(PEER) $(MEDIAPIPE) $(EXECUTORCH) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -54,6 +54,12 @@ def peer_python() -> str:
     return _interpreter("EFFDET_PEER_PYTHON", "PyPI's effdet 0.4.1; `make peer-env` makes one")
 
 
+@pytest.fixture(scope="session")
+def mediapipe_python() -> str:
+    """Interpreter of an environment with mediapipe."""
+    return _interpreter("EFFDET_MEDIAPIPE_PYTHON", "mediapipe; `make mediapipe-env` makes one")
+
+
 def _interpreter(variable: str, what: str) -> str:
     python = os.environ.get(variable)
     if not python:  # an empty value is the same as none
@@ -61,7 +67,7 @@ def _interpreter(variable: str, what: str) -> str:
     return python
 
 
-NOT_IN_A_CLONE = {"shared_data", "peer_python"}
+NOT_IN_A_CLONE = {"shared_data", "peer_python", "mediapipe_python"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,12 +41,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: 8)")
     result.add_argument("--workers", type=int, metavar="N", help="processes that read images (default: by the machine)")
     result.add_argument("--backend", choices=("auto", "pycocotools", "hotcoco"), default="auto", help=_BACKEND)
+    result.add_argument("--as", dest="as_program", choices=("mediapipe",), help=_AS)
     add_model_options(result)
     result.add_argument("--score-threshold", type=float, metavar="SCORE", help="smallest score that counts")
     return result
 
 
 _FOR_RESULTS = ("predictions", "annotations", "json", "backend", "weights", "data")
+_AS = "resize photos, do NMS and round boxes as this program does, to see the AP that it will reach (see docs/edge.md)"
 _BACKEND = "what computes the numbers, which are the same (default: auto, hotcoco when it is installed)"
 
 
@@ -101,6 +103,10 @@ def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, An
 
     dataset = find_data(args.data, args.split or "val")
     model = load_model(args)
+    if args.as_program == "mediapipe":
+        from effdet.deployment.mediapipe import as_mediapipe
+
+        model = as_mediapipe(model)
     done = evaluate_with_results(model, dataset, batch_size=args.batch_size, workers=args.workers, backend=args.backend)
     count = len(done.dataset)
     logger.info(

@@ -1,4 +1,4 @@
-"""Write a model as an ONNX, OpenVINO, torch.export or TFLite file that holds all that is needed to use it.
+"""Write a model as a file of another runtime, such as ONNX or TFLite, that holds all that is needed to use it.
 
 effdet export --weights runs/demo/best.safetensors --format onnx --check data/demo/images
 effdet export --weights runs/demo/best.safetensors --format openvino --precision int8 --calibration data/demo
@@ -87,14 +87,24 @@ def run(args: argparse.Namespace) -> int:
 
     quantisation = _quantisation(args, model, options) if args.precision == "int8" else None
     description = export(model, file, options, quantisation=quantisation)
-    comparison = _compare(args, as_exported(model, description), load_exported(file), file)
+    where = FORMATS[args.format].runs_elsewhere
+    comparison = None if where else _compare(args, as_exported(model, description), load_exported(file), file)
 
     report = sys.stderr if args.json == "-" else sys.stdout
-    sizes = sum(part.stat().st_size for part in {file, file.with_suffix(".bin")} if part.is_file())
-    print(f"{file}: {args.format} {args.precision}, {sizes / 1e6:.1f} MB; {comparison}", file=report)
+    size = _size(file)
+    result = comparison or f"not run and not compared with PyTorch, as such a file runs {where}"
+    print(f"{file}: {args.format} {args.precision}, {size / 1e6:.1f} MB; {result}", file=report)
     if args.json:
-        write_json({"file": str(file), "bytes": sizes, **asdict(comparison)}, args.json, indent=2)
+        write_json(
+            {"file": str(file), "bytes": size, **(asdict(comparison) if comparison else {})}, args.json, indent=2
+        )
     return 0
+
+
+def _size(file: Path) -> int:
+    """Return the bytes of an exported file, with those beside it or, if it is a folder, in it."""
+    parts = {file, file.with_suffix(".bin"), *file.rglob("*")}
+    return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -104,6 +114,8 @@ def _check(args: argparse.Namespace) -> None:
         parser().error("--max-drop and --int8-outputs go with --precision int8")
     if args.max_drop is not None and not 0 <= args.max_drop <= 1:
         parser().error(f"--max-drop must lie in [0, 1], got {args.max_drop:g}")
+    if (args.check or args.tolerance) and FORMATS[args.format].runs_elsewhere:
+        parser().error(f"--check and --tolerance do not go with {args.format}, which is not run here")
     if args.batch != "dynamic" and not (args.batch.isdigit() and int(args.batch) > 0):
         parser().error(f"--batch must be a number from 1 or 'dynamic', got {args.batch}")
 

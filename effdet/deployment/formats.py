@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-FormatName: TypeAlias = Literal["onnx", "openvino", "torch-export", "tflite"]
+FormatName: TypeAlias = Literal["onnx", "openvino", "torch-export", "tflite", "executorch", "coreml"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 
@@ -28,6 +28,7 @@ class Format:
     one_image: bool = False  # whether every run takes one image and no more
     dynamic_size: bool  # whether height and width can be left open
     runtimes: tuple[str, ...]  # that can run it, best first
+    runs_elsewhere: str | None = None  # where it runs, if no runtime of this package can
     writer: str  # called with (model, file, description, quantisation)
     input_rule: str | None = None  # called with (mean, std, precision): what the input holds; None: normalised images
     stranger: str | None = None  # called with the runtime of a file that others wrote; returns its description
@@ -109,6 +110,28 @@ FORMATS: dict[FormatName, Format] = {
         input_rule="effdet.deployment.tflite.inputs:input_kind",
         stranger="effdet.deployment.tflite.strangers:describe",
     ),
+    "executorch": Format(
+        suffix=".pte",
+        companions=(),
+        precisions=("fp32", "int8"),
+        postprocess=False,
+        one_image=True,
+        dynamic_size=False,
+        runtimes=("executorch",),
+        writer="effdet.deployment.executorch:write_executorch",
+    ),
+    "coreml": Format(
+        suffix=".mlpackage",
+        companions=(),
+        precisions=("fp32", "fp16"),
+        postprocess=False,
+        one_image=True,
+        dynamic_size=False,
+        runtimes=(),
+        runs_elsewhere="on macOS and iOS only",
+        writer="effdet.deployment.coreml:write_coreml",
+        input_rule="effdet.deployment.coreml:input_kind",
+    ),
 }
 
 _ONNX = "effdet.deployment.export:onnx_bytes"
@@ -131,6 +154,9 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         opener="effdet.deployment.tflite.runtime:LiteRt",
         takes_threads=True,
         converter="effdet.deployment.tflite.write:tflite_bytes",
+    ),
+    "executorch": RuntimeInfo(
+        module="executorch", opener="effdet.deployment.executorch:ExecuTorch", takes_threads=True, converter=None
     ),
 }
 

@@ -27,12 +27,12 @@ def load(
         detector = effdet.load("blood.onnx")                             # an exported file
 
     Args:
-        weights: An exported file (``.onnx``, ``.xml`` with its ``.bin``, ``.pt2``, ``.tflite``), or weights as
-            ``EfficientDet.from_pretrained`` takes them.
-        runtime: What computes the network: "torch", "onnxruntime", "openvino" or "litert". "auto" is PyTorch for
-            weights, and for an exported file the first installed runtime that can run it. An ``.onnx`` file runs in
-            onnxruntime or openvino, an ``.xml`` file in openvino, a ``.pt2`` file in torch, a ``.tflite`` file in
-            litert.
+        weights: An exported file (``.onnx``, ``.xml`` with its ``.bin``, ``.pt2``, ``.tflite``, ``.pte``), or weights
+            as ``EfficientDet.from_pretrained`` takes them.
+        runtime: What computes the network: "torch", "onnxruntime", "openvino", "litert" or "executorch". "auto" is
+            PyTorch for weights, and for an exported file the first installed runtime that can run it. An ``.onnx``
+            file runs in onnxruntime or openvino, an ``.xml`` file in openvino, a ``.pt2`` file in torch, a ``.tflite``
+            file in litert, a ``.pte`` file in executorch.
         num_threads: Threads of one run in another runtime than torch; None: one per core.
 
     Returns:
@@ -85,7 +85,7 @@ def deploy(model: EfficientDet, runtime: str, *, num_threads: int | None = None)
 def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | None = None) -> DeployedDetector:
     """Return the detector of an exported file; see ``load``."""
     file = Path(file).expanduser()
-    if not file.is_file():
+    if not file.exists():
         raise FileNotFoundError(f"model {file} does not exist")
     _check_companions(file)
     _check_names(runtime, num_threads)
@@ -136,6 +136,8 @@ def _runtime_of(file: Path, runtime: str) -> str:
         ValueError: If the runtime that was asked for cannot run this format.
     """
     valid = format_of(file).runtimes
+    if not valid:
+        raise ValueError(f"{file} runs {format_of(file).runs_elsewhere}; load the weights that it was exported from")
     if runtime == AUTO:
         return next((name for name in valid if is_installed(RUNTIMES[name].module)), valid[0])
     if runtime not in valid:

@@ -120,6 +120,9 @@ class TorchExport:
 _INSTALL = {  # for modules that the extra ``deploy`` does not hold
     "ai_edge_litert": "pip install ai-edge-litert",
     "ai_edge_quantizer": hint("edge"),
+    "executorch": hint("executorch"),
+    "torchao": hint("executorch"),
+    "coremltools": hint("coreml"),
 }
 
 

@@ -36,13 +36,29 @@ def letterbox_tensors(images: Sequence[Tensor], letterbox: Letterbox) -> tuple[T
     for index, image in enumerate(images):
         content, factors = preprocessing.content_size((image.shape[1], image.shape[2]), letterbox.image_size)
         if content != image.shape[-2:]:
-            mode, antialias = _TORCH_RESIZE[preprocessing.resize]
-            image = F.interpolate(image[None], size=content, mode=mode, align_corners=False, antialias=antialias)[0]
+            image = _resize(image, content, preprocessing.resize)
         batch[index, :, : content[0], : content[1]] = image
         contents.append(content)
         scales.append(factors)
     original_sizes = torch.tensor([image.shape[-2:] for image in images])
     return batch, torch.tensor(contents), torch.tensor(scales, dtype=torch.float32), original_sizes
+
+
+def _resize(image: Tensor, size: tuple[int, int], kind: str) -> Tensor:
+    """Return a (C, H, W) image of another size."""
+    if kind == "mediapipe":
+        return _resize_from_the_corner(_resize_from_the_corner(image, size[0]).mT, size[1]).mT
+    mode, antialias = _TORCH_RESIZE[kind]
+    return F.interpolate(image[None], size=size, mode=mode, align_corners=False, antialias=antialias)[0]
+
+
+def _resize_from_the_corner(image: Tensor, rows: int) -> Tensor:
+    """Return a (C, H, W) image with other rows: row i of n is interpolated at i · H / n."""
+    position = torch.arange(rows, dtype=torch.float64, device=image.device) * (image.shape[1] / rows)
+    above = position.long()
+    below = (above + 1).clamp(max=image.shape[1] - 1)
+    share = (position - above).to(image.dtype)[:, None]
+    return image[:, above] * (1 - share) + image[:, below] * share
 
 
 def _filled(like: Tensor, shape: tuple[int, ...], colour: Sequence[int]) -> Tensor:

@@ -126,9 +126,17 @@ class Letterbox:
 def _resize_levels(image: Array, size: Size, resize: str) -> Array:
     if image.shape[:2] == size:
         return image
+    if resize == "mediapipe":
+        return _resize_like_mediapipe(image, size)
     if resize == "opencv":
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(Image.fromarray(image).resize(size[::-1], _PILLOW[resize]))
+
+
+def _resize_like_mediapipe(image: Array, size: Size) -> Array:
+    """Scale from the corner, so that all of the photo moves by up to half a pixel, as MediaPipe warps it on a CPU."""
+    scaling = np.diag([size[1] / image.shape[1], size[0] / image.shape[0], 1.0])
+    return cv2.warpPerspective(image, scaling, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _neighbours(old: int, new: int) -> tuple[Array, Array, Array]:

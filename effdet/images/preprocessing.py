@@ -12,7 +12,7 @@ Size: TypeAlias = tuple[int, int]
 Scales: TypeAlias = tuple[float, float]  # network pixels per original pixel, along x and along y
 
 Fit: TypeAlias = Literal["letterbox", "stretch"]
-Resize: TypeAlias = Literal["opencv", "opencv-float", "pillow-bilinear", "pillow-bicubic", "tensorflow"]
+Resize: TypeAlias = Literal["opencv", "opencv-float", "pillow-bilinear", "pillow-bicubic", "tensorflow", "mediapipe"]
 Sizes: TypeAlias = Literal["float32", "float64", "exact"]
 
 
@@ -30,12 +30,13 @@ class Preprocessing:
     - ``letterbox``: scale both axes by one factor, so that objects keep their shape, and pad the rest;
     - ``stretch``: scale each axis by its own factor, so that the image fills the input, as MediaPipe does.
 
-    Kinds of ``resize``, all with half-pixel centres:
+    Kinds of ``resize``, with half-pixel centres unless something else is said:
 
     - ``opencv``: bilinear on whole levels, no antialias;
     - ``opencv-float``: the same on normalised float64;
     - ``pillow-bilinear``, ``pillow-bicubic``: on whole levels, with antialias;
-    - ``tensorflow``: bilinear on normalised float32, no antialias, rounded as TensorFlow's kernel rounds.
+    - ``tensorflow``: bilinear on normalised float32, no antialias, rounded as TensorFlow's kernel rounds;
+    - ``mediapipe``: bilinear on whole levels, no antialias, pixel i of n at i · (old side / new side).
 
     Rules of ``sizes`` of the letterbox, with scale = min(H / h, W / w): ``float32`` and ``float64`` truncate h · scale
     and w · scale as computed in that precision, so that the tighter axis may lose a pixel; ``exact`` lets it fill the

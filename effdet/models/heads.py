@@ -76,7 +76,7 @@ class DenseHead(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Return (B, N, O) for L maps (B, C, H_l, W_l); anchors in the order of ``make_anchors``."""
         outputs = [self._run(x, level) for level, x in enumerate(pyramid)]
-        return torch.cat([_anchors_last(x, self.num_outputs) for x in outputs], dim=1)  # (B, N, O)
+        return torch.cat([anchors_last(x, self.num_outputs) for x in outputs], dim=1)  # (B, N, O)
 
     def _run(self, x: Tensor, level: int) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -89,6 +89,6 @@ class DenseHead(nn.Module):
         return self.predict(x)
 
 
-def _anchors_last(x: Tensor, num_outputs: int) -> Tensor:
+def anchors_last(x: Tensor, num_outputs: int) -> Tensor:
     """(B, A·O, H, W) → (B, H·W·A, O)."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, num_outputs)

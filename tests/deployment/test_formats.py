@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import effdet
+from effdet.deployment.export import ExportOptions
 from effdet.deployment.formats import FORMATS, RUNTIMES, format_of, is_exported
 
 
@@ -41,10 +43,35 @@ def test_exports_are_told_from_weights_by_their_suffix(file, expected):
 
 
 def test_another_suffix_is_refused():
-    with pytest.raises(ValueError, match=r"must end in one of \.onnx, \.xml, \.pt2, \.tflite, got m\.ncnn"):
+    with pytest.raises(
+        ValueError, match=r"must end in one of \.onnx, \.xml, \.pt2, \.tflite, \.pte, \.mlpackage, got m\.ncnn"
+    ):
         format_of("m.ncnn")
 
 
 def test_the_table_is_read_without_torch():
     code = "import sys, effdet.deployment.formats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "module"), [(".pte", "executorch.runtime"), (".tflite", "ai_edge_litert.interpreter")]
+)
+def test_a_missing_runtime_is_named_with_how_to_install_it(tmp_path, monkeypatch, suffix, module):
+    (tmp_path / f"model{suffix}").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"this needs {module}; install it with: pip install"):
+        effdet.load(tmp_path / f"model{suffix}")
+
+
+def test_a_core_ml_file_says_where_it_runs(tmp_path):
+    (tmp_path / "model.mlpackage").mkdir()
+    with pytest.raises(ValueError, match=r"model\.mlpackage runs on macOS and iOS only; load the weights"):
+        effdet.load(tmp_path / "model.mlpackage")
+
+
+@pytest.mark.parametrize("name", ["executorch", "coreml"])
+def test_a_file_for_one_image_takes_no_other_batch(name):
+    for batch in (2, None):
+        with pytest.raises(ValueError, match=f"batch of {name} files must be 1, got {batch}"):
+            ExportOptions(format=name, batch=batch)

@@ -65,6 +65,14 @@ def test_stretched_tensors_fill_the_input():
     assert (contents.tolist(), scales.tolist()) == ([[2, 8]], [[2.0, 0.5]])  # x, y
 
 
+def test_tensors_are_sampled_from_the_corner_as_files_are():
+    box = replace(letterbox(48, 40), preprocessing=Preprocessing(fit="stretch", resize="mediapipe"))
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 93, 3), dtype=np.uint8)
+    batch, *_ = letterbox_tensors([torch.from_numpy(pixels).permute(2, 0, 1).float()], box)
+    # OpenCV rounds positions to 1/32 pixel, hence up to 1/64 of 255 on either axis.
+    assert np.abs(batch[0].permute(1, 2, 0).numpy() - box(pixels).image).max() < 9
+
+
 def test_an_image_of_the_right_size_is_not_resampled():
     image = torch.rand(3, 8, 8)
     assert torch.equal(letterbox_tensors([image], letterbox(8, 8))[0][0], image)

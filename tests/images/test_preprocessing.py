@@ -164,6 +164,15 @@ def test_every_kind_of_resize_can_stretch(preset, image):
     assert np.corrcoef(levels.ravel(), expected.ravel())[0, 1] > 0.7
 
 
+def test_mediapipe_samples_from_the_corner():
+    """Pixel i of n is taken at i · old / n: 4 pixels from 6 are at 0, 1.5, 3 and 4.5."""
+    image = (np.arange(6, dtype=np.uint8) * 40).reshape(1, 6, 1).repeat(3, axis=2).repeat(2, axis=0)
+    mediapipe = Preprocessing(fit="stretch", resize="mediapipe")
+    made, content_size, _ = Letterbox(image_size=(2, 4), mean=MEAN, std=STD, preprocessing=mediapipe)(image)
+    assert content_size == (2, 4)
+    assert made[:, :, 0].tolist() == [[0, 60, 120, 180]] * 2
+
+
 # -- reduced decoding
 
 

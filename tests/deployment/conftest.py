@@ -1,0 +1,49 @@
+"""Networks with random weights that behave as trained ones, to compare converted files with PyTorch."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from effdet import Architecture, EfficientDet
+from effdet.detector.prediction import make_batch
+from effdet.images.reading import read_image
+
+LITE0 = Architecture.named("lite0")
+NETWORKS = {
+    "lite0": LITE0,
+    "d0": Architecture.named("d0"),
+    "small": replace(LITE0, backbone="mobilenetv3_small_050", channels=16, neck_repeats=1, head_repeats=1),
+    "full convolutions": replace(LITE0, separable=False, channels=16, head_repeats=1),
+}
+SIZE = (96, 160)  # its levels of 3×5 and 2×3 cells are enlarged by factors that are not whole
+
+
+@pytest.fixture(scope="session")
+def cell_photos(photo_sets) -> list[tuple[str, np.ndarray]]:
+    """Eight photos of blood cells, with their names."""
+    return [(file.name, read_image(file)) for file in sorted((photo_sets / "bccd" / "images").iterdir())[:8]]
+
+
+@pytest.fixture(scope="session")
+def trained(cell_photos):
+    """A function from a name in ``NETWORKS`` to a model with real statistics in every BN and scores that spread."""
+
+    @cache
+    def make(name: str) -> EfficientDet:
+        torch.manual_seed(0)
+        model = EfficientDet(NETWORKS[name], 3, image_size=SIZE, class_names=["eins", "zwei", "三"])
+        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.momentum = None
+        images = model.network_input(make_batch(cell_photos, model.letterbox))
+        with torch.no_grad():
+            model.network.train()(images)
+            predictions = model.network.eval()(images)
+            model.network.class_head.output_conv.weight.mul_(1.5 / predictions.class_logits.std())
+            model.network.box_head.output_conv.weight.mul_(0.2 / predictions.box_deltas.std())
+        return model.eval()
+
+    return make

@@ -1,0 +1,48 @@
+"""What ``as_mediapipe`` does; tests/peer/test_mediapipe.py compares it with MediaPipe."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from effdet import EfficientDet
+from effdet.commands import main
+from effdet.deployment.mediapipe import as_mediapipe, whole_pixels
+from effdet.images.preprocessing import Preprocessing
+
+
+def test_boxes_become_whole_pixels_as_mediapipe_reports_them():
+    """As MediaPipe 1.2.3 answered: a box that begins outside begins at 0 and keeps its size."""
+    boxes = torch.tensor([[10.9, 20.2, 30.5, 40.1], [-12.5, 3.0, 27.5, 9.9], [229.1, 52.2, 258.0, 87.3]])
+    assert whole_pixels(boxes).tolist() == [[10, 20, 29, 39], [0, 3, 40, 9], [229, 52, 257, 87]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    shapes = ["circle", "ring", "rectangle", "star", "triangle"]
+    return EfficientDet("lite0", 5, image_size=(64, 96), class_names=shapes).eval()
+
+
+def test_the_detector_itself_stays_as_it_is(model):
+    image = np.random.default_rng(0).integers(0, 256, (90, 61, 3), dtype=np.uint8)
+    before = model.predict(image, score_threshold=0.0)[0]
+    found = as_mediapipe(model).predict(image, score_threshold=0.0)[0]
+    after = model.predict(image, score_threshold=0.0)[0]
+    assert (model.preprocessing, model.settings.nms) == (Preprocessing(), "soft")
+    assert torch.equal(before.boxes, after.boxes)
+    assert torch.equal(found.boxes, found.boxes.round())
+    assert not torch.equal(before.boxes, before.boxes.round())
+
+
+def test_evaluate_answers_as_mediapipe(model, demo_root, tmp_path):
+    model.save_pretrained(tmp_path / "model.safetensors")
+    command = ["evaluate", "--weights", str(tmp_path / "model.safetensors"), "--data", str(demo_root), "--workers", "0"]
+    sides = []
+    for more in (["--as", "mediapipe"], []):
+        assert main([*command, "--save-results", str(tmp_path / "results.json"), *more]) == 0
+        rows = json.loads((tmp_path / "results.json").read_text())
+        sides.append([float(side) for row in rows for side in row["bbox"]])
+    assert all(side.is_integer() for side in sides[0])
+    assert not all(side.is_integer() for side in sides[1])

@@ -1,0 +1,105 @@
+"""MediaPipe Tasks takes our ``.tflite`` files, and ``as_mediapipe`` says what it answers."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from effdet import EfficientDet, load
+from effdet.deployment.export import ExportOptions, export
+from effdet.deployment.mediapipe import as_mediapipe
+from effdet.detector.prediction import make_batch
+from effdet.images.reading import read_image
+from effdet.ops.boxes import iou_matrix
+
+SIZE = (192, 256)
+
+
+@pytest.fixture(scope="module")
+def file(photo_sets, tmp_path_factory) -> Path:
+    """A Lite0 with random weights that behave as trained ones: real statistics in every BN, scores that spread."""
+    torch.manual_seed(0)
+    model = EfficientDet("lite0", 3, image_size=SIZE, class_names=["Zelle „rot“", "weiß", "血小板"])
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.momentum = None
+    photos = [(file.name, read_image(file)) for file in sorted((photo_sets / "bccd" / "images").iterdir())[:8]]
+    images = model.network_input(make_batch(photos, model.letterbox))
+    with torch.no_grad():
+        model.network.train()(images)
+        predictions = model.network.eval()(images)
+        model.network.class_head.output_conv.weight.mul_(1.5 / predictions.class_logits.std())
+        model.network.box_head.output_conv.weight.mul_(0.2 / predictions.box_deltas.std())
+    file = tmp_path_factory.mktemp("mediapipe") / "model.tflite"
+    export(model.eval(), file, ExportOptions(format="tflite"))
+    return file
+
+
+def ask_mediapipe(python: str, file: Path, photos: list[Path]) -> list[list[tuple[str, float, list[int]]]]:
+    """Return (class name, score, xyxy box) of every detection of every photo."""
+    answers = file.with_suffix(".json")
+    script = Path(__file__).with_name("make_mediapipe.py")
+    subprocess.run([python, str(script), str(file), str(answers), *map(str, photos)], check=True, capture_output=True)
+    return [
+        [
+            (name, score, [x, y, x + width, y + height])
+            for one in found
+            for name, score in one["scores"].items()
+            for x, y, width, height in [one["box"]]
+        ]
+        for found in json.loads(answers.read_text())
+    ]
+
+
+def resized(photo_sets: Path, folder: Path, size: tuple[int, int], *, blur: int = 1) -> list[Path]:
+    """Write four photos of this (height, width), made from this share of their pixels."""
+    files = []
+    for photo in sorted((photo_sets / "bccd" / "images").iterdir())[:4]:
+        with Image.open(photo) as opened:
+            small = opened.convert("RGB").resize((size[1] // blur, size[0] // blur))
+            small.resize(size[::-1]).save(folder / f"{photo.stem}.png")
+        files.append(folder / f"{photo.stem}.png")
+    return files
+
+
+def test_photos_of_the_networks_shape_give_the_same_detections(mediapipe_python, file, photo_sets, tmp_path):
+    photos = resized(photo_sets, tmp_path, SIZE)
+    ours = as_mediapipe(load(file, num_threads=1)).predict(photos, score_threshold=0.01)
+    for found, answers in zip(ours, ask_mediapipe(mediapipe_python, file, photos), strict=True):
+        assert len(found) == len(answers) > 20
+        rest = list(answers)
+        for one in found:
+            nearest = min(rest, key=lambda other: (other[0] != one.class_name, abs(other[1] - one.score)))
+            rest.remove(nearest)
+            assert (nearest[0], nearest[1]) == (one.class_name, pytest.approx(one.score, abs=1e-3))
+            np.testing.assert_allclose(nearest[2], one.box, atol=2)
+
+
+def test_photos_of_another_shape_are_emulated(mediapipe_python, file, photo_sets, tmp_path):
+    """Most detections agree within 0.05 in score and 0.8 in IoU, and few of the letterbox do.
+
+    The photos are blurred: random weights answer noise of one level with other boxes, which trained ones do not.
+    """
+    photos = resized(photo_sets, tmp_path, (600, 480), blur=8)
+    detector = load(file, num_threads=1)
+    answers = ask_mediapipe(mediapipe_python, file, photos)
+
+    def share(found):
+        agree = total = 0
+        for one, theirs in zip(found, answers, strict=True):
+            ious = iou_matrix(one.boxes, torch.tensor([box for _, _, box in theirs], dtype=torch.float32))
+            for row, detection in enumerate(one):
+                total += 1
+                agree += any(
+                    name == detection.class_name
+                    and abs(score - detection.score) < 0.05
+                    and float(ious[row, index]) > 0.8
+                    for index, (name, score, _) in enumerate(theirs)
+                )
+        return agree / total
+
+    assert share(as_mediapipe(detector).predict(photos, score_threshold=0.05)) > 0.6
+    assert share(detector.predict(photos, score_threshold=0.05)) < 0.5
