@@ -87,6 +87,8 @@ class SearchSettings:
         for name, least in (("trials", 1), ("images", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        if self.seed is not None and not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in 0…{2**31 - 1}, got {self.seed}")
         for name in ("hours", "skip_above"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -130,11 +132,14 @@ class _Search:
     settings: SearchSettings
     base: Architecture
     train: Dataset
+    plan: Plan
     study: Any
 
     @classmethod
     def begin(cls, config: Config, space: SearchSpace, settings: SearchSettings) -> _Search:
         import_optuna()
+        if settings.folder.exists() and not settings.folder.is_dir():
+            raise ValueError(f"the results of a search must go to a folder, got the file {settings.folder}")
         if config.model.weights is not None:
             raise ConfigError(
                 f"model.weights must be null in a search, because they fit one architecture only, got "
@@ -147,8 +152,9 @@ class _Search:
         assert input_size is not None
         base = replace(base, image_size=input_size)
         settings.folder.mkdir(parents=True, exist_ok=True)
-        study = _open(settings, _identity(config, space, settings, base, train))
-        return cls(config, space, settings, base, train, study)
+        plan = Plan.of(settings.images, len(train))
+        study = _open(settings, _identity(config, space, settings, base, train), plan)
+        return cls(config, space, settings, base, train, plan, study)
 
     def run(self) -> None:
         """Do trials until there are enough or the time is over."""
@@ -230,9 +236,8 @@ class _Search:
         if scored is None:
             cost = self._cost(trial, architecture)
             logger.info("trial %d: %s, %s", trial.number, as_text(cost, self.settings.price.unit), dict(trial.params))
-            plan = Plan.of(self.settings.images, len(self.train))
             start = from_random_weights(self.config) if self.space.makes_backbones else self.config
-            config = trial_config(start, architecture, plan, folder)
+            config = trial_config(start, architecture, self.plan, folder)
             result = train_trial(config, folder, after_evaluation=self._reporter(trial, cost))
             scored = {"cost": cost, **asdict(result)}
         for name, value in scored.items():
@@ -298,10 +303,10 @@ def _identity(
     }
 
 
-def _open(settings: SearchSettings, identity: dict[str, Any]) -> Any:
+def _open(settings: SearchSettings, identity: dict[str, Any], plan: Plan) -> Any:
     storage = settings.storage or str(settings.folder / "journal.log")
     directions = ["maximize"] if settings.objective == "reward" else ["maximize", "minimize"]
-    study = open_study(storage, settings.name, identity, directions=directions, pruner=_pruner(settings))
+    study = open_study(storage, settings.name, identity, directions=directions, pruner=_pruner(settings, plan))
     begun = len(study.get_trials(deepcopy=False))
     study.sampler = _sampler(settings.sampler, None if settings.seed is None else settings.seed + begun)
     return study
@@ -316,14 +321,16 @@ def _sampler(name: Sampler, seed: int | None) -> Any:
     return samplers.QMCSampler(seed=seed) if name == "qmc" else samplers.RandomSampler(seed=seed)
 
 
-def _pruner(settings: SearchSettings) -> Any:
+def _pruner(settings: SearchSettings, plan: Plan) -> Any:
+    """Return what ends trials early; it judges no trial before half of its epochs, when AP is still noise."""
+    half = max(1, plan.epochs // 2)
     pruners = import_optuna().pruners
     name = settings.pruner or ("median" if settings.objective == "reward" else "none")
     return {
-        "median": lambda: pruners.MedianPruner(n_startup_trials=5),
-        "halving": pruners.SuccessiveHalvingPruner,
-        "hyperband": pruners.HyperbandPruner,
-        "none": pruners.NopPruner,
+        "median": lambda: pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=half),
+        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=half),
+        "hyperband": lambda: pruners.HyperbandPruner(min_resource=half, max_resource=plan.epochs),
+        "none": lambda: pruners.NopPruner(),
     }[name]()
 
 

@@ -20,7 +20,7 @@ from effdet.runs.lock import RunInUseError, lock_run
 logger = logging.getLogger(__name__)
 
 CONTINUES, INTERRUPTED, ATTEMPT, HOST, FOLDER = "continues", "interrupted", "attempt", "host", "folder"
-MOST_ATTEMPTS = 3  # a trial that ends its process each time is given up
+MOST_ATTEMPTS = 3  # a trial that each time ends its process without a signal to stop is given up
 
 
 def import_optuna() -> Any:
@@ -108,13 +108,13 @@ def take_up_interrupted(study: Any) -> None:
             continue
         if trial.number in continued:
             continue
-        attempt = trial.user_attrs.get(ATTEMPT, 1) + 1
+        attempt = trial.user_attrs.get(ATTEMPT, 1) + (INTERRUPTED not in trial.user_attrs)
         if attempt > MOST_ATTEMPTS:
             logger.warning("trial %d has ended its process %d times and is given up", trial.number, MOST_ATTEMPTS)
             continue
         logger.info("trial %d was interrupted and is taken up again", trial.number)
-        attributes = {CONTINUES: trial.number, ATTEMPT: attempt, FOLDER: trial.user_attrs[FOLDER]}
-        study.enqueue_trial(trial.params, user_attrs=attributes)
+        kept = {name: trial.user_attrs[name] for name in (FOLDER, HOST)}
+        study.enqueue_trial(trial.params, user_attrs={CONTINUES: trial.number, ATTEMPT: attempt, **kept})
 
 
 def _is_locked(folder: Path) -> bool:

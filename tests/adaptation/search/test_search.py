@@ -105,16 +105,16 @@ def test_a_killed_search_goes_on_and_its_trial_too(config_file, tmp_path):
     while not table.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
-    learnt = table.read_text().splitlines()[1].split(",")[:6]
+    messages = process.communicate()[1].decode()
+    assert process.returncode == -signal.SIGKILL, messages
+    losses = table.read_text().splitlines()[1].split(",")[3:6]
 
     subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
     rows = rows_of(out)
     assert [row["state"] for row in rows] == ["finished"] * 3
     assert [int(row["number"]) for row in rows] == [0, 2, 3]
     assert rows[1]["folder"] == str(out / "trials" / "0001")
-    assert table.read_text().splitlines()[1].split(",")[:6] == learnt  # the first epoch was not repeated
+    assert table.read_text().splitlines()[1].split(",")[3:6] == losses  # the first epoch was not repeated
     assert list(out.rglob("last.ckpt")) == []
 
 
@@ -127,8 +127,8 @@ def test_an_interrupted_search_says_so_and_its_trial_goes_on(config_file, tmp_pa
     while not list(out.rglob("last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.wait()
-    assert process.returncode == 130, process.stderr.read().decode()
+    messages = process.communicate()[1].decode()
+    assert process.returncode == 130, messages
 
     subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
     (row,) = rows_of(out)
@@ -187,12 +187,28 @@ def test_what_costs_far_too_much_is_not_trained(config_file, tmp_path):
 
 def test_a_trial_that_falls_behind_is_ended(config_file, tmp_path, monkeypatch):
     pruners = optuna.pruners.ThresholdPruner(lower=2.0)  # no reward is as high
-    monkeypatch.setattr("effdet.adaptation.search.search._pruner", lambda settings: pruners)
+    monkeypatch.setattr("effdet.adaptation.search.search._pruner", lambda settings, plan: pruners)
     with pytest.raises(RuntimeError, match="behind others after epoch 1 with AP"):
         search_architectures(
             load_config(config_file), read_space(None, ["channels=8,16"]), settings(tmp_path / "out", trials=1)
         )
     assert rows_of(tmp_path / "out")[0]["epochs"] == "1"
+
+
+@pytest.mark.parametrize("name", ["median", "halving", "hyperband", "none"])
+def test_no_pruner_judges_a_trial_before_half_of_its_epochs(tmp_path, name):
+    from effdet.adaptation.search.search import _pruner
+
+    study = optuna.create_study(pruner=_pruner(settings(tmp_path, pruner=name), Plan(epochs=8, images=4)))
+    for number in range(9):
+        trial = study.ask()
+        for step in range(1, 9):
+            trial.report(-number, step)  # minimised by this study, so that each is better than those before
+        study.tell(trial, -number)
+    worst = study.ask()
+    for step in (1, 2, 3):
+        worst.report(1e9, step)
+        assert not worst.should_prune()
 
 
 def test_milliseconds_are_those_of_the_runtime(config_file):
@@ -237,6 +253,11 @@ def test_a_search_starts_from_no_whole_detector(config_file, tmp_path):
         search_architectures(config, read_space(None), settings(tmp_path))
 
 
+def test_results_go_to_a_folder(config_file):
+    with pytest.raises(ValueError, match=r"the results of a search must go to a folder, got the file .*tiny.yaml"):
+        search_architectures(load_config(config_file), read_space(None), settings(config_file))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -249,6 +270,7 @@ def test_a_search_starts_from_no_whole_detector(config_file, tmp_path):
         ({"images": -5}, "images must be 1 or more, got -5"),
         ({"hours": 0}, "hours must be positive, got 0"),
         ({"skip_above": -1}, "skip_above must be positive, got -1"),
+        ({"seed": -1}, "seed must lie in 0…2147483647, got -1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, options, message):
