@@ -39,7 +39,7 @@ class Stopwatch:
             raise ValueError(f"num_threads must be 1 or more, or None for one per core, got {self.num_threads}")
         model = EfficientDet(architecture, num_classes).eval()
         if self.runtime == "torch":
-            with _torch_threads(self.num_threads):
+            with torch_threads(self.num_threads):
                 return measure_network(model, runs=self.runs)
         return measure_network(deploy(model, self.runtime, num_threads=self.num_threads), runs=self.runs)
 
@@ -48,7 +48,7 @@ IN_TORCH = Stopwatch()
 
 
 @contextlib.contextmanager
-def _torch_threads(number: int | None) -> Iterator[None]:
+def torch_threads(number: int | None) -> Iterator[None]:
     """Let torch use this many threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)

@@ -98,7 +98,7 @@ def measure_network(detector: EfficientDet | DeployedDetector, *, runs: int = 20
     _check_number("runs", runs, 2)
     number = (detector.description.batch if isinstance(detector, DeployedDetector) else None) or 1
     images = torch.rand((number, len(detector.mean), *detector.image_size), generator=torch.Generator().manual_seed(0))
-    return time_runs([_network_on(detector, images)] * (WARMUP + runs), detector.device, number)
+    return time_runs([network_runner(detector, images)] * (WARMUP + runs), detector.device, number)
 
 
 def _check(detector: EfficientDet | DeployedDetector, photos: Sequence[str | Path], batch_size: int, runs: int) -> None:
@@ -121,10 +121,10 @@ def _network(detector: EfficientDet | DeployedDetector, photos: Sequence[str]) -
     pictures = [detector.letterbox.read(photo) for photo in photos]
     chunk = [(photo, picture.pixels) for photo, picture in zip(photos, pictures, strict=True)]
     batch = make_batch(chunk, detector.letterbox, [picture.original_size for picture in pictures])
-    return _network_on(detector, detector.network_input(batch))
+    return network_runner(detector, detector.network_input(batch))
 
 
-def _network_on(detector: EfficientDet | DeployedDetector, images: torch.Tensor) -> Callable[[], Any]:
+def network_runner(detector: EfficientDet | DeployedDetector, images: torch.Tensor) -> Callable[[], Any]:
     """Return a function that runs the network once on (B, C, H, W) normalised images."""
     if isinstance(detector, DeployedDetector):
         array, runtime = images.contiguous().numpy(), detector.runtime
