@@ -17,6 +17,7 @@ from effdet.deployment.quantise import Quantisation, quantise
 from effdet.deployment.runtimes import require
 from effdet.deployment.weight_storage import store_in_half
 from effdet.detector.efficientdet import EfficientDet
+from effdet.models.feature_sizes import Edge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,11 @@ def export(
 
 def describe(model: EfficientDet, options: ExportOptions) -> Description:
     """Return what the exported file will say about itself."""
+    if options.dynamic_size and model.network.backbone.edge is not Edge.rounds_up:
+        raise ValueError(
+            f"the size of a file must be fixed for the backbone '{model.architecture.backbone}', for which images are "
+            "padded to multiples of 32; give an image_size"
+        )
     settings = model.settings
     if options.with_nms:
         limit = FORMATS[options.format].max_candidates

@@ -17,44 +17,45 @@ from torch import nn
 from effdet.models.architecture import COARSEST_FEATURE, Architecture
 from effdet.models.backbone_family import Family, read_family
 from effdet.models.block_strings import BlockStrings
+from effdet.models.feature_sizes import Edge, Measured, keep_edges, measure
+from effdet.models.stochastic_depth import refusal, set_stochastic_depth
 
 STEM_STRIDE = 4  # what ``stem_modules`` covers
-
-# Parts of timm's blocks that come after the place where ``expanded_features`` are taken.
-_BEHIND_EXPANSION = {
-    "InvertedResidual": ("conv_pwl", "bn3"),
-    "CondConvResidual": ("conv_pwl", "bn3"),
-    "DepthwiseSeparableConv": ("conv_pw", "bn2"),
-    "EdgeResidual": ("conv_pwl", "bn2"),
-    "UniversalInvertedResidual": ("pw_proj", "dw_end", "layer_scale"),
-    "ConvBnAct": (),
-}
 
 
 def build_backbone(architecture: Architecture, stochastic_depth: float) -> Any:
     """Return timm's feature extractor with random weights; its parameters have timm's names.
 
     Its outputs are the feature maps from the pyramid's finest level to C5: C3, C4, C5 at strides 8, 16, 32 where
-    ``min_level`` is 3.
+    ``min_level`` is 3. ``features_of`` gives them for any input size.
 
     Raises:
         ValueError: If timm has no such model, or it does not give these features.
     """
-    options: dict[str, Any] = {"out_indices": feature_indices(architecture), "in_chans": architecture.in_channels}
-    if architecture.expanded_features:
-        _check_expands(architecture)
-        options["feature_location"] = "expansion"
+    measured = _measured(architecture)
+    options = _options(architecture) | {"in_chans": architecture.in_channels}
     if stochastic_depth > 0:
         options["drop_path_rate"] = stochastic_depth
     backbone = _create(architecture, **options)
+    backbone.edge = measured.edge
+    if backbone.edge is Edge.cuts:
+        keep_edges(backbone)
+    if stochastic_depth > 0:
+        set_stochastic_depth(architecture.backbone, backbone, stochastic_depth)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = architecture.backbone_bn_eps
-    if architecture.expanded_features:  # C5 is taken before the last projection, so no gradient would reach it
-        last = backbone.blocks[-1][-1]
-        for name in _BEHIND_EXPANSION[type(last).__name__]:
-            getattr(last, name).requires_grad_(False)
+    for name in measured.unused:  # no gradient would reach them
+        backbone.get_parameter(name).requires_grad_(False)
     return backbone
+
+
+def _options(architecture: Architecture) -> dict[str, Any]:
+    options: dict[str, Any] = {"out_indices": feature_indices(architecture)}
+    if architecture.expanded_features:
+        _check_expands(architecture)
+        options["feature_location"] = "expansion"
+    return options
 
 
 def feature_indices(architecture: Architecture) -> tuple[int, ...]:
@@ -102,6 +103,24 @@ def family_of(backbone: str) -> Family:
     return read_family(backbone, _probe(backbone))
 
 
+def _measured(architecture: Architecture) -> Measured:
+    """Return what has to be known of a backbone; most of the EfficientNet family round up and use all they have."""
+    pools = (nn.AvgPool2d, nn.MaxPool2d)
+    probe = probe_of(architecture)
+    is_known = hasattr(probe, "blocks") and not any(isinstance(module, pools) for module in probe.modules())
+    if is_known and not architecture.expanded_features:
+        feature_indices(architecture)
+        return Measured(Edge.rounds_up)
+    return _measure(architecture)
+
+
+@lru_cache(maxsize=64)
+def _measure(architecture: Architecture) -> Measured:
+    with torch.device("meta"):
+        probe = _create(architecture, **_options(architecture))
+    return measure(architecture.backbone, probe)
+
+
 @lru_cache(maxsize=64)
 def _probe(backbone: str) -> Any:
     if not timm.is_model(backbone):
@@ -137,10 +156,7 @@ def _create(architecture: Architecture, **options: Any) -> Any:
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
-        raise ValueError(
-            f"stochastic_depth must be 0 for the backbone '{name}', whose blocks cannot be dropped, got "
-            f"{options['drop_path_rate']}"
-        ) from error
+        raise refusal(name, options["drop_path_rate"]) from error
 
 
 def _check_expands(architecture: Architecture) -> None:

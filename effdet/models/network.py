@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from effdet.models.architecture import Architecture, Neck
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
+from effdet.models.feature_sizes import features_of
 from effdet.models.heads import DenseHead
 from effdet.models.layers import BN_MOMENTUM, DOWNSAMPLING, UPSAMPLING, Resampling
 from effdet.models.necks.pyramid import FeaturePyramid, LayerKind, bifpn_kind
@@ -25,7 +26,7 @@ class Network(nn.Module):
     Args:
         architecture: What the network is.
         num_classes: K.
-        stochastic_depth: Drop rate of the last backbone block; block i of n drops with rate · i / n.
+        stochastic_depth: Drop rate of the last backbone block; block l of L drops with rate · l / L.
     """
 
     def __init__(self, architecture: Architecture, num_classes: int, *, stochastic_depth: float) -> None:
@@ -39,7 +40,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Predictions:
         """Return predictions for (B, C, H, W) float images with mean and standard deviation already taken out."""
-        features = self.backbone(images)  # C3, C4, C5 at strides 8, 16, 32
+        features = features_of(self.backbone, images)  # C3, C4, C5 at strides 8, 16, 32
         pyramid = self.neck(features)  # P3…P7, each (B, C, H_l, W_l)
         return Predictions(
             class_logits=self.class_head(pyramid),  # (B, N, K)

@@ -69,3 +69,13 @@ def test_published_models_that_resample_bilinearly_take_any_size(name):
 
 def test_the_published_models_that_resample_bilinearly_are_known():
     assert len(BILINEAR) == 5
+
+
+def test_a_backbone_whose_images_are_padded_has_a_fixed_size():
+    from effdet.deployment.export import ExportOptions, describe
+
+    own = replace(Architecture.named("lite0"), backbone="convnext_atto", stochastic_depth=0.0, **SMALL)
+    model = EfficientDet(own, 1)
+    assert describe(model, ExportOptions(image_size=(70, 90))).image_size == (70, 90)
+    with pytest.raises(ValueError, match="size of a file must be fixed for the backbone 'convnext_atto'"):
+        describe(model, ExportOptions(dynamic_size=True))

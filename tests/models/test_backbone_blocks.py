@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -135,6 +136,22 @@ def test_attention_can_be_a_block():
     assert backbone.blocks[-1][0].attn.num_heads == 2
     sum(x.square().sum() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
     assert all(p.grad is not None for p in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "features", "bias", "published"),
+    [
+        ("mobilenetv3_large_100", 960, 1280, True, 5_483_032),
+        ("semnasnet_100", 320, 1280, False, 3_887_038),  # MnasNet-A1
+        ("mnasnet_100", 320, 1280, False, 4_383_312),  # MnasNet-B1
+    ],
+)
+def test_the_blocks_have_the_published_numbers_of_parameters(backbone, channels, features, bias, published):
+    """At 1000 classes: a 1×1 convolution behind the blocks, with a bias or a BN, and the classifier."""
+    blocks = sum(p.numel() for p in probe_of(written_out(named(backbone))).parameters())
+    assert blocks + channels * features + (features if bias else 2 * features) + features * 1000 + 1000 == published
+    with torch.device("meta"):
+        assert sum(p.numel() for p in timm.create_model(backbone).parameters()) == published
 
 
 def test_a_width_is_changed_in_its_string():
