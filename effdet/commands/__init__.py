@@ -36,6 +36,7 @@ COMMANDS = {
     "data": "check a data set, draw the demo set, download COCO",
     "compare_necks": "print size and speed of every neck and fusion beside the paper's",
     "fusion_weights": "draw the fusion weights of runs over training",
+    "adapt": "narrow a trained detector until it is as fast as it has to be",
     "benchmark": "measure how fast your weights are on this machine",
     "search": "search for an architecture that is accurate and cheap on your data",
     "scale": "fit a network to a budget; repeat the papers' compound scaling on your data",

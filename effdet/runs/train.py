@@ -57,6 +57,7 @@ def train(
     *,
     resume: str | Path | None = None,
     after_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+    alone: bool = False,
 ) -> Run:
     """Train a detector, as ``effdet train`` does.
 
@@ -73,6 +74,7 @@ def train(
             ``load_config("runs/demo/config.yaml", ["train.epochs=24"])``. It becomes the config of the folder.
         after_epoch: Called after each epoch with the rows of ``Run.history`` so far. An exception that it raises ends
             the run, which can be continued later.
+        alone: Under ``torchrun``: train in this process without the others, which do not call this function.
 
     Raises:
         ConfigError: If settings do not go together, or not with the data.
@@ -86,7 +88,9 @@ def train(
     folder = None if resume is None else find_run_folder(Path(resume))
     if config.run.name is None:
         config = replace(config, run=replace(config.run, name="run"))
-    with huge_pages(), join_world(choose_device(config.run.device)) as world, log_level(is_main=world.is_main):
+    device = choose_device(config.run.device)
+    joined = contextlib.nullcontext(World(device)) if alone else join_world(device)
+    with huge_pages(), joined as world, log_level(is_main=world.is_main):
         _check_precision(config, world)
         with process_state(world.device, seed=config.run.seed, threads=config.run.threads), _advice_on_memory():
             return _train(config, world, folder, after_epoch)
