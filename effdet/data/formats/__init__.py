@@ -104,6 +104,7 @@ def find_source(
         source = found.source(split)
     else:
         found, source = None, find_named_file(base / Path(annotations).expanduser(), split)
+        source = replace(source, root=base if source.annotations.is_relative_to(base) else source.root)
     if images is not None:
         folder = base / Path(images).expanduser()
         if not folder.is_dir():
@@ -139,8 +140,8 @@ def find_train_and_val(
 
 
 def _are_same(train: Source, val: Source) -> bool:
-    return (train.annotations.resolve(), train.names_file, train.details) == (
-        val.annotations.resolve(),
-        val.names_file,
-        val.details,
-    )
+    def images(source: Source) -> tuple[object, ...]:
+        names = (source.names_file, source.part) if source.names_file else None
+        return source.annotations.resolve(), names, source.details
+
+    return images(train) == images(val)

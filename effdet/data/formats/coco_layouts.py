@@ -119,3 +119,13 @@ def image_folders(file: Path, part: Part) -> tuple[Path, ...]:
 
 def _subfolders(root: Path) -> list[Path]:
     return [root / name for name in list_folder(root).folders[:_MAX_SUBFOLDERS]]
+
+
+def likely_image_folders(source: Source) -> tuple[Path, ...]:
+    """Return the folders that the images of a table or an XML file may be in, the likeliest first."""
+    words = SPLIT_NAMES[source.part] if source.part != "all" else ()
+    of_part = [
+        f"{folder}{word}{tail}" for word in words for folder in ("", "images/") for tail in ("", "/images", "/data")
+    ]
+    names = [*of_part, *_IMAGE_FOLDERS]
+    return tuple(dict.fromkeys(path for home in source.folders_upwards() for path in existing_folders(home, names)))

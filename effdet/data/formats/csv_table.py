@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, likely_image_folders, split_in_name
 from effdet.data.formats.columns import Columns, to_dataset
 from effdet.data.formats.csv_files import first_row, read_chunks, to_numbers
 from effdet.data.formats.folders import existing_folders, files_in
@@ -111,7 +111,7 @@ def read_csv(source: Source) -> Dataset:
     """
     findings = FindingList()
     table = _Table(source.annotations, findings)
-    folders = source.folders or _image_folders(source)
+    folders = source.folders or likely_image_folders(source)
     names = table.images.texts
     folder, resolved = resolve_names(names, folders)
     class_names, label_of_code = _classes(source, table.labels.texts, findings)
@@ -220,7 +220,7 @@ def _sizes(columns: dict[str, Array], num_images: int) -> Array:
 
 def _class_rows(source: Source) -> dict[str, int | None]:
     """Return names and numbers in classes.csv, in its order; a first row without a number is a header."""
-    for folder in dict.fromkeys([source.annotations.parent, source.annotations.parent.parent]):
+    for folder in source.folders_upwards():
         for name in _CLASS_FILES:
             if (folder / name).is_file() and folder / name != source.annotations:
                 rows = [row for chunk in read_chunks(folder / name, FindingList()) for row in chunk]
@@ -234,8 +234,7 @@ def _classes(source: Source, used: Sequence[str], findings: FindingList) -> tupl
     if numbered:
         listed = tuple(sorted(numbered, key=lambda name: numbered[name] or 0))
     else:
-        home = source.annotations.parent
-        listed = read_class_list(home, findings) or read_class_list(home.parent, findings)
+        listed = read_class_list(source.folders_upwards(), findings)
     return order_classes(used, listed, findings)
 
 
@@ -245,14 +244,6 @@ def _category_ids(source: Source, class_names: Sequence[str]) -> list[int] | Non
     ids = [numbered[name] for name in class_names if numbered.get(name) is not None]
     known = [value for value in ids if value is not None and -(2**63) <= value < 2**63]
     return known if len(set(known)) == len(class_names) and known == sorted(known) else None
-
-
-def _image_folders(source: Source) -> tuple[Path, ...]:
-    home = source.annotations.parent
-    words = SPLIT_NAMES[source.part] if source.part != "all" else ()
-    names = [name for word in words for name in (word, f"images/{word}")] + ["images", "data", "."]
-    root = home.parent if home.name.lower() in ("annotations", "labels") else home
-    return tuple(dict.fromkeys([*existing_folders(root, names), home, *existing_folders(home.parent, ["images"])]))
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

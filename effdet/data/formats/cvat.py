@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, likely_image_folders, split_in_name
 from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Source
 from effdet.data.formats.object_list import ObjectList
@@ -62,7 +62,7 @@ def read_cvat(source: Source) -> Dataset:
             _read_shape(shape, name, objects)
     labels = [name.text for name in root.iterfind("meta//labels/label/name")]
     listed = list(dict.fromkeys(" ".join(name.split()) for name in labels if name and name.strip()))
-    return objects.to_dataset(source.annotations, source.folders or _image_folders(source), listed)
+    return objects.to_dataset(source.annotations, source.folders or likely_image_folders(source), listed)
 
 
 def _read_shape(shape: Element, image: str, objects: ObjectList) -> None:
@@ -113,14 +113,6 @@ def _point(text: str) -> tuple[float, float] | None:
     if len(values) != 2 or values[0] is None or values[1] is None:
         return None
     return values[0], values[1]
-
-
-def _image_folders(source: Source) -> tuple[Path, ...]:
-    home = source.annotations.parent
-    root = home.parent if home.name.lower() == "annotations" else home
-    words = SPLIT_NAMES[source.part] if source.part != "all" else ()
-    names = [name for word in words for name in (f"images/{word}", word)] + ["images", "data", "."]
-    return tuple(dict.fromkeys([*existing_folders(root, names), home]))
 
 
 CVAT = Format(name="cvat", title="CVAT XML", find=find_cvat, read=read_cvat)

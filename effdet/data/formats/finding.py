@@ -52,6 +52,8 @@ def find_data(root: str | Path) -> FoundData:
 def _find_data(root: Path) -> FoundData:
     if not root.exists():
         raise DataError(f"data folder {root} does not exist{how_to_get_coco(root)}")
+    if not root.is_dir() and not root.is_file():
+        raise DataError(f"data folder {root} must be a folder or a file, but it is a pipe, a socket or a device")
     folder = root if root.is_dir() else root.parent
     if (folder / SPLIT_FILE).is_file() and root != folder / SPLIT_FILE:
         divided = _find_divided(folder / SPLIT_FILE)
@@ -61,8 +63,11 @@ def _find_data(root: Path) -> FoundData:
 
 
 def _find_all(root: Path) -> dict[str, Found]:
-    found = {name: format.find(root) for name, format in FORMATS.items()}
-    found = {name: parts for name, parts in found.items() if parts}
+    home = root if root.is_dir() else root.parent
+    found: dict[str, Found] = {}
+    for name, format in FORMATS.items():
+        if parts := format.find(root):
+            found[name] = {part: replace(source, root=home) for part, source in parts.items()}
     if not found and not root.is_dir():
         if root.suffix.lower() == ".json":  # which says what is wrong with it
             return {"coco": {"all": Source(root)}}

@@ -27,7 +27,18 @@ class Source:
     format: str = "coco"  # name of the format that reads it
     details: Any = None  # what else that format has to know
     names_file: Path | None = None  # a file of ``effdet data split`` that says which images belong to this part
-    part: Part = "all"  # the part of ``names_file``
+    part: Part = "all"  # of the data set
+    root: Path | None = (
+        None  # folder of the whole data set, where class lists and images are looked for; None: not known
+    )
+
+    def folders_upwards(self) -> tuple[Path, ...]:
+        """Return the folder of the annotations, and those that it lies in up to that of the whole data set."""
+        home = self.annotations if self.annotations.is_dir() else self.annotations.parent
+        if self.root is None or not home.is_relative_to(self.root):
+            return (home,)
+        above = [parent for parent in home.parents if parent.is_relative_to(self.root)]
+        return (home, *above)
 
 
 Found: TypeAlias = dict[Part, Source]

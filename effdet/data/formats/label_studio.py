@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, likely_image_folders, split_in_name
 from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Source
 from effdet.data.formats.object_list import ObjectList
@@ -54,9 +54,8 @@ def read_label_studio(source: Source) -> Dataset:
         raise DataError(f"{source.annotations}: must be a list of Label Studio's tasks, got {short(tasks)}")
     for place, task in enumerate(tasks):
         _read_task(task, f"task {place + 1}", objects)
-    home = source.annotations.parent
-    listed = read_class_list(home, objects.findings)
-    folders = source.folders or _image_folders(source)
+    listed = read_class_list(source.folders_upwards(), objects.findings)
+    folders = source.folders or likely_image_folders(source)
     objects.names = _without_upload_prefix(objects.names, folders)
     return objects.to_dataset(source.annotations, folders, listed)
 
@@ -171,14 +170,6 @@ def _without_upload_prefix(names: list[str], folders: tuple[Path, ...]) -> list[
         return next((found for found in tries if any((place / found).is_file() for place in folders)), name)
 
     return [own(name) for name in names]
-
-
-def _image_folders(source: Source) -> tuple[Path, ...]:
-    home = source.annotations.parent
-    root = home.parent if home.name.lower() == "annotations" else home
-    words = SPLIT_NAMES[source.part] if source.part != "all" else ()
-    names = [name for word in words for name in (f"images/{word}", word)] + ["images", "data", "."]
-    return tuple(dict.fromkeys([*existing_folders(root, names), home]))
 
 
 LABEL_STUDIO = Format(name="label-studio", title="Label Studio JSON", find=find_label_studio, read=read_label_studio)

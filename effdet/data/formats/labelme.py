@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effdet.data.dataset import Dataset
-from effdet.data.findings import DataError, FindingList
+from effdet.data.findings import DataError
 from effdet.data.formats.coco_layouts import SPLIT_NAMES
 from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import SPLITS, Format, Found, Part, Source
@@ -62,9 +62,7 @@ def read_labelme(source: Source) -> Dataset:
         raise DataError(f"{source.annotations}: none of its {len(files)} JSON files can be read as LabelMe's")
     unlabelled = sorted(index[source.annotations].names - set(objects.names)) if source.annotations in index else []
     objects.findings.add_all("note", "images have no JSON file", unlabelled, advice="they are left out")
-    listed = read_class_list(source.annotations, objects.findings) or read_class_list(
-        source.annotations.parent, FindingList()
-    )
+    listed = read_class_list(source.folders_upwards(), objects.findings)
     return objects.to_dataset(source.annotations, source.folders, listed)
 
 

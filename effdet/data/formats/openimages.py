@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.coco_layouts import SPLIT_NAMES, split_in_name
+from effdet.data.formats.coco_layouts import SPLIT_NAMES, likely_image_folders, split_in_name
 from effdet.data.formats.columns import Columns, to_dataset
 from effdet.data.formats.csv_files import first_row, read_chunks, to_numbers
 from effdet.data.formats.folders import existing_folders, files_in
@@ -70,7 +70,7 @@ def read_openimages(source: Source) -> Dataset:
     table = _BoxTable(source.annotations, findings)
     others = _listed_images(source, findings)
     ids = list(dict.fromkeys([*others, *table.images.texts])) if others else table.images.texts
-    folders = source.folders or _image_folders(source)
+    folders = source.folders or likely_image_folders(source)
     folder, index = _choose(folders, ids)
     names = [index.find(image_id.strip()) for image_id in ids]
     number_of = {
@@ -189,8 +189,7 @@ def _listed_images(source: Source, findings: FindingList) -> list[str]:
 
 def _classes(source: Source, used: Sequence[str], findings: FindingList) -> tuple[list[str], Array]:
     """Return the class names, and the label of each LabelName in ``used``."""
-    home = source.annotations.parent
-    folders = existing_folders(home, [".", "metadata"]) + existing_folders(home.parent, ["metadata", "."])
+    folders = [path for home in source.folders_upwards() for path in existing_folders(home, [".", "metadata"])]
     files = [
         path
         for folder in folders
@@ -203,14 +202,6 @@ def _classes(source: Source, used: Sequence[str], findings: FindingList) -> tupl
     names = {row[0].strip(): " ".join(row[1].split()) for row in rows if len(row) > 1 and row[0].strip() != "LabelName"}
     ids, labels = order_classes(used, list(names), findings)
     return [names.get(label_name, label_name) for label_name in ids], labels
-
-
-def _image_folders(source: Source) -> tuple[Path, ...]:
-    home = source.annotations.parent
-    words = SPLIT_NAMES[source.part] if source.part != "all" else ()
-    names = [name for word in words for name in (word, f"images/{word}", f"{word}/data")] + ["images", "data", "."]
-    root = home.parent if home.name.lower() in ("annotations", "labels", "csv") else home
-    return existing_folders(root, names) + ((home,) if home != root else ())
 
 
 def _choose(folders: Sequence[Path], ids: Sequence[str]) -> tuple[Path, ImageIndex]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -28,9 +29,9 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: If there is no such file, or it cannot be read.
     """
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+        raise DataError(f"{path}: cannot be read: it is no file")
     try:
-        if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
-            raise DataError(f"{path}: cannot be read: it is no file")
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"annotation file {path} does not exist") from None
@@ -108,12 +109,13 @@ def read_xml(path: Path, findings: FindingList) -> ElementTree.Element:
     raise DataError(f"{path}: is not valid XML: {fault}")
 
 
-def read_class_list(folder: Path, findings: FindingList) -> tuple[str, ...]:
-    """Return the class names in a file that labelling tools write, such as classes.txt; empty if there is none.
+def read_class_list(folders: Iterable[Path], findings: FindingList) -> tuple[str, ...]:
+    """Return the class names in a file that labelling tools write, such as classes.txt; empty if no folder has one.
 
     ``labelmap.txt`` of CVAT has lines such as ``cat:255,0,0::``; the name stands before the colon.
     """
-    file = next((folder / name for name in _CLASS_FILES if (folder / name).is_file()), None)
+    files = (folder / name for folder in folders for name in _CLASS_FILES)
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         return ()
     lines = [line.strip() for line in read_text(file, findings).splitlines()]

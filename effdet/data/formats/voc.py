@@ -67,7 +67,7 @@ def read_voc(source: Source) -> Dataset:
     corners = np.array(rows.corners, dtype=np.float64).reshape(-1, 4)
     if rows.files_of_pascal > len(rows.names) / 2:
         _shift(corners, findings)
-    listed = read_class_list(source.annotations, findings) or read_class_list(source.annotations.parent, findings)
+    listed = read_class_list(source.folders_upwards(), findings)
     class_names, labels = number_labels(rows.labels, listed, findings)
     difficult = np.array(rows.is_difficult, dtype=bool)
     if difficult.any():

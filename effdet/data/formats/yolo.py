@@ -199,18 +199,15 @@ def _class_names(source: Source, used: Array, findings: FindingList) -> dict[int
         raise DataError(
             f"{file}: names must be a list of class names, or a map from numbers to them, got {short(names)}"
         )
-    for folder in dict.fromkeys([file.parent if file.is_file() else file, *source.folders, *_parents(source.folders)]):
-        if listed := read_class_list(folder, findings):
-            return dict(enumerate(listed))
+    root = source.root or file.parent
+    near = [folder for images in source.folders for folder in (images, images.parent) if folder.is_relative_to(root)]
+    if listed := read_class_list([*source.folders_upwards(), *near], findings):
+        return dict(enumerate(listed))
     highest = max([int(used.max(initial=-1)) + 1, _count(content.get("nc"))])
     findings.add(
         "warning", "there are no class names", advice="write them to classes.txt, one a line; numbers are used"
     )
     return {number: str(number) for number in range(min(highest, 100_000))}
-
-
-def _parents(folders: Sequence[Path]) -> list[Path]:
-    return [folder.parent for folder in folders]
 
 
 def _count(value: Any) -> int:

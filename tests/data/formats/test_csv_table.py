@@ -97,7 +97,8 @@ def test_parts(images: Path, train: str, val: str) -> None:
         check(dataset)
         assert dataset.annotation_file == images / name
     check(find_dataset(images, "val", annotations=train))
-    check(find_dataset(images / val, "test"))
+    if "/" not in val:
+        check(find_dataset(images / val, "test"))
 
 
 @pytest.mark.parametrize(
