@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     inside = result.add_mutually_exclusive_group()
     inside.add_argument("--postprocess", action="store_true", default=None, help="put hard NMS into the file")
     inside.add_argument("--raw", dest="postprocess", action="store_false", default=None, help=_RAW)
+    result.add_argument("--score-threshold", type=float, metavar="SCORE", help=_SCORE_THRESHOLD)
     result.add_argument("--max-candidates", type=int, metavar="N", help="boxes that NMS inside the file sees (3840)")
     result.add_argument(
         "--check", metavar="SOURCE", help="photos to compare the file with PyTorch on: file, folder, glob"
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 _RAW = "tflite: class logits and box deltas as outputs; without it such a file does hard NMS"
+_SCORE_THRESHOLD = "least score that NMS inside the file reports (default: the model's; tflite: 0.02 or more)"
 _CALIBRATION = "for int8: 100 or more images, as a folder, a glob pattern, or data with a train split"
 _MAX_DROP = (
     "int8: largest allowed drop of AP (0…1) on the val split of --calibration, such as 0.005; layers are changed back "
@@ -130,6 +132,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         dynamic_size=args.dynamic_size,
         precision=args.precision,
         postprocess=args.postprocess,
+        score_threshold=args.score_threshold,
         max_candidates=args.max_candidates,
     )
 

@@ -26,7 +26,7 @@ _SIZE = "be two whole numbers of pixels, height and width"
 class Description:
     """Everything besides the graph that turns photos into detections; plain values, one JSON text in the file."""
 
-    architecture: Architecture
+    architecture: Architecture | None  # None: of a file that others wrote, which does not say
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     image_size: tuple[int, int]  # network input (height, width); where the size is dynamic, the usual one
@@ -48,7 +48,7 @@ class Description:
         _check(len(ids) == len(self.class_names), "category_ids", f"be {len(self.class_names)} numbers", len(ids))
         size = self.image_size
         _check(len(size) == 2 and all(_is_whole(side) and side > 0 for side in size), "image_size", _SIZE, size)
-        channels = self.architecture.in_channels
+        channels = len(self.mean) if self.architecture is None else self.architecture.in_channels
         for name, values in (("mean", self.mean), ("std", self.std)):
             _check(len(values) == channels and _are_finite(values), name, f"be {channels} finite numbers", values)
         _check(min(self.std) > 0, "std", "be positive", self.std)
@@ -61,12 +61,12 @@ class Description:
 
     @property
     def name(self) -> str:
-        """The name of the published architecture that the graph is of, or "custom"."""
-        return self.architecture.name
+        """The name of the published architecture that the graph is of, or "custom"; of a file of others "unknown"."""
+        return "unknown" if self.architecture is None else self.architecture.name
 
     def to_json(self) -> str:
         """Return the description as one JSON text."""
-        values = asdict(self) | {"architecture": self.architecture.to_dict(), "name": self.name}
+        values = asdict(self) | {"architecture": self.architecture and self.architecture.to_dict(), "name": self.name}
         return json.dumps({"format": FORMAT, **values}, ensure_ascii=False)
 
     @classmethod

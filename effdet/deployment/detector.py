@@ -166,6 +166,8 @@ class DeployedDetector:
 
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
         """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
+        if self.description.architecture is None:
+            raise ValueError("anchors need an architecture, which a file of another program does not name")
         if image_size not in self._anchors:
             self._anchors[image_size] = anchors_of(self.description.architecture, image_size)
         return self._anchors[image_size]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from effdet.deployment.runtimes import require
 from effdet.deployment.weight_storage import store_in_half
 from effdet.detector.efficientdet import EfficientDet
 from effdet.models.feature_sizes import Edge
+from effdet.ops.settings import PostprocessSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class ExportOptions:
     dynamic_size: bool = False  # let height and width be anything; ``image_size`` is then the usual one
     precision: Precision = "fp32"
     postprocess: bool | None = None  # put hard NMS into the file; None: as is usual for the format
+    score_threshold: float | None = None  # of NMS inside the file; None: the model's, but 0.02 or more in tflite
     max_candidates: int | None = None  # of NMS inside the file; None: as few as TensorRT takes, where it can be limited
 
     def __post_init__(self) -> None:
@@ -61,6 +63,8 @@ class ExportOptions:
             raise ValueError("a file with post-processing must have a fixed size; leave one of the two out")
         if self.max_candidates is not None and not (self.postprocess and format.max_candidates):
             raise ValueError("max_candidates goes with postprocess, in the formats onnx and openvino")
+        if self.score_threshold is not None and not self.with_nms:
+            raise ValueError("score_threshold goes with post-processing inside the file")
 
     @property
     def with_nms(self) -> bool:
@@ -104,9 +108,7 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         )
     settings = model.settings
     if options.with_nms:
-        limit = FORMATS[options.format].max_candidates
-        usual = ALL_CANDIDATES if limit is None else min(settings.max_candidates, limit)
-        settings = postprocess_settings(settings, options.max_candidates or usual)
+        settings = _inside_settings(settings, options)
     return Description(
         architecture=model.architecture,
         class_names=model.class_names,
@@ -122,6 +124,17 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         outputs="detections" if options.with_nms else "raw",
         precision=options.precision,
     )
+
+
+def _inside_settings(settings: PostprocessSettings, options: ExportOptions) -> PostprocessSettings:
+    """Return the settings that NMS inside the file has."""
+    format = FORMATS[options.format]
+    usual = ALL_CANDIDATES if format.max_candidates is None else min(settings.max_candidates, format.max_candidates)
+    threshold = options.score_threshold
+    if threshold is None:
+        threshold = max(settings.score_threshold, format.score_threshold)
+    inside = postprocess_settings(settings, usual if options.max_candidates is None else options.max_candidates)
+    return replace(inside, score_threshold=threshold)
 
 
 def as_exported(model: EfficientDet, description: Description) -> EfficientDet:

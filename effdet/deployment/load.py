@@ -104,7 +104,10 @@ def _description(file: Path, compiled: Runtime) -> Description:
     """Return the description that this package wrote into a file, or the one that a file of others amounts to."""
     found: Description | None = None
     if compiled.description is None:
-        found = format_of(file).describe_stranger(compiled)
+        try:
+            found = format_of(file).describe_stranger(compiled)
+        except ValueError as error:
+            raise ValueError(f"{file} does not say enough to be used: {error}") from error
     return found or Description.from_json(compiled.description, str(file))
 
 

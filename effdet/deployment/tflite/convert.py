@@ -184,7 +184,7 @@ class Converter:
         """Let a tensor stand for the first output of a node."""
         value = result if isinstance(result, Value) else Value(result, channels_last)
         self.values[node.output[0]] = value
-        self.graph.subgraph.tensors[value.tensor.index].name = node.output[0]
+        self.graph.rename(value.tensor, node.output[0])
 
     def elementwise(self, node: Any, kind: str, options: Any = None) -> None:
         """Write a node whose inputs are broadcast against each other."""

@@ -48,6 +48,7 @@ class Graph:
         self.model = model or self._empty_model()
         self.subgraph = self.model.subgraphs[0]
         self._constants: dict[tuple[Any, ...], Tensor] = {}
+        self._names_in_use = {_text(tensor.name) for tensor in self.subgraph.tensors}
 
     def _empty_model(self) -> Any:
         model, subgraph = self.schema.ModelT(), self.schema.SubGraphT()
@@ -60,6 +61,9 @@ class Graph:
     def tensor(self, name: str, shape: Sequence[int], dtype: str = "float32", quantisation: Any = None) -> Tensor:
         """Add a tensor whose values are computed."""
         tensor = self.schema.TensorT()
+        if name in self._names_in_use:
+            name = f"{name}.{len(self.subgraph.tensors)}"
+        self._names_in_use.add(name)
         tensor.name, tensor.shape, tensor.quantization = name, [int(side) for side in shape], quantisation
         tensor.type, tensor.buffer = getattr(self.schema.TensorType, _TYPES[dtype]), 0
         self.subgraph.tensors.append(tensor)
@@ -134,9 +138,20 @@ class Graph:
             setattr(result, key, value)
         return result
 
+    def kind(self, operator: Any) -> str:
+        """Return the name of an operator in the schema's ``BuiltinOperator``."""
+        value = self.model.operatorCodes[operator.opcodeIndex].builtinCode
+        names = vars(self.schema.BuiltinOperator).items()
+        return next(name for name, number in names if number == value)
+
+    def rename(self, tensor: Tensor, name: str) -> None:
+        """Give a tensor another name, which no other has."""
+        self._names_in_use.add(name)
+        self.subgraph.tensors[tensor.index].name = name
+
     def named(self, names: Sequence[str]) -> list[Tensor]:
         """Return the outputs of the signature with these names."""
-        found = {entry.name: entry.tensorIndex for entry in self.model.signatureDefs[0].outputs}
+        found = {_text(entry.name): entry.tensorIndex for entry in self.model.signatureDefs[0].outputs}
         return [self.at(found[name]) for name in names]
 
     def at(self, index: int) -> Tensor:
@@ -191,8 +206,14 @@ def unpack(data: bytes) -> Any:
             buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
         buffer.offset = buffer.size = 0
     for code in model.operatorCodes:
-        code.customCode = code.customCode.decode() if isinstance(code.customCode, bytes) else code.customCode
+        code.customCode = None if code.customCode is None else _text(code.customCode)
+    for tensor in model.subgraphs[0].tensors:
+        tensor.name = _text(tensor.name)
     return model
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 class _AlignedBuffer:

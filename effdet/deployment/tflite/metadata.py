@@ -20,7 +20,7 @@ CHECKSUM = "effdet.sha256"  # of everything before the zip
 _PARSER = "1.0.0"
 
 _FEATURE, _IMAGE, _BOUNDING_BOX = 1, 2, 3  # Content.content_properties_type
-_NORMALIZATION = 1  # ProcessUnit.options_type
+NORMALIZATION = 1  # ProcessUnit.options_type
 _VALUE_LABELS = 3  # AssociatedFile.type: line i names the value i
 _BOUNDARIES, _RATIO = 1, 0  # BoundingBoxProperties: edges, as shares of the image
 _RGB, _GRAYSCALE = 1, 2  # ImageProperties.color_space
@@ -48,7 +48,7 @@ def make_metadata(name: str, scale: InputScale, outputs: Sequence[str]) -> bytes
     builder = flatbuffers.Builder(1024)
     image = _table(builder, [_GRAYSCALE if scale.channels == 1 else _RGB if scale.channels == 3 else None], bytes_=(0,))
     options = _table(builder, [_floats(builder, [scale.mean]), _floats(builder, [scale.std])])
-    unit = _table(builder, [_NORMALIZATION, options], bytes_=(0,))
+    unit = _table(builder, [NORMALIZATION, options], bytes_=(0,))
     content = _content(builder, _IMAGE, image)
     text = builder.CreateString("image")
     inputs = [_table(builder, [text, None, None, content, _offsets(builder, [unit]), None, None])]

@@ -80,13 +80,15 @@ def as_detections(outputs: Sequence[np.ndarray], image_size: tuple[int, int]) ->
     return [pixels, scores.copy(), np.where(found, labels, -1).astype(np.int64)]
 
 
-def read_options(model: Any) -> dict[str, Any] | None:
-    """Return the options of the operator in a ``ModelT``; None where the model does not have it."""
+def find_operator(model: Any) -> Any:
+    """Return the operator of a ``ModelT``; None where the model does not have it."""
+    names = [code.customCode for code in model.operatorCodes]
+    return next((one for one in model.subgraphs[0].operators if names[one.opcodeIndex] == OPERATOR), None)
+
+
+def options_of(operator: Any) -> dict[str, Any]:
+    """Return the options of the operator, such as ``num_classes`` and ``nms_iou_threshold``."""
     from flatbuffers import flexbuffers
 
-    names = [code.customCode for code in model.operatorCodes]
-    for operator in model.subgraphs[0].operators:
-        if names[operator.opcodeIndex] == OPERATOR:
-            options: dict[str, Any] = flexbuffers.Loads(bytes(operator.customOptions))
-            return options
-    return None
+    options: dict[str, Any] = flexbuffers.Loads(bytes(operator.customOptions))
+    return options
