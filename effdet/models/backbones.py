@@ -167,13 +167,23 @@ def _check_expands(architecture: Architecture) -> None:
 
 
 def stem_modules(backbone: Any) -> list[nn.Module]:
-    """Return the modules that make the features up to stride 4: for an EfficientNet the stem and two stages."""
+    """Return the modules that make the features up to stride 4: for an EfficientNet the stem and two stages.
+
+    Raises:
+        ValueError: If the backbone has no such modules.
+    """
     last = [level for level in backbone.feature_info.info if level["reduction"] <= STEM_STRIDE][-1]
     children = dict(backbone.named_children())
     stages = children.pop("blocks", None)
     if stages is not None:
         return [*children.values(), *stages[: last["stage"]]]
-    end = list(children).index(last["module"].replace(".", "_")) + 1
+    name = last["module"].replace(".", "_")
+    if name not in children:
+        raise ValueError(
+            f"the stem must be a part of its own to be frozen, which it is not in {type(backbone).__name__}; "
+            "freeze nothing, or the whole backbone"
+        )
+    end = list(children).index(name) + 1
     return list(children.values())[:end]
 
 

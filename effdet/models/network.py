@@ -49,7 +49,13 @@ class Network(nn.Module):
 
     def set_gradient_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them: less memory, more time."""
-        self.backbone.set_grad_checkpointing(enable)
+        try:
+            self.backbone.set_grad_checkpointing(enable)
+        except AssertionError as error:
+            raise ValueError(
+                f"gradient checkpointing must be off for a backbone of {type(self.backbone).__name__}, which cannot "
+                "recompute its activations in timm"
+            ) from error
         self.neck.gradient_checkpointing = enable
         self.class_head.gradient_checkpointing = enable
         self.box_head.gradient_checkpointing = enable

@@ -4,6 +4,7 @@ from torch import nn
 
 from effdet.models.architecture import Architecture
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
+from effdet.models.network import Network
 
 
 def build(name, stochastic_depth=0.0):
@@ -73,3 +74,13 @@ def test_stochastic_depth_reaches_every_kind_of_backbone(name):
     rates = [m.drop_prob for m in build(name, stochastic_depth=0.3).modules() if hasattr(m, "drop_prob")]
     assert max(rates) == pytest.approx(0.3, rel=0.2)
     assert sorted(rates) == rates
+
+
+def test_a_backbone_that_cannot_be_frozen_or_recomputed_in_part_says_so():
+    own = Architecture(backbone="hrnet_w18_small", image_size=(64, 64), channels=8, neck_repeats=1, head_repeats=1)
+    with torch.device("meta"):
+        network = Network(own, 1, stochastic_depth=0.0)
+    with pytest.raises(ValueError, match="stem must be a part of its own to be frozen, which it is not in "):
+        network.stem_modules()
+    with pytest.raises(ValueError, match="gradient checkpointing must be off for a backbone of"):
+        network.set_gradient_checkpointing()
