@@ -25,7 +25,7 @@ do_all({place: lambda place=place: work(place) for place in places}, "done")
 
 
 def start(folder, seconds):
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(seconds)], stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(seconds)], stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
