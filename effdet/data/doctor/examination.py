@@ -16,7 +16,7 @@ from effdet.data.doctor.annotation_checks import (
     check_same_classes,
     class_counts,
 )
-from effdet.data.doctor.image_files import ImageFile, check_files, check_leakage, open_images
+from effdet.data.doctor.image_files import ImageFile, check_files, check_leakage, check_unlisted, open_images
 from effdet.data.findings import DataError, Finding, Severity
 from effdet.data.formats import Source, read_source
 from effdet.progress import Report, report_nothing
@@ -85,6 +85,9 @@ def examine(
 
 
 def _compare(splits: Mapping[str, tuple[Dataset, list[ImageFile]]], result: Examination) -> None:
+    every_file = [file for _, files in splits.values() for file in files]
+    for split, (dataset, _) in splits.items():
+        result.add(split, check_unlisted(dataset, every_file))
     if "train" not in splits:
         return
     train, train_files = splits["train"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,6 @@ def check_files(dataset: Dataset, opened: Sequence[ImageFile]) -> Iterator[Findi
     advice = "check that the boxes were drawn on what a viewer shows"
     yield from found("warning", "images are turned by their EXIF orientation", turned, advice)
     yield from found("warning", "image files are copies of another one", _copies(opened))
-    yield from found("note", f"image files in {dataset.folder} are not in the annotations", _unlisted(dataset, opened))
 
 
 def _copies(opened: Sequence[ImageFile]) -> list[str]:
@@ -103,10 +102,16 @@ def _copies(opened: Sequence[ImageFile]) -> list[str]:
     ]
 
 
-def _unlisted(dataset: Dataset, opened: Sequence[ImageFile]) -> list[str]:
+def check_unlisted(dataset: Dataset, opened: Iterable[ImageFile]) -> Iterator[Finding]:
+    """Yield which image files in the folder of a split no split lists; ``opened`` are the files of all splits."""
+    text = f"image files in {dataset.folder} are not in the annotations"
+    yield from found("note", text, _unlisted(dataset, opened))
+
+
+def _unlisted(dataset: Dataset, opened: Iterable[ImageFile]) -> list[str]:
     if dataset.folder.name.lower() == "images" or not dataset.folder.is_dir():  # "images" is shared by the splits
         return []
-    listed = {file.path.name for file in opened}
+    listed = {file.path.name for file in opened if file.path.parent == dataset.folder}
     files = (path for path in dataset.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path.name for path in files if path.name not in listed)
 
