@@ -163,7 +163,7 @@ class DataConfig:
     """Where the images are and how they reach the network. File names are relative to ``root``."""
 
     root: str = "data/coco"
-    train_annotations: str | None = None  # COCO JSON; null: found in root by its layout
+    train_annotations: str | None = None  # in any format; null: found in root by its layout
     train_images: str | None = None  # folder
     val_annotations: str | None = None
     val_images: str | None = None

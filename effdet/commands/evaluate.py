@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--weights", metavar="W", help="weights, such as best.safetensors of a run, or an export")
     what.add_argument("--predictions", type=Path, metavar="FILE", help="results in COCO's JSON format")
     result.add_argument("--annotations", type=Path, metavar="FILE", help="COCO JSON that --predictions is scored by")
-    result.add_argument("--data", metavar="DATA", help="folder in a known layout, COCO JSON file, or config (.yaml)")
+    result.add_argument(
+        "--data", metavar="DATA", help="data set in any format that docs/your_data.md lists, or config (.yaml)"
+    )
     result.add_argument("--split", choices=("train", "val", "test"), help="part of DATA (default: val)")
     result.add_argument("--json", metavar="FILE", help="write the numbers as JSON; - is stdout")
     result.add_argument("--save-results", metavar="FILE", help="write the detections in COCO's format; - is stdout")

@@ -21,6 +21,7 @@ Array = NDArray[Any]
 
 NOTHING_TO_LEARN = "there is nothing to learn or to measure"  # advice of errors about a set that is right but for this
 
+_BLOCK = 256  # images that a thread takes at a time
 _THREADS = 8  # reading headers waits for the disk
 
 
@@ -133,10 +134,15 @@ def _find_images(columns: Columns) -> tuple[Path, TextColumn]:
 
 def complete_sizes(sizes: Array, folder: Path, names: TextColumn) -> None:
     """Fill in the sizes, (I, 2) height and width, that are 0, from the headers of the image files."""
-    unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
-    if unknown:
+    unknown = np.flatnonzero((sizes == 0).any(axis=1))
+    blocks = np.array_split(unknown, max(len(unknown) // _BLOCK, min(len(unknown), _THREADS)) or 1)
+
+    def read(block: Array) -> list[tuple[int, int]]:
+        return [size_in_file(folder, names[index]) for index in block.tolist()]
+
+    if len(unknown):
         with ThreadPoolExecutor(_THREADS) as pool:
-            sizes[unknown] = list(pool.map(lambda index: size_in_file(folder, names[index]), unknown, chunksize=64))
+            sizes[unknown] = [size for block in pool.map(read, blocks) for size in block]
 
 
 def number_images(names: Iterable[str]) -> tuple[list[str], Array]:

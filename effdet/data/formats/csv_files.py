@@ -6,6 +6,7 @@ import codecs
 import csv
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.text_files import head
-from effdet.data.formats.values import number
+from effdet.data.formats.values import number, side
 
 Array = NDArray[Any]
 
@@ -49,15 +50,8 @@ def read_chunks(path: Path, findings: FindingList) -> Iterator[list[list[str]]]:
             delimiter = delimiter_of(file.readline())
             file.seek(0)
             rows = csv.reader(file, delimiter=delimiter)
-            chunk: list[list[str]] = []
-            for row in rows:
-                if row and (len(row) > 1 or row[0].strip()):
-                    chunk.append(row)
-                if len(chunk) == _CHUNK:
-                    yield chunk
-                    chunk = []
-            if chunk:
-                yield chunk
+            while chunk := list(islice(rows, _CHUNK)):
+                yield [row for row in chunk if len(row) > 1 or (row and row[0].strip())]
     except (csv.Error, UnicodeError) as error:
         raise DataError(f"{path}: is not a CSV table: {error}") from None
     except OSError as error:
@@ -101,11 +95,24 @@ def _utf8_or_windows(file: Any, path: Path, findings: FindingList) -> str:
 def to_numbers(texts: Sequence[str]) -> tuple[Array, Array]:
     """Return texts as float64, and which of them are numbers; empty ones are NaN and no number."""
     try:
-        values = np.array(list(map(float, texts)), dtype=np.float64)
-        if not any("_" in text for text in texts):
+        values = np.fromiter(map(float, texts), np.float64, len(texts))
+        if "_" not in "".join(texts):  # which Python would leave out of a number
             return values, np.ones(len(texts), dtype=bool)
     except ValueError:
         pass
     numbers = [number(text.strip()) for text in texts]
     known = np.array([value is not None for value in numbers], dtype=bool)
     return np.array([math.nan if value is None else value for value in numbers], dtype=np.float64), known
+
+
+def to_sides(texts: Sequence[str]) -> Array:
+    """Return texts as widths or heights in pixels, 0 for what is none."""
+    side_of = {text: side(text.strip()) for text in set(texts)}
+    return np.fromiter(map(side_of.__getitem__, texts), np.int64, len(texts))
+
+
+def to_columns(rows: Sequence[list[str]], width: int) -> list[tuple[str, ...]]:
+    """Return the first columns of rows; values that are not there are empty."""
+    if min(map(len, rows), default=width) < width:
+        rows = [row if len(row) >= width else row + [""] * (width - len(row)) for row in rows]
+    return list(zip(*rows, strict=False))[:width] if rows else [()] * width

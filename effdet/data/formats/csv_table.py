@@ -20,12 +20,12 @@ from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.coco_layouts import SPLIT_NAMES, likely_image_folders, split_in_name
 from effdet.data.formats.columns import Columns, to_dataset
-from effdet.data.formats.csv_files import first_row, read_chunks, to_numbers
+from effdet.data.formats.csv_files import first_row, read_chunks, to_columns, to_numbers, to_sides
 from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Part, Source
-from effdet.data.formats.labels import Codes, order_classes
+from effdet.data.formats.labels import Codes, class_name, order_classes
 from effdet.data.formats.text_files import read_class_list
-from effdet.data.formats.values import is_encodable, number, short, side, whole_number
+from effdet.data.formats.values import is_encodable, number, short, whole_number
 from effdet.data.image_copies import ImageCopies, write_text_file
 from effdet.data.image_lists import resolve_names
 from effdet.data.text_column import TextColumn
@@ -139,7 +139,7 @@ class _Table:
     """The rows of a table as columns; rows that cannot be read are left out and become findings."""
 
     def __init__(self, file: Path, findings: FindingList) -> None:
-        self.images, self.labels = Codes(), Codes()
+        self.images, self.labels = Codes(_file_name), Codes(class_name)
         self._parts: list[dict[str, Array]] = []
         self._file, self._findings = file, findings
         places: dict[str, int] = {}
@@ -173,41 +173,37 @@ class _Table:
         def name(row: int) -> str:
             return f"row {line + row} of {self._file.name} has {short(','.join(rows[row]))}"
 
-        width = max(places.values()) + 1
-        padded = [row if len(row) >= width else row + [""] * (width - len(row)) for row in rows]
-        texts = {key: [row[place].strip() for row in padded] for key, place in places.items()}
-        coordinates = _CORNERS if set(_CORNERS) <= places.keys() else _SIDES
-        parsed = [to_numbers(texts[key]) for key in coordinates]
-        is_empty = np.array(
-            [not any(values) for values in zip(*(texts[key] for key in (*coordinates, "label")), strict=True)],
-            dtype=bool,
-        )
-        are_numbers = np.logical_and.reduce([known for _, known in parsed])
-        has_name = np.array([bool(image) and is_encodable(image) for image in texts["image"]], dtype=bool)
-        has_label = np.array([bool(label) and is_encodable(label) for label in texts["label"]], dtype=bool)
-        kept = has_name & (is_empty | (are_numbers & has_label))
+        columns = to_columns(rows, max(places.values()) + 1)
+        texts = {key: columns[place] for key, place in places.items()}
+        keys = _CORNERS if set(_CORNERS) <= places.keys() else _SIDES
+        parsed = [to_numbers(texts[key]) for key in keys]
+        images, labels = self.images(texts["image"]), self.labels(texts["label"])
+        has_box = np.logical_and.reduce([images >= 0, labels >= 0, *(known for _, known in parsed)])
+        is_background = np.zeros(len(rows), dtype=bool)
+        for row in np.flatnonzero((images >= 0) & ~has_box).tolist():
+            is_background[row] = not any(texts[key][row].strip() for key in (*keys, "label"))
+        kept = has_box | is_background
         advice = "a row must have an image, four numbers and a label, or an image alone"
         self._findings.add_all("error", "rows have no box", np.flatnonzero(~kept).tolist(), name, advice)
         boxes = np.stack([values for values, _ in parsed], axis=1)
-        if coordinates is _CORNERS:
+        if keys is _CORNERS:
             boxes[:, 2:] -= boxes[:, :2]
-        labels = np.full(len(rows), -1, dtype=np.int64)
-        with_box = np.flatnonzero(kept & ~is_empty)
-        labels[with_box] = self.labels([" ".join(texts["label"][row].split()) for row in with_box.tolist()])
-        chosen = np.flatnonzero(kept)
-        images = self.images([_file_name(texts["image"][row]) for row in chosen.tolist()])
-        crowd = to_numbers(texts["crowd"])[0] == 1 if "crowd" in texts else np.zeros(len(rows), dtype=bool)
-        area = to_numbers(texts["area"])[0] if "area" in texts else np.full(len(rows), np.nan)
-        size = np.array(
-            [[side(value) for value in texts[key]] if key in texts else [0] * len(rows) for key in ("height", "width")]
-        ).T
-        area = np.where(np.isfinite(area) & (area >= 0), area, np.nan)
-        columns = {"label": labels, "boxes": boxes, "size": size.reshape(-1, 2), "crowd": crowd, "area": area}
-        self._parts.append({"image": images, **{key: column[chosen] for key, column in columns.items()}})
+        nothing = [""] * len(rows)
+        crowd, area = (to_numbers(texts.get(key, nothing))[0] for key in ("crowd", "area"))
+        part = {
+            "image": images,
+            "label": np.where(has_box, labels, -1),
+            "boxes": boxes,
+            "size": np.stack([to_sides(texts.get(key, nothing)) for key in ("height", "width")], axis=1),
+            "crowd": crowd == 1,
+            "area": np.where(np.isfinite(area) & (area >= 0), area, np.nan),
+        }
+        self._parts.append({key: column[kept] for key, column in part.items()})
 
 
-def _file_name(text: str) -> str:
-    return text.removeprefix("./") if text.startswith("./") else text
+def _file_name(text: str) -> str | None:
+    name = text.strip().removeprefix("./")
+    return name if name and is_encodable(name) else None
 
 
 def _sizes(columns: dict[str, Array], num_images: int) -> Array:

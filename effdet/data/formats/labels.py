@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effdet.data.findings import FindingList
+from effdet.data.formats.values import is_encodable
 
 
 class Codes:
-    """Numbers texts in the order in which they first come."""
+    """Numbers texts in the order in which they first come.
 
-    def __init__(self) -> None:
-        self._codes: dict[str, int] = {}
+    Args:
+        clean: What a text becomes first; None where it is of no use.
+    """
 
-    def __call__(self, texts: Iterable[str]) -> NDArray[np.int64]:
-        """Return the number of each text."""
-        codes = self._codes
-        return np.array([codes.setdefault(text, len(codes)) for text in texts], dtype=np.int64)
+    def __init__(self, clean: Callable[[str], str | None] = str) -> None:
+        self._clean = clean
+        self._code_of_raw: dict[str, int] = {}
+        self._code_of: dict[str, int] = {}
+
+    def __call__(self, texts: Collection[str]) -> NDArray[np.int64]:
+        """Return the number of each text, -1 for those that are of no use."""
+        for text in dict.fromkeys(texts):  # each once, as most come many times
+            if text not in self._code_of_raw:
+                cleaned = self._clean(text)
+                code = -1 if cleaned is None else self._code_of.setdefault(cleaned, len(self._code_of))
+                self._code_of_raw[text] = code
+        return np.fromiter(map(self._code_of_raw.__getitem__, texts), np.int64, len(texts))
 
     @property
     def texts(self) -> list[str]:
         """All texts, each at the place of its number."""
-        return list(self._codes)
+        return list(self._code_of)
+
+
+def class_name(text: str) -> str | None:
+    """Return a class name with single spaces and none around; None if nothing is left, or it has no UTF-8 form."""
+    name = " ".join(text.split())
+    return name if name and is_encodable(name) else None
 
 
 def number_labels(
@@ -55,8 +71,3 @@ def order_classes(
     classes += unknown
     label_of = {name: label for label, name in reversed(list(enumerate(classes)))}
     return classes, np.array([label_of[name] for name in used], dtype=np.int64)
-
-
-def class_column(values: Any) -> list[str]:
-    """Return texts with single spaces and none around."""
-    return [" ".join(value.split()) for value in values]

@@ -19,7 +19,7 @@ from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.coco_layouts import SPLIT_NAMES, likely_image_folders, split_in_name
 from effdet.data.formats.columns import Columns, to_dataset
-from effdet.data.formats.csv_files import first_row, read_chunks, to_numbers
+from effdet.data.formats.csv_files import first_row, read_chunks, to_columns, to_numbers
 from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Part, Source
 from effdet.data.formats.labels import Codes, order_classes
@@ -110,7 +110,7 @@ class _BoxTable:
     """The rows of a table of boxes, as columns; rows that cannot be read are left out and become findings."""
 
     def __init__(self, file: Path, findings: FindingList) -> None:
-        self.images, self.labels = Codes(), Codes()
+        self.images, self.labels = Codes(_id), Codes(_id)
         self._parts: list[tuple[Array, ...]] = []
         header: list[str] = []
         line = 1
@@ -123,56 +123,29 @@ class _BoxTable:
                     )
             self._add(header, chunk, file, line, findings)
             line += len(chunk)
-        empty = np.zeros(0, np.int64)
-        columns = [np.concatenate(part) for part in zip(*self._parts, strict=True)] or [
-            empty,
-            empty,
-            np.zeros((0, 4)),
-            empty,
-        ]
-        self.image_codes, self.label_codes, self.boxes, is_group = columns
-        self.is_group = is_group.astype(bool)
+        none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, bool))
+        columns = [np.concatenate(part) for part in zip(none, *self._parts, strict=True)]
+        self.image_codes, self.label_codes, self.boxes, self.is_group = columns
 
     def _add(self, header: list[str], rows: list[list[str]], file: Path, line: int, findings: FindingList) -> None:
         def name(row: int) -> str:
             return f"row {line + row + 1} of {file.name} has {short(','.join(rows[row]))}"
 
-        is_whole = np.array([len(row) >= len(header) for row in rows], dtype=bool)
-        whole = [row for row, good in zip(rows, is_whole.tolist(), strict=True) if good]
-        if not whole:
-            findings.add_all(
-                "error", "rows have no box", range(len(rows)), name, "they must have a value in each column"
-            )
-            return
-        columns = dict(zip(header, zip(*whole, strict=False), strict=False))
+        columns = dict(zip(header, to_columns(rows, len(header)), strict=True))
         parsed = [to_numbers(columns[key]) for key in ("XMin", "YMin", "XMax", "YMax")]
-        are_numbers = np.logical_and.reduce([known for _, known in parsed])
-        are_texts = np.array(
-            [
-                bool(i) and is_encodable(i) and bool(n)
-                for i, n in zip(columns["ImageID"], columns["LabelName"], strict=True)
-            ]
-        )
-        good = are_numbers & are_texts
-        is_whole[np.flatnonzero(is_whole)[~good]] = False
-        findings.add_all(
-            "error",
-            "rows have no box",
-            np.flatnonzero(~is_whole).tolist(),
-            name,
-            f"{', '.join(_COLUMNS)} must be there",
-        )
+        images, labels = self.images(columns["ImageID"]), self.labels(columns["LabelName"])
+        good = np.logical_and.reduce([images >= 0, labels >= 0, *(known for _, known in parsed)])
+        advice = f"{', '.join(_COLUMNS)} must be there"
+        findings.add_all("error", "rows have no box", np.flatnonzero(~good).tolist(), name, advice)
         left, top, right, bottom = (values[good] for values, _ in parsed)
-        groups = to_numbers(columns["IsGroupOf"])[0][good] if "IsGroupOf" in columns else np.zeros(int(good.sum()))
-        chosen = np.flatnonzero(good).tolist()
-        self._parts.append(
-            (
-                self.images([columns["ImageID"][row] for row in chosen]),
-                self.labels([columns["LabelName"][row] for row in chosen]),
-                np.stack([left, top, right - left, bottom - top], axis=1),
-                groups == 1,
-            )
-        )
+        boxes = np.stack([left, top, right - left, bottom - top], axis=1)
+        is_group = to_numbers(columns["IsGroupOf"])[0] == 1 if "IsGroupOf" in columns else np.zeros(len(rows), bool)
+        self._parts.append((images[good], labels[good], boxes, is_group[good]))
+
+
+def _id(text: str) -> str | None:
+    text = text.strip()
+    return text if text and is_encodable(text) else None
 
 
 def _listed_images(source: Source, findings: FindingList) -> list[str]:
