@@ -47,6 +47,7 @@ from effdet.runs.resolve import fit_input, resolve
 
 logger = logging.getLogger(__name__)
 
+QUEUE = ".queue.lock"  # in the folder of a search: its processes begin trials one after the other
 Objective = Literal["reward", "pareto"]
 Sampler = Literal["tpe", "random", "nsga2", "qmc"]
 Pruner = Literal["median", "halving", "hyperband", "none"]
@@ -153,7 +154,8 @@ class _Search:
         base = replace(base, image_size=input_size)
         settings.folder.mkdir(parents=True, exist_ok=True)
         plan = Plan.of(settings.images, len(train))
-        study = _open(settings, _identity(config, space, settings, base, train), plan)
+        with FileLock(settings.folder / QUEUE):  # two processes that make the tables of a database disturb each other
+            study = _open(settings, _identity(config, space, settings, base, train), plan)
         return cls(config, space, settings, base, train, plan, study)
 
     def run(self) -> None:
@@ -185,7 +187,7 @@ class _Search:
         return result
 
     def _queue(self) -> AbstractContextManager[Any]:
-        return FileLock(self.settings.folder / ".queue.lock")
+        return FileLock(self.settings.folder / QUEUE)
 
     def _begin_trial(self, lock: ExitStack) -> tuple[Any, Path] | None:
         """Return the next trial and its folder, which ``lock`` holds; None if there are enough."""
