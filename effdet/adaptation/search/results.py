@@ -183,6 +183,6 @@ def plot_trials(result: SearchResult, picture: Path) -> None:
     axes.set(xlabel=label, ylabel="AP of the short training, %", title=f"{len(result.trials)} trials")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="best")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # outside, so that it hides no trial
     with replace_file(picture) as file:
         figure.savefig(file, format="png")
