@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         model.image_size = options.image_size
     file = args.out or _default_file(args.weights, args.precision, FORMATS[args.format].suffix)
 
+    _propose_size(args, model)
     quantisation = _quantisation(args, model, options) if args.precision == "int8" else None
     description = export(model, file, options, quantisation=quantisation)
     where = FORMATS[args.format].runs_elsewhere
@@ -101,6 +102,23 @@ def run(args: argparse.Namespace) -> int:
             {"file": str(file), "bytes": size, **(asdict(comparison) if comparison else {})}, args.json, indent=2
         )
     return 0
+
+
+def _propose_size(args: argparse.Namespace, model: EfficientDet) -> None:
+    """Say which --size has the shape of the photos, where MediaPipe would distort them."""
+    photos = args.calibration or args.check
+    if args.format != "tflite" or args.size is not None or photos is None:
+        return
+    from effdet.deployment.mediapipe import propose_size
+
+    sizes = [image.shape[:2] for _, image in islice(_calibration_images(photos), NUM_CHECKED)]
+    proposed = propose_size(model.image_size, sizes) if sizes else None
+    if proposed is not None:
+        print(
+            f"MediaPipe stretches photos to the input of {model.image_size[0]}×{model.image_size[1]}; "
+            f"--size {proposed[0]} {proposed[1]} has the shape of these photos",
+            file=sys.stderr,
+        )
 
 
 def _size(file: Path) -> int:

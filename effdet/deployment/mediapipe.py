@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 from typing import TypeVar
 
 import torch
@@ -15,6 +18,9 @@ from effdet.images.preprocessing import Preprocessing
 from effdet.structures import Batch, Detections
 
 AnyDetector = TypeVar("AnyDetector", EfficientDet, DeployedDetector)
+
+STRIDE = 32  # sides of a proposed input are multiples of it
+LIKE_SHAPE = 1.1  # how far the aspect ratio of photos may be from the input's before a change is worth while
 
 PREPROCESSING = Preprocessing(fit="stretch", resize="mediapipe")
 
@@ -42,6 +48,29 @@ def as_mediapipe(detector: AnyDetector) -> AnyDetector:
 
 def whole_pixels(boxes: Tensor) -> Tensor:
     """Return boxes (D, 4) xyxy as MediaPipe reports them: float32 whole numbers, from boxes that are not clipped."""
-    corners = boxes[:, :2].trunc().clamp(min=0)
+    corners = boxes[:, :2].trunc().clamp(min=0) + 0.0  # -0 becomes 0
     sides = (boxes[:, 2:] - boxes[:, :2]).trunc()
     return torch.cat([corners, corners + sides], dim=1)
+
+
+def propose_size(image_size: tuple[int, int], photo_sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return a network input with the shape of the photos and about as many pixels, or None if it has that shape.
+
+    MediaPipe stretches photos to the input, which costs no AP where the two have the same shape.
+
+    Args:
+        image_size: Network input (height, width).
+        photo_sizes: (height, width) of some photos, one or more; their median shape counts.
+    """
+    aspect = median(width / height for height, width in photo_sizes)
+    own = image_size[1] / image_size[0]
+    if max(aspect / own, own / aspect) <= LIKE_SHAPE:
+        return None
+    long_side = _whole_strides(math.sqrt(math.prod(image_size) * max(aspect, 1 / aspect)))
+    short_side = _whole_strides(long_side / max(aspect, 1 / aspect))
+    proposed = (short_side, long_side) if aspect > 1 else (long_side, short_side)
+    return proposed if proposed != image_size else None
+
+
+def _whole_strides(side: float) -> int:
+    return max(STRIDE, STRIDE * round(side / STRIDE))

@@ -8,7 +8,7 @@ import torch
 
 from effdet import EfficientDet
 from effdet.commands import main
-from effdet.deployment.mediapipe import as_mediapipe, whole_pixels
+from effdet.deployment.mediapipe import as_mediapipe, propose_size, whole_pixels
 from effdet.images.preprocessing import Preprocessing
 
 
@@ -16,6 +16,32 @@ def test_boxes_become_whole_pixels_as_mediapipe_reports_them():
     """As MediaPipe 1.2.3 answered: a box that begins outside begins at 0 and keeps its size."""
     boxes = torch.tensor([[10.9, 20.2, 30.5, 40.1], [-12.5, 3.0, 27.5, 9.9], [229.1, 52.2, 258.0, 87.3]])
     assert whole_pixels(boxes).tolist() == [[10, 20, 29, 39], [0, 3, 40, 9], [229, 52, 257, 87]]
+
+
+@pytest.mark.parametrize(
+    ("image_size", "photos", "expected"),
+    [
+        ((320, 320), [(480, 640)] * 3, (288, 384)),  # √(320² · 4/3) = 370, 384 · 3/4 = 288
+        ((320, 320), [(1920, 1080)], (416, 224)),
+        ((320, 416), [(480, 640)], None),  # 1.30 and 1.33
+        ((320, 320), [(480, 480), (480, 480), (100, 900)], None),  # the median counts
+        ((64, 64), [(100, 10000)], (32, 640)),
+    ],
+)
+def test_a_size_with_the_shape_of_the_photos_is_proposed(image_size, photos, expected):
+    assert propose_size(image_size, photos) == expected
+
+
+@pytest.mark.slow
+def test_the_export_proposes_a_size(model, photo_sets, tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert")
+    square = EfficientDet("lite0", 2, image_size=(128, 128)).eval()
+    square.save_pretrained(tmp_path / "square.safetensors")
+    photos = str(photo_sets / "bccd" / "images")
+    command = ["export", "--weights", str(tmp_path / "square.safetensors"), "--format", "tflite", "--check", photos]
+    command += ["--tolerance", "1", "0"]  # random weights give many boxes the same score
+    assert main(command) == 0
+    assert "--size 128 160 has the shape of these photos" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
