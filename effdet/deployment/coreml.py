@@ -57,9 +57,9 @@ def write_coreml(model: EfficientDet, file: Path, description: Description, _: Q
 
 def convert(model: EfficientDet, description: Description) -> Any:
     """Return the ``coremltools.models.MLModel`` of a detector; it is not loaded into Core ML."""
-    if description.architecture.in_channels != 3:
+    if model.architecture.in_channels != 3:
         raise ValueError(
-            f"coreml files need a network with in_channels=3, got {description.architecture.in_channels}; take onnx"
+            f"coreml files need a network with in_channels=3, got {model.architecture.in_channels}; take onnx"
         )
     with quiet(), torch.no_grad():
         tools = require("coremltools")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from effdet.atomic_write import replace_file
 from effdet.deployment.description import KEY, Description
 from effdet.deployment.folding import folded_network
 from effdet.deployment.quantise import Quantisation
@@ -31,7 +32,7 @@ def write_executorch(
     ``effdet`` gives the UTF-8 bytes of the description's JSON text, uint8.
     """
     assert description.batch is not None
-    images = torch.zeros(description.batch, description.architecture.in_channels, *description.image_size)
+    images = torch.zeros(description.batch, model.architecture.in_channels, *description.image_size)
     text = torch.frombuffer(bytearray(description.to_json().encode()), dtype=torch.uint8)
     with quiet(), torch.no_grad():
         exir = require("executorch.exir")
@@ -44,7 +45,8 @@ def write_executorch(
             program, partitioner=[partition.XnnpackPartitioner()], constant_methods={KEY: text}
         )
         data: bytes = lowered.to_executorch().buffer
-    file.write_bytes(data)
+    with replace_file(file) as stream:
+        stream.write(data)
 
 
 def _quantised(network: nn.Module, images: torch.Tensor, quantisation: Quantisation) -> nn.Module:

@@ -12,12 +12,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from effdet.deployment.detector import DeployedDetector
-from effdet.detector.efficientdet import EfficientDet
+from effdet.detector.prediction import Detector
 from effdet.images.preprocessing import Preprocessing
 from effdet.structures import Batch, Detections
 
-AnyDetector = TypeVar("AnyDetector", EfficientDet, DeployedDetector)
+AnyDetector = TypeVar("AnyDetector", bound=Detector)
 
 STRIDE = 32  # sides of a proposed input are multiples of it
 LIKE_SHAPE = 1.1  # how far the aspect ratio of photos may be from the input's before a change is worth while
