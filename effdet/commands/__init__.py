@@ -76,7 +76,11 @@ def program(name: str) -> str:
     """Return how the user called the command: ``effdet NAME``, or ``tools/NAME.py`` in a clone."""
     script = Path(sys.argv[0])
     in_clone = script.parent.absolute().name == "tools" and script.stem == name
-    return f"tools/{name}.py" if in_clone else f"effdet {name}"
+    return f"tools/{name}.py" if in_clone else f"effdet {_command_name(name)}"
+
+
+def _command_name(module: str) -> str:
+    return module.replace("_", "-")
 
 
 def _module_name(command: str) -> str:
@@ -86,11 +90,11 @@ def _module_name(command: str) -> str:
 def _front_parser() -> argparse.ArgumentParser:
     """Return the parser of ``effdet`` alone, which only knows the names of the commands."""
     width = max(map(len, COMMANDS))
+    lines = (f"  {_command_name(name):{width}}  {what}" for name, what in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="effdet",
         description="EfficientDet: train, evaluate and use it.",
-        epilog="\n".join(["commands:", *(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())])
-        + "\n\n'effdet COMMAND --help' describes one command.",
+        epilog="\n".join(["commands:", *lines, "", "'effdet COMMAND --help' describes one command."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"effdet {effdet.__version__}")

@@ -186,7 +186,7 @@ def write_openvino(
 def write_torch_export(model: EfficientDet, file: Path, description: Description, _: Quantisation | None) -> None:
     """Write a ``.pt2`` file of ``torch.export``."""
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    images = torch.zeros(description.batch or 2, description.architecture.in_channels, *description.image_size)
+    images = torch.zeros(description.batch or 2, model.architecture.in_channels, *description.image_size)
     shapes = {0: torch.export.Dim("batch", min=1, max=4096)} if description.batch is None else None
     network = RawNetwork(model, dtypes[description.precision])
     with torch.no_grad():

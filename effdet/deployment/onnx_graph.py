@@ -38,10 +38,11 @@ class RawNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        self.network = copy.deepcopy(unwrapped(model.network)).cpu().to(dtype).eval().requires_grad_(False)
+        network: Any = copy.deepcopy(unwrapped(model.network)).cpu().to(dtype).eval().requires_grad_(False)
         if deltas_as_yxhw:
-            for parameter in self.network.box_head.output_conv.parameters():  # one channel for each anchor and delta
+            for parameter in network.box_head.output_conv.parameters():  # one channel for each anchor and delta
                 parameter.data = parameter.data.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
+        self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (B, N, K) and box deltas (B, N, 4) for normalised images (B, 3, H, W)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def _pool(kind: str) -> Callable[[Converter, Any], None]:
     def write(to: Converter, node: Any) -> None:
         values, x = attributes(node), to.channels_last(node.input[0])
         padding = padding_of(values, values["kernel_shape"], x.shape[2:])
-        fill = "edge" if kind == "MAX_POOL_2D" else "zeros"
+        fill: Literal["zeros", "edge"] = "edge" if kind == "MAX_POOL_2D" else "zeros"
         excluded = kind == "AVERAGE_POOL_2D" and not values.get("count_include_pad", 0)
         if excluded and not padding.is_same and any(map(any, padding.explicit)):
             raise ValueError(
@@ -136,16 +136,23 @@ def _pad(to: Converter, node: Any) -> None:
     to.set(node, to.add("PAD", inputs, shape, to.graph.options("Pad")), x.channels_last)
 
 
+_FUSED_BOUNDS: dict[tuple[float | None, ...], str] = {
+    (0.0, None): "RELU",
+    (0.0, 6.0): "RELU6",
+    (-1.0, 1.0): "RELU_N1_TO_1",
+}
+
+
 def _clip(to: Converter, node: Any) -> None:
     low, high = to.constant(node, 1), to.constant(node, 2)
     bounds = tuple(None if bound is None else float(bound) for bound in (low, high))
-    fused = {(0.0, None): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}.get(bounds)
+    fused = _FUSED_BOUNDS.get(bounds)
     if fused:
         return _activation(fused)(to, node)
     value = to.value(node.input[0])
     for bound, kind in ((bounds[0], "MAXIMUM"), (bounds[1], "MINIMUM")):
         if bound is not None:
-            inputs = [value, to.graph.constant(np.array(bound, np.float32))]
+            inputs: list[Value | Tensor] = [value, to.graph.constant(np.array(bound, np.float32))]
             tensor = to.add(kind, inputs, value.tensor.shape, to.graph.options("MaximumMinimum"))
             value = Value(tensor, value.channels_last)
     to.set(node, value)
@@ -204,7 +211,7 @@ def _mish(to: Converter, node: Any) -> None:
 
 
 def _with_number(to: Converter, x: Value, kind: str, options: str, number: float) -> Value:
-    inputs = [x, to.graph.constant(np.array(number, np.float32))]
+    inputs: list[Value | Tensor] = [x, to.graph.constant(np.array(number, np.float32))]
     return Value(to.add(kind, inputs, x.tensor.shape, to.graph.options(options)), x.channels_last)
 
 
@@ -305,8 +312,8 @@ def _new_shape(to: Converter, node: Any, shape: Sequence[int]) -> list[int]:
         for axis in axes:
             sides.insert(axis, 1)
         return sides
-    given = to.constant(node, 1)
-    dropped = [axis % len(shape) for axis in given.tolist()] if given is not None else range(len(shape))
+    listed = to.constant(node, 1)
+    dropped = range(len(shape)) if listed is None else [axis % len(shape) for axis in listed.tolist()]
     return [side for axis, side in enumerate(shape) if axis not in dropped or side != 1]
 
 

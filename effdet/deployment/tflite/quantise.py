@@ -83,8 +83,9 @@ def _wake_dead_channels(graph: Graph) -> None:
         rows = np.moveaxis(values, axis, 0)
         least = _LEAST_WEIGHT * np.abs(buffers[bias.buffer].data.view(np.float32))
         for channel in np.flatnonzero(np.abs(rows).reshape(len(rows), -1).max(axis=1) < least):
-            place = np.unravel_index(np.abs(rows[channel]).argmax(), rows[channel].shape)
-            rows[(channel, *place)] = np.copysign(least[channel], rows[(channel, *place)])
+            place = np.unravel_index(np.abs(rows[channel]).argmax(), rows.shape[1:])
+            row = rows[channel]
+            row[place] = np.copysign(least[channel], row[place])
         buffers[weight.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
 
 
@@ -103,7 +104,9 @@ def output_operators(graph: Graph) -> tuple[list[str], list[str]]:
         The last convolutions, one for each head and level; and what follows them.
     """
     makers = {index: operator for operator in graph.subgraph.operators for index in operator.outputs}
-    convolutions, others, seen = [], [], set()
+    convolutions: list[str] = []
+    others: list[str] = []
+    seen: set[int] = set()
     waiting = list(graph.subgraph.outputs)
     while waiting:
         index = waiting.pop()

@@ -84,9 +84,9 @@ def finished(graph: Graph, model: EfficientDet, description: Description) -> byt
         append_nms(graph, anchors, description.image_size, len(description.class_names), description.settings)
     names = OUTPUTS if with_nms else RAW_OUTPUTS
     graph.add_metadata(NAME, make_metadata(description.name, metadata_scale(description), names))
-    model = pack(graph.model)
+    content = pack(graph.model)
     files = {LABELS: label_lines(description.class_names), DESCRIPTION: description.to_json()}
-    return append_files(model, {**files, CHECKSUM: checksum(model)})
+    return append_files(content, {**files, CHECKSUM: checksum(content)})
 
 
 def network_graph(model: EfficientDet, description: Description) -> Graph:
