@@ -24,7 +24,7 @@ ifneq ($(strip $(EFFDET_MEDIAPIPE_PYTHON)),)
   export EFFDET_MEDIAPIPE_PYTHON
 endif
 
-.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside gpu-check parity lint format types package clean
+.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps gpu-check parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
@@ -72,7 +72,7 @@ $(EXECUTORCH)/.installed: $(VENV)/.installed
 
 # The tests that need ExecuTorch or coremltools.
 test-executorch: executorch-env
-	$(EXECUTORCH)/bin/python -m pytest -n 0 tests/deployment/test_executorch.py tests/deployment/test_coreml.py
+	$(EXECUTORCH)/bin/python -m pytest -n auto tests/deployment/test_executorch.py tests/deployment/test_coreml.py
 
 parity: env peer-env
 	EFFDET_PEER_PYTHON=$(abspath $(PEER)/bin/python) $(BIN)/python tests/peer/parity.py --table docs/parity.md
@@ -82,7 +82,11 @@ test: env
 
 # The tests that need what a clone does not hold: the peer's environment and ../shared/data.
 test-outside: env
-	$(BIN)/python -m pytest -n auto -m outside
+	$(BIN)/python -m pytest -n auto -m 'outside and not sweep'
+
+# Checks over many cases: all exported backbones, all published models as TFLite, several processes that share a search.
+test-sweeps: env
+	$(BIN)/python -m pytest -n auto -m sweep
 
 # On a machine with a GPU: checks and measurements in a few minutes; run it again to go on where it stopped.
 gpu-check: env

@@ -85,6 +85,7 @@ def test_a_killed_adaptation_goes_on_and_ends_as_one_that_was_not(whole, weights
     assert all(torch.equal(again[name], value) for name, value in tensors(whole).items())
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_two_processes_share_an_adaptation(whole, weights, photo_sets, tmp_path):
     pair = [start(weights, photo_sets, tmp_path / "adapted") for _ in range(2)]

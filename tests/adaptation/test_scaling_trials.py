@@ -49,10 +49,10 @@ def scale_command(action, overrides, *options):
 
 
 def test_all_networks_of_a_phi_cost_about_the_same():
-    base, compound, *single = networks_to_compare(BASE, [1.5], num_classes=3, stride=16)
-    assert (base.name, base.architecture, compound.name) == ("base", BASE, "compound-1.5")
-    assert compound.architecture == scale(BASE, depth=1.5, width=1.5, resolution=1.5, stride=16)
-    assert [network.name for network in single] == ["width-1.5", "depth-1.5", "resolution-1.5"]
+    base, compound, *single = networks_to_compare(BASE, [0.5], num_classes=3, stride=16)
+    assert (base.name, base.architecture, compound.name) == ("base", BASE, "compound-0.5")
+    assert compound.architecture == scale(BASE, depth=0.5, width=0.5, resolution=0.5, stride=16)
+    assert [network.name for network in single] == ["width-0.5", "depth-0.5", "resolution-0.5"]
     for network in single:
         assert network.architecture == scale(BASE, **{network.method: network.coefficient}, stride=16)
         assert network.cost.macs == pytest.approx(compound.cost.macs, rel=0.1)
@@ -188,6 +188,7 @@ def wait_for(file, process):
         time.sleep(0.02)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(overrides, tmp_path):
     base = prepare_trials(load_config("custom", overrides), images=16)

@@ -118,6 +118,7 @@ def test_a_killed_search_goes_on_and_its_trial_too(config_file, tmp_path):
     assert list(out.rglob("last.ckpt")) == []
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_an_interrupted_search_says_so_and_its_trial_goes_on(config_file, tmp_path):
     out = tmp_path / "out"
@@ -135,6 +136,7 @@ def test_an_interrupted_search_says_so_and_its_trial_goes_on(config_file, tmp_pa
     assert (row["state"], row["number"], row["folder"]) == ("finished", "1", str(out / "trials" / "0000"))
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["journal.log", "sqlite:///{folder}/search.db"])
 def test_two_processes_share_a_search(config_file, tmp_path, storage):

@@ -40,6 +40,7 @@ class Draw:
         return self.fixed.get(name, self.random.uniform(low, high))
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_each_of_200_random_points_is_an_architecture_that_can_be_built():
     space = SearchSpace.from_dict(EVERYTHING)

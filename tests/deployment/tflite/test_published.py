@@ -26,7 +26,9 @@ pytest.importorskip("ai_edge_litert")
 LITE, WITH_SE = ["lite0", "lite1", "lite2", "lite3", "lite3x", "lite4"], ["d0", "d1", "d2"]
 # At 320, 416 and 192 the coarsest levels have odd sides, where rules for the nearest neighbour differ.
 OTHER_SIZES = [("lite0", size) for size in ((416, 416), (320, 416), (192, 192), (512, 512))]
-CASES = [(name, None) for name in LITE + WITH_SE] + OTHER_SIZES
+EACH_TIME = [("lite0", None), ("lite4", None), ("d2", None), *OTHER_SIZES]
+REST = [(name, None) for name in LITE + WITH_SE if (name, None) not in EACH_TIME]
+CASES = EACH_TIME + [pytest.param(*case, marks=pytest.mark.sweep) for case in REST]
 
 ALLOWED = {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MUL", "MEAN", "SUM", "LOGISTIC", "MAX_POOL_2D", "CONCATENATION"}
 ALLOWED |= {"RESIZE_NEAREST_NEIGHBOR", "RESHAPE", "PADV2", "PAD", "SUB", "RELU6"}
