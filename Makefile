@@ -93,7 +93,7 @@ gpu-check: env
 	$(BIN)/python tools/gpu_check --json gpu.json
 
 test-fast: env
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow and not outside'
 
 lint: env
 	$(BIN)/ruff check .

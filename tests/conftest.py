@@ -70,6 +70,14 @@ def _interpreter(variable: str, what: str) -> str:
 NOT_IN_A_CLONE = {"shared_data", "peer_python", "mediapipe_python"}
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say loudly which tests this run leaves out."""
+    return (
+        f"tests by their marks: {config.option.markexpr or 'all'}. `make test-outside` runs those that need PyPI's effdet, "
+        "MediaPipe or ../shared/data, `make test-sweeps` those over many cases"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need what a clone does not hold; ``-m outside`` runs these alone."""
     for item in items:
