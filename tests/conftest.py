@@ -73,8 +73,8 @@ NOT_IN_A_CLONE = {"shared_data", "peer_python", "mediapipe_python"}
 def pytest_report_header(config: pytest.Config) -> str:
     """Say loudly which tests this run leaves out."""
     return (
-        f"tests by their marks: {config.option.markexpr or 'all'}. `make test-outside` runs those that need PyPI's effdet, "
-        "MediaPipe or ../shared/data, `make test-sweeps` those over many cases"
+        f"tests by their marks: {config.option.markexpr or 'all'}. `make test-outside` runs those that need PyPI's "
+        "effdet, MediaPipe or ../shared/data, `make test-sweeps` those over many cases"
     )
 
 
