@@ -169,7 +169,7 @@ def test_the_old_name_still_works(small, capsys):
     assert main(["inspect_data", "check", str(small), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["errors"] is False
     assert main(["inspect_data", "check"]) == 2
-    assert "usage: effdet inspect_data check" in capsys.readouterr().err
+    assert "usage: effdet inspect-data check" in capsys.readouterr().err
 
 
 def test_check_looks_at_a_test_split_too(small, capsys):

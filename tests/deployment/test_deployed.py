@@ -303,7 +303,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": "tflite"}, "format must be one of onnx, openvino, torch-export, got 'tflite'"),
+        ({"format": "caffe"}, "format must be one of onnx, openvino, torch-export, tflite, .*, got 'caffe'"),
         ({"precision": "bf16"}, "precision of onnx must be one of fp32, fp16, got 'bf16'"),
         ({"batch": 0}, "batch must be 1 or more"),
         ({"format": "torch-export", "postprocess": True}, "post-processing cannot be part of torch-export files"),
