@@ -74,8 +74,11 @@ def test_a_model_is_converted_for_known_runtimes_only(weights):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtime": "tensorrt"}, "runtime must be one of auto, torch, onnxruntime, openvino, litert, executorch, got 'tensorrt'"),
-        ({"num_threads": 2}, "num_threads goes with onnxruntime, openvino, litert, executorch, got 2 for runtime 'torch'"),
+        ({"runtime": "tensorrt"}, "runtime must be one of auto, torch, onnxruntime, .*, executorch, got 'tensorrt'"),
+        (
+            {"num_threads": 2},
+            "num_threads goes with onnxruntime, openvino, litert, executorch, got 2 for runtime 'torch'",
+        ),
         ({"runtime": "openvino", "num_threads": 0}, "num_threads must be 1 or more, .* got 0"),
     ],
 )
