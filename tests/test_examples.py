@@ -24,7 +24,7 @@ def photos(photo_sets):
 def write_model(folder: Path, **options) -> Path:
     torch.manual_seed(0)
     model = EfficientDet("lite0", 2, image_size=(96, 128), class_names=["eins", "二"], **options).eval()
-    export(model, folder / "model.tflite", ExportOptions(format="tflite"))
+    export(model, folder / "model.tflite", ExportOptions(format="tflite", score_threshold=0.001))
     return folder / "model.tflite"
 
 
