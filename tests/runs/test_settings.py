@@ -327,8 +327,9 @@ def test_a_run_starts_from_the_weights_of_a_backbone(load, tmp_path):
 
 def test_the_data_lies_where_the_config_says(load, tmp_path, demo_root):
     draw_demo(tmp_path / "other", num_train=8, num_val=2, seed=1)
-    for folder in ("images", "more"):
-        shutil.copytree(tmp_path / "other" / "images", tmp_path / "moved" / folder)
+    more = tmp_path / "more"
+    for folder in (tmp_path / "moved" / "images", more):
+        shutil.copytree(tmp_path / "other" / "images", folder)
     for name in ("train.json", "val.json"):
         shutil.copy(tmp_path / "other" / name, tmp_path / "moved")
     with built(load(f"data.root={tmp_path}/moved")) as run:
@@ -338,10 +339,10 @@ def test_the_data_lies_where_the_config_says(load, tmp_path, demo_root):
         pass
     with (
         pytest.raises(ValueError, match="cannot be read"),
-        built(load(f"data.root={tmp_path}/moved", "data.train_images=more")),
+        built(load(f"data.root={tmp_path}/moved", f"data.train_images={more}")),
     ):
         pass
-    with built(load(f"data.root={tmp_path}/moved", "data.train_images=more", "data.val_images=more")) as run:
+    with built(load(f"data.root={tmp_path}/moved", f"data.train_images={more}", f"data.val_images={more}")) as run:
         assert run.checkpoints.num_images == 8
 
 
