@@ -6,10 +6,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from effdet import Architecture, EfficientDet
-from effdet.detector.prediction import make_batch
 from effdet.images.reading import read_image
 
 LITE0 = Architecture.named("lite0")
@@ -29,21 +27,13 @@ def cell_photos(photo_sets) -> list[tuple[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def trained(cell_photos):
+def trained(cell_photos, like_trained):
     """A function from a name in ``NETWORKS`` to a model with real statistics in every BN and scores that spread."""
 
     @cache
     def make(name: str) -> EfficientDet:
         torch.manual_seed(0)
         model = EfficientDet(NETWORKS[name], 3, image_size=SIZE, class_names=["eins", "zwei", "三"])
-        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-            norm.momentum = None
-        images = model.network_input(make_batch(cell_photos, model.letterbox))
-        with torch.no_grad():
-            model.network.train()(images)
-            predictions = model.network.eval()(images)
-            model.network.class_head.output_conv.weight.mul_(1.5 / predictions.class_logits.std())
-            model.network.box_head.output_conv.weight.mul_(0.2 / predictions.box_deltas.std())
-        return model.eval()
+        return like_trained(model, cell_photos)
 
     return make

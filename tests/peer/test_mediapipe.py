@@ -12,7 +12,6 @@ from PIL import Image
 from effdet import EfficientDet, load
 from effdet.deployment.export import ExportOptions, export
 from effdet.deployment.mediapipe import as_mediapipe
-from effdet.detector.prediction import make_batch
 from effdet.images.reading import read_image
 from effdet.ops.boxes import iou_matrix
 from effdet.ops.settings import PostprocessSettings
@@ -21,21 +20,13 @@ SIZE = (192, 256)
 
 
 @pytest.fixture(scope="module")
-def file(photo_sets, tmp_path_factory) -> Path:
+def file(photo_sets, tmp_path_factory, like_trained) -> Path:
     """A Lite0 with random weights that behave as trained ones: real statistics in every BN, scores that spread."""
     torch.manual_seed(0)
     model = EfficientDet("lite0", 3, image_size=SIZE, class_names=["Zelle „rot“", "weiß", "血小板"])
-    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
-        norm.momentum = None
     photos = [(file.name, read_image(file)) for file in sorted((photo_sets / "bccd" / "images").iterdir())[:8]]
-    images = model.network_input(make_batch(photos, model.letterbox))
-    with torch.no_grad():
-        model.network.train()(images)
-        predictions = model.network.eval()(images)
-        model.network.class_head.output_conv.weight.mul_(1.5 / predictions.class_logits.std())
-        model.network.box_head.output_conv.weight.mul_(0.2 / predictions.box_deltas.std())
     file = tmp_path_factory.mktemp("mediapipe") / "model.tflite"
-    export(model.eval(), file, ExportOptions(format="tflite"))
+    export(like_trained(model, photos), file, ExportOptions(format="tflite"))
     return file
 
 

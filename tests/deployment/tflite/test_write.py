@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import effdet
 from effdet import Architecture, EfficientDet
@@ -32,27 +31,13 @@ LITE = replace(Architecture.named("lite0"), channels=24, neck_repeats=1, head_re
 SMALL = replace(Architecture.named("d0"), channels=24, neck_repeats=1, head_repeats=1)
 
 
-def like_trained(model, photos):
-    """Give a random model real statistics in every BN and scores that spread."""
-    for module in model.network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    images = model.network_input(make_batch(photos, model.letterbox))
-    with torch.no_grad():
-        model.network.train()(images)
-        predictions = model.network.eval()(images)
-        model.network.class_head.output_conv.weight.mul_(1.5 / predictions.class_logits.std())
-        model.network.box_head.output_conv.weight.mul_(0.2 / predictions.box_deltas.std())
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def photos(demo_root):
     return [(file.name, read_image(file)) for file in sorted((demo_root / "images").glob("*.jpg"))[:4]]
 
 
 @pytest.fixture(scope="module")
-def model(photos):
+def model(photos, like_trained):
     torch.manual_seed(0)
     settings = PostprocessSettings(max_detections=30)
     return like_trained(EfficientDet(LITE, 3, image_size=SIZE, class_names=NAMES, settings=settings), photos)
@@ -113,7 +98,7 @@ def test_several_threads_may_call_a_detector(file, photos):
 
 
 @pytest.mark.parametrize("architecture", [LITE, pytest.param(SMALL, marks=pytest.mark.slow)], ids=["lite0", "d0"])
-def test_raw_outputs_are_those_of_the_network(model, photos, tmp_path, architecture):
+def test_raw_outputs_are_those_of_the_network(model, photos, like_trained, tmp_path, architecture):
     if architecture is SMALL:
         torch.manual_seed(0)
         model = like_trained(EfficientDet(SMALL, 1, image_size=SIZE), photos)
