@@ -1,6 +1,6 @@
 """The latency of a network as the sum of the latencies of its parts, which are measured once and kept in a file.
 
-    table = LatencyTable(Path("latency.json"), runtime="onnxruntime", num_threads=1)
+    table = LatencyTable(file=Path("latency.json"), runtime="onnxruntime", num_threads=1)
     table.predict(Architecture.named("lite0"), num_classes=3)  # milliseconds
 
 A runtime fuses layers and lays out maps in its own way, so a part cannot be measured alone: it would begin and end with
