@@ -130,7 +130,9 @@ class TrainingRun:
         """Return the row of the epoch, with scores where it is time for them."""
         progress, trainer = self.progress, self.trainer
         epoch = progress.epoch + 1
-        row: dict[str, float] = {"epoch": epoch, "step": progress.step, "lr": trainer.optimizer.param_groups[0]["lr"]}
+        # Of the last step, which a run that was resumed behind it did not do itself.
+        lr = trainer.settings.learning_rate(progress.step - 1)
+        row: dict[str, float] = {"epoch": epoch, "step": progress.step, "lr": lr}
         row |= progress.epoch_means(trainer.world)
         if epoch % self.plan.evaluate_every == 0 or epoch == self.plan.epochs:
             if sum_numbers([float(self._stop.made)], trainer.world)[0] > 0:
