@@ -12,10 +12,15 @@ import os, sys, time
 from pathlib import Path
 from effdet.runs.lock import lock_run
 with lock_run(Path(sys.argv[1])):
-    child = os.fork() if sys.argv[2] == "with child" else None
-    if child == 0:
-        time.sleep(60)  # a loader process that outlives the run
-        os._exit(0)
+    child = None
+    if sys.argv[2] == "with child":
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, b"!")
+            time.sleep(60)  # a loader process that outlives the run
+            os._exit(0)
+        os.read(reader, 1)  # the child runs
     print(child, flush=True)
     time.sleep(60)
 """
