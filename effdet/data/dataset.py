@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from effdet.data.files import resolve_name
 from effdet.data.findings import DataError, Finding
 from effdet.data.text_column import TextColumn
+from effdet.images.stored import StoredImage
 
 if TYPE_CHECKING:  # scoring a results file needs no image reader, and no torch
     from effdet.images.reading import Picture
@@ -81,8 +82,12 @@ class Dataset:
         )
 
     def path(self, index: int) -> Path:
-        """Return the file of image number ``index``, for messages and checks of files; ``read`` gives the image."""
+        """Return the file of image number ``index``, for messages; ``stored`` and ``read`` open it."""
         return resolve_name(self.folder, self.names[index])
+
+    def stored(self, index: int) -> StoredImage:
+        """Return where image number ``index`` is. Everything that opens an image of a data set goes through here."""
+        return StoredImage.in_file(self.path(index))
 
     def read(self, index: int) -> Array:
         """Return image number ``index`` as (H, W, 3) uint8 RGB.
@@ -94,7 +99,7 @@ class Dataset:
         return self.read_picture(index).pixels
 
     def read_picture(self, index: int, read: Callable[..., Picture] | None = None) -> Picture:
-        """Return image number ``index`` as ``read(path, size=...)`` gives it, perhaps smaller than in its file.
+        """Return image number ``index`` as ``read(stored, size=...)`` gives it, perhaps smaller than in its file.
 
         Args:
             index: Number of the image.
@@ -106,11 +111,11 @@ class Dataset:
         from effdet.images.reading import ImageError, read_picture
 
         height, width = (int(side) for side in self.sizes[index])
-        path = self.path(index)
-        picture = (read or read_picture)(path, size=(height, width) if height else None)
+        stored = self.stored(index)
+        picture = (read or read_picture)(stored, size=(height, width) if height else None)
         if height and picture.original_size != (height, width):
             raise ImageError(
-                f"{path}: is {picture.original_size[1]}×{picture.original_size[0]} pixels, "
+                f"{stored.name}: is {picture.original_size[1]}×{picture.original_size[0]} pixels, "
                 f"but {self.annotation_file} was made for {width}×{height}"
             )
         return picture
@@ -170,8 +175,7 @@ class Dataset:
 
     def _file_sizes(self) -> list[int]:
         """Return the bytes of each image file; 0 where there is none."""
-        paths = map(self.path, range(len(self)))
-        return [path.stat().st_size if path.is_file() else 0 for path in paths]
+        return [self.stored(index).num_bytes() for index in range(len(self))]
 
 
 def _hash(content: Any) -> str:

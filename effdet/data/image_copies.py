@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from effdet.data.dataset import Dataset
+from effdet.images.stored import StoredImage
 
 How = Literal["link", "copy"]
 
@@ -50,7 +50,7 @@ class ImageCopies:
         names: list[str] = []
         for index, name in enumerate(dataset.names):
             target = self._free_name(f"{below}/{safe_name(name)}")
-            self._put(dataset.path(index), self.folder / target)
+            self._put(dataset.stored(index), self.folder / target)
             names.append(target)
         return names
 
@@ -64,19 +64,19 @@ class ImageCopies:
         self.counts["renamed"] += candidate != path
         return str(candidate)
 
-    def _put(self, source: Path, target: Path) -> None:
-        if not source.is_file():
+    def _put(self, source: StoredImage, target: Path) -> None:
+        if not source.exists():
             self.counts["missing"] += 1
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.how == "link":
+        if self.how == "link" and source.length is None:
             try:
-                os.link(source.resolve(), target)
+                os.link(source.path.resolve(), target)
                 self.counts["linked"] += 1
                 return
             except OSError:  # another file system, or one without links
                 pass
-        shutil.copyfile(source, target)
+        source.read().tofile(target)
         self.counts["copied"] += 1
 
 

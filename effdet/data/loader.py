@@ -247,7 +247,7 @@ class _TrainItems:
             try:
                 return candidate, Sample(self.dataset.read(candidate), *self.dataset.annotations(candidate))
             except (ImageError, OSError):
-                unreadable.append(str(self.dataset.path(candidate)))
+                unreadable.append(self.dataset.stored(candidate).name)
         raise ImageError(f"{unreadable[-1]}: cannot be read, and neither can the images that could take its place")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effdet.data.dataset import Dataset
+from effdet.images.faults import ImageError
+from effdet.images.stored import StoredImage
 from effdet.install import hint
 from effdet.progress import Report, report_nothing
 
@@ -45,7 +47,7 @@ def group_images(
     hash_of = _perceptual_hash() if likeness == "similar" else _file_hash
     hashes: list[bytes] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        for value in pool.map(hash_of, map(dataset.path, range(len(dataset)))):
+        for value in pool.map(hash_of, map(dataset.stored, range(len(dataset)))):
             hashes.append(value)
             report("comparing images", len(hashes), len(dataset))
     readable = np.flatnonzero([bool(value) for value in hashes])
@@ -60,7 +62,7 @@ def group_images(
     return np.unique(groups, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _perceptual_hash() -> Callable[[Path], bytes]:
+def _perceptual_hash() -> Callable[[StoredImage], bytes]:
     try:
         import imagehash
     except ImportError as error:
@@ -69,9 +71,9 @@ def _perceptual_hash() -> Callable[[Path], bytes]:
             "keeps only files with the same bytes together"
         ) from error
 
-    def hash_of(path: Path) -> bytes:
+    def hash_of(image: StoredImage) -> bytes:
         try:
-            with Image.open(path) as opened:
+            with Image.open(io.BytesIO(image.read())) as opened:
                 opened.draft("L", (256, 256))  # a JPEG is decoded smaller
                 return np.packbits(imagehash.phash(opened).hash.reshape(-1)).tobytes()
         except Exception:  # a damaged file is named by the doctor, and before training
@@ -80,10 +82,10 @@ def _perceptual_hash() -> Callable[[Path], bytes]:
     return hash_of
 
 
-def _file_hash(path: Path) -> bytes:
+def _file_hash(image: StoredImage) -> bytes:
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.is_file() else b""
-    except OSError:
+        return hashlib.blake2b(image.read(), digest_size=16).digest()
+    except (ImageError, OSError):
         return b""
 
 

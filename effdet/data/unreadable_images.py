@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
 from effdet.images.reading import ImageError
+from effdet.images.stored import StoredImage
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dat
     """
     indices: Sequence[int] = range(len(dataset))
     if len(dataset) > DECODE_ALL_UP_TO:
-        looks_whole = _in_threads(lambda index: _looks_whole(dataset.path(index)), indices)
+        looks_whole = _in_threads(lambda index: _looks_whole(dataset.stored(index)), indices)
         sample = np.random.default_rng(0).choice(len(dataset), SAMPLE_SIZE, replace=False)
         suspicious = [index for index, whole in zip(indices, looks_whole, strict=True) if not whole]
         indices = sorted({*suspicious, *sample.tolist()})
@@ -63,14 +63,11 @@ def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dat
     return rest, list(unreadable.values())
 
 
-def _looks_whole(path: Path) -> bool:
+def _looks_whole(image: StoredImage) -> bool:
     """Return whether a file begins and ends as a JPEG or PNG does; False is only a suspicion."""
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
-            file.seek(-min(8, len(start)), 2)
-            end = file.read(8)
-    except OSError:
+        start, end = image.read_ends(8)
+    except (ImageError, OSError):
         return False
     return any(start.startswith(_START_OF[kind]) and end.endswith(_END_OF[kind]) for kind in _START_OF)
 

@@ -1,4 +1,8 @@
-"""The error that decoders of this package raise; the reader puts the name of the file in front of it."""
+"""The errors of everything that reads images."""
+
+
+class ImageError(ValueError):
+    """A file that does not give an image; the message begins with its name."""
 
 
 class UnreadableError(ValueError):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from effdet.images.preprocessing import PRESETS, Colour, Preprocessing, Scales, Size
 from effdet.images.reading import EncodedImage, Picture, read_picture
+from effdet.images.stored import StoredImage
 
 Array: TypeAlias = NDArray[Any]
 
@@ -61,7 +62,7 @@ class Letterbox:
         """The padding's uint8 value of each channel, of images of any number of channels."""
         return self.preprocessing.fill_colour(self.mean)
 
-    def read(self, source: str | Path | EncodedImage, *, size: Size | None = None) -> Picture:
+    def read(self, source: str | Path | StoredImage | EncodedImage, *, size: Size | None = None) -> Picture:
         """Read an image file, at least as large as it is needed; see ``effdet.images.reading.read_picture``."""
         return read_picture(source, size=size, least_size=self._needed if self.preprocessing.reduced_decoding else None)
 

@@ -6,8 +6,6 @@ An image inside this package is a (H, W, 3) uint8 array in RGB order, rows from 
 from __future__ import annotations
 
 import io
-import os
-import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effdet.images.decoder_messages import quiet_opencv
+from effdet.images.faults import ImageError as ImageError
 from effdet.images.faults import UnreadableError
 from effdet.images.jpeg import (
     decode_jpeg,
@@ -31,6 +30,7 @@ from effdet.images.jpeg import (
 )
 from effdet.images.pixels import pillow_to_rgb, stored_to_rgb
 from effdet.images.png import bit_depth, damaged_chunk, is_png
+from effdet.images.stored import StoredImage
 from effdet.images.tiff import TiffKind, is_tiff
 
 Array: TypeAlias = NDArray[Any]
@@ -40,10 +40,6 @@ Size: TypeAlias = tuple[int, int]  # (height, width)
 MAX_PIXELS = 500_000_000  # of an image of any format: 1.5 GB as RGB, and decoders hold about as much beside it
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-
-
-class ImageError(ValueError):
-    """A file that does not give an image; the message begins with its name."""
 
 
 class Picture(NamedTuple):
@@ -85,7 +81,7 @@ def read_image(path: str | Path, *, size: Size | None = None) -> Array:
 
 
 def read_picture(
-    source: str | Path | EncodedImage,
+    source: str | Path | StoredImage | EncodedImage,
     *,
     size: Size | None = None,
     least_size: Callable[[Size], Size] | None = None,
@@ -93,14 +89,14 @@ def read_picture(
     """Read an image file as ``read_image`` does, a JPEG at a fraction of its size where that is enough.
 
     Args:
-        source: The file, or its bytes.
+        source: The file, its place in an archive, or its bytes.
         size: See ``read_image``.
         least_size: From the full (height, width) to the smallest that is of use; None: always the full size.
 
     Raises:
         FileNotFoundError, ImageError: As ``read_image``.
     """
-    name, data = source if isinstance(source, EncodedImage) else (str(source), _read_bytes(Path(source)))
+    name, data = source if isinstance(source, EncodedImage) else read_encoded(source)
     if data.size == 0:
         raise ImageError(f"{name}: is an empty file, not an image")
     try:
@@ -114,22 +110,14 @@ def read_picture(
     return Picture(name, _upright(pixels, orientation), stored[::-1] if orientation >= 5 else stored)
 
 
-def _read_bytes(path: Path) -> Data:
-    """Return the bytes of a regular file; a FIFO or a device could block for ever."""
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise ImageError(f"{path}: must be a file, got a {_kind(mode)}")
-        return np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+def read_encoded(source: str | Path | StoredImage) -> EncodedImage:
+    """Return the bytes of an image file, wherever it is.
 
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket"}
-    return next((kind for holds, kind in kinds.items() if holds(mode)), "device")
+    Raises:
+        FileNotFoundError, ImageError: As ``StoredImage.read``.
+    """
+    stored = source if isinstance(source, StoredImage) else StoredImage.in_file(source)
+    return EncodedImage(stored.name, stored.read())
 
 
 def _decode(data: Data, size: Size | None, least_size: Callable[[Size], Size] | None) -> tuple[Array, Size, int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from effdet.data.dataset import Dataset
@@ -58,25 +61,26 @@ def open_images(dataset: Dataset, split: str, report: Report, *, decode: bool) -
 
 
 def _open(dataset: Dataset, index: int, decode: bool) -> ImageFile:
-    name, path = dataset.names[index], dataset.path(index)
-    if not path.is_file():
+    name, path, image = dataset.names[index], dataset.path(index), dataset.stored(index)
+    if not image.exists():
         return ImageFile(name, path, fault="missing")
     if not decode:
         return ImageFile(name, path)
     digest, orientation, fault, detail = "", 1, "", ""
     try:
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        orientation = _orientation(path)
+        data = image.read()
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        orientation = _orientation(data)
         dataset.read(index)
     except (ImageError, OSError) as error:
-        detail = str(error).removeprefix(f"{path}: ")
+        detail = str(error).removeprefix(f"{image.name}: ")
         fault = "size" if detail.startswith("is ") and " was made for " in detail else "unreadable"
     return ImageFile(name, path, digest, fault, detail, orientation)
 
 
-def _orientation(path: Path) -> int:
+def _orientation(data: NDArray[np.uint8]) -> int:
     try:
-        with Image.open(path) as opened:
+        with Image.open(io.BytesIO(data)) as opened:
             return int(opened.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # a damaged file is reported by what decodes it
         return 1
