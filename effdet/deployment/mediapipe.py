@@ -28,8 +28,7 @@ def as_mediapipe(detector: AnyDetector) -> AnyDetector:
     """Return a detector whose photos, NMS and boxes are those of MediaPipe; the weights are shared.
 
     MediaPipe stretches a photo to the network input, with samples of its own (``Preprocessing``, kind "mediapipe"). NMS
-    is hard. Boxes are whole pixels: left edge, upper edge, width and height are truncated. A box that begins outside
-    the photo begins at 0 and keeps its width and height.
+    is hard. Boxes are whole pixels, as ``whole_pixels`` makes them.
 
     Args:
         detector: What ``effdet.load`` or ``EfficientDet.from_pretrained`` returns; it is not changed.
@@ -39,16 +38,33 @@ def as_mediapipe(detector: AnyDetector) -> AnyDetector:
     twin.settings = replace(detector.settings, nms="hard", clip="none")
 
     def detect(batch: Batch) -> list[Detections]:
-        return [replace(found, boxes=whole_pixels(found.boxes)) for found in type(twin).detect(twin, batch)]
+        sizes = [(height, width) for height, width in batch.original_sizes.tolist()]
+        pairs = zip(type(twin).detect(twin, batch), sizes, strict=True)
+        return [replace(found, boxes=whole_pixels(found.boxes, size)) for found, size in pairs]
 
     twin.__dict__["detect"] = detect
     return twin
 
 
-def whole_pixels(boxes: Tensor) -> Tensor:
-    """Return boxes (D, 4) xyxy as MediaPipe reports them: float32 whole numbers, from boxes that are not clipped."""
-    corners = boxes[:, :2].trunc().clamp(min=0) + 0.0  # -0 becomes 0
-    sides = (boxes[:, 2:] - boxes[:, :2]).trunc()
+def whole_pixels(boxes: Tensor, photo_size: tuple[int, int]) -> Tensor:
+    """Return boxes as MediaPipe's ``DetectionTransformationCalculator`` reports them.
+
+    Left edge, upper edge, width and height are each truncated to whole pixels and then limited to 0…(side of the
+    photo). So a box that begins outside the photo begins at 0 and keeps its width and height, and only a box that is
+    larger than the photo is cut.
+
+    Args:
+        boxes: (D, 4) xyxy pixels of the photo, not clipped.
+        photo_size: (height, width) of the photo.
+
+    Returns:
+        (D, 4) float32 xyxy whole numbers.
+    """
+    limits = torch.tensor(photo_size[::-1], dtype=boxes.dtype, device=boxes.device)
+    corners, sides = (
+        values.trunc().clamp(min=torch.zeros_like(limits), max=limits)
+        for values in (boxes[:, :2], boxes[:, 2:] - boxes[:, :2])
+    )
     return torch.cat([corners, corners + sides], dim=1)
 
 

@@ -13,9 +13,11 @@ from effdet.images.preprocessing import Preprocessing
 
 
 def test_boxes_become_whole_pixels_as_mediapipe_reports_them():
-    """As MediaPipe 1.2.3 answered: a box that begins outside begins at 0 and keeps its size."""
-    boxes = torch.tensor([[10.9, 20.2, 30.5, 40.1], [-12.5, 3.0, 27.5, 9.9], [229.1, 52.2, 258.0, 87.3]])
-    assert whole_pixels(boxes).tolist() == [[10, 20, 29, 39], [0, 3, 40, 9], [229, 52, 257, 87]]
+    """As MediaPipe 1.2.3 answered: begin and size are each limited to the photo, here 300 wide and 100 high."""
+    boxes = torch.tensor([[10.9, 20.2, 30.5, 40.1], [-12.5, 3.0, 27.5, 9.9], [229.1, 52.2, 308.0, 87.3]])
+    assert whole_pixels(boxes, (100, 300)).tolist() == [[10, 20, 29, 39], [0, 3, 40, 9], [229, 52, 307, 87]]
+    larger = torch.tensor([[-20.0, 30.0, 40.0, 160.0], [5.5, -9.0, 320.0, 101.0], [304.6, 110.0, 309.2, 120.5]])
+    assert whole_pixels(larger, (100, 300)).tolist() == [[0, 30, 60, 130], [5, 0, 305, 100], [300, 100, 304, 110]]
 
 
 @pytest.mark.parametrize(
