@@ -73,7 +73,7 @@ class StoredImage(NamedTuple):
                 raise ImageError(f"{self.name}: must be a file, got a {_kind(mode)}")
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self.start)
-                yield file  # type: ignore[misc]
+                yield file
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.name}: no such image file") from None
         except OSError as error:

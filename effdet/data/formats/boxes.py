@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from effdet.data.findings import FindingList
 from effdet.data.formats.masks import enclosing_box
+from effdet.data.formats.plain_boxes import Numbering, PlainBoxes, plain_boxes
 from effdet.data.formats.values import flag, four_numbers, look_up, number, short, whole_number
 
 Row = dict[str, Any]
@@ -29,22 +30,64 @@ class BoxColumns(NamedTuple):
 
 
 def read_boxes(
-    annotations: list[Row], image_of: Mapping[int | str, int], label_of: Mapping[int, int], findings: FindingList
+    pieces: Iterable[PlainBoxes | list[Row]],
+    image_of: Mapping[int | str, int],
+    label_of: Mapping[int, int],
+    findings: FindingList,
 ) -> BoxColumns:
     """Return the boxes that can be read; the others become findings.
 
     Args:
-        annotations: COCO's rows.
+        pieces: COCO's annotations, in the order of the file.
         image_of: Number of each image by its id.
         label_of: Label of each class by its category id.
         findings: Takes what is wrong.
     """
+    images, labels = Numbering(image_of), Numbering(label_of)
+    read: list[BoxColumns] = []
+    ids: list[NDArray[np.int64] | list[Any]] = []
+    first_place = 0
+    for piece in pieces:
+        plain = plain_boxes(piece) if isinstance(piece, list) else piece
+        columns = None if plain is None else _plain_columns(plain, images, labels)
+        if plain is not None and columns is not None:
+            ids.append(plain.ids)
+        else:
+            rows = piece if isinstance(piece, list) else piece.to_rows()
+            columns, ids_of_rows = _read_rows(rows, first_place, image_of, label_of, findings)
+            ids.append(ids_of_rows)
+        first_place += len(piece) if isinstance(piece, list) else len(piece.ids)
+        read.append(columns)
+    joined = (np.concatenate(parts) for parts in zip(_NO_BOXES, *read, strict=True))
+    return BoxColumns(*joined)._replace(ids=_annotation_ids(ids, findings))
+
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+_NO_BOXES = BoxColumns(_NOTHING, _NOTHING, np.zeros((0, 4)), np.zeros(0, dtype=bool), np.zeros(0), _NOTHING)
+
+
+def _plain_columns(plain: PlainBoxes, images: Numbering, labels: Numbering) -> BoxColumns | None:
+    """Return the columns of annotations; None if an image or a class is not listed. The ids are left to the caller."""
+    numbers, classes = images.look_up(plain.image_ids), labels.look_up(plain.category_ids)
+    if numbers is None or classes is None:
+        return None
+    return BoxColumns(numbers, classes, plain.boxes, plain.is_crowd.astype(bool), plain.areas, _NOTHING)
+
+
+def _read_rows(
+    annotations: list[Row],
+    first_place: int,
+    image_of: Mapping[int | str, int],
+    label_of: Mapping[int, int],
+    findings: FindingList,
+) -> tuple[BoxColumns, list[Any]]:
+    """Return the boxes of COCO's rows that can be read, and their ids as they are given."""
     rows: list[tuple[int, int]] = []  # image, label
     boxes: list[Box] = []
     crowds: list[bool] = []
     areas: list[float] = []
-    places: list[int] = []
-    for place, row in enumerate(annotations):
+    ids: list[Any] = []
+    for place, row in enumerate(annotations, first_place):
         box = _box(row, place, findings)
         if box is None:
             continue
@@ -55,18 +98,18 @@ def read_boxes(
         boxes.append(box)
         crowds.append(_is_crowd(row, place, findings))
         areas.append(_area(row, place, findings))
-        places.append(place)
+        ids.append(row.get("id"))
 
-    ids = _annotation_ids([annotations[place].get("id") for place in places], findings)
     images, labels = np.array(rows, dtype=np.int64).reshape(-1, 2).T
-    return BoxColumns(
+    columns = BoxColumns(
         images,
         labels,
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
         np.array(crowds, dtype=bool),
         np.array(areas, dtype=np.float64),
-        ids,
+        _NOTHING,
     )
+    return columns, ids
 
 
 def _name(row: Row, place: int) -> str:
@@ -125,12 +168,15 @@ def _area(row: Row, place: int, findings: FindingList) -> float:
     return math.nan
 
 
-def _annotation_ids(values: list[Any], findings: FindingList) -> NDArray[np.int64]:
+def _annotation_ids(pieces: list[NDArray[np.int64] | list[Any]], findings: FindingList) -> NDArray[np.int64]:
     """Return the file's own ids, or numbers from 1 where these are missing or not unique.
 
     The file's own matter: pycocotools never counts an annotation with id 0 as found, and its numbers are the reference.
     """
-    ids = [whole_number(value) for value in values]
+    arrays = [piece for piece in pieces if isinstance(piece, np.ndarray)]
+    if len(arrays) == len(pieces) and _are_usable(joined := np.concatenate([_NOTHING, *arrays])):
+        return joined
+    ids = [whole_number(value) for piece in pieces for value in (piece if isinstance(piece, list) else piece.tolist())]
     usable = [value for value in ids if value is not None and 0 <= value < 2**63]
     if len(usable) == len(ids) == len(set(usable)):
         if 0 in usable:
@@ -149,3 +195,11 @@ def _annotation_ids(values: list[Any], findings: FindingList) -> NDArray[np.int6
         text = "annotations have no id that is a whole number"
         findings.add("note", text, advice="the annotations are numbered anew")
     return np.arange(1, len(ids) + 1, dtype=np.int64)
+
+
+def _are_usable(ids: NDArray[np.int64]) -> bool:
+    """Return whether ids are above 0, each once."""
+    if not len(ids) or ids.min() <= 0:
+        return False
+    ascending = ids if (np.diff(ids) > 0).all() else np.sort(ids)
+    return bool((np.diff(ascending) > 0).all())

@@ -8,9 +8,10 @@ Category ids become contiguous labels, ordered by id; ``Dataset.category_ids`` l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from effdet.data.formats.boxes import read_boxes
 from effdet.data.formats.coco_layouts import find_coco, image_folders
 from effdet.data.formats.columns import Columns, to_dataset
 from effdet.data.formats.interface import Format, Part, Source
+from effdet.data.formats.json_pieces import NotInPiecesError, read_in_pieces
+from effdet.data.formats.plain_boxes import PlainBoxes, parse_annotations, parse_rows
 from effdet.data.formats.text_files import read_json
 from effdet.data.formats.values import identifier, is_encodable, short, side, whole_number
 from effdet.data.image_copies import ImageCopies, write_json_file
@@ -29,6 +32,7 @@ from effdet.data.text_column import TextColumn
 Row = dict[str, Any]
 
 _KEYS = ("images", "annotations", "categories")
+LARGE = 1 << 26  # bytes of a file from which on it is read in pieces
 
 
 def _read_source(source: Source) -> Dataset:
@@ -53,7 +57,10 @@ def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path])
     file = Path(annotation_file)
     folders = [Path(folders)] if isinstance(folders, str | Path) else folders
     findings = FindingList()
-    return parse_coco(read_json(file, findings, "COCO JSON"), file, folders, findings)
+    lists = _read_large(file)
+    if lists is None:
+        return parse_coco(read_json(file, findings, "COCO JSON"), file, folders, findings)
+    return _join(lists, file, folders, findings)
 
 
 def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings: FindingList | None = None) -> Dataset:
@@ -71,10 +78,17 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings:
     """
     findings = FindingList() if findings is None else findings
     images, annotations, categories = (_objects(content, key, file, findings) for key in _KEYS)
-    class_names = _read_categories(categories, annotations, findings)
-    image_of, names, sizes = _read_images(images, findings, need_files=bool(folders))
+    return _join(_Lists(images, [annotations], categories), file, folders, findings)
+
+
+def _join(lists: _Lists, file: Path, folders: Sequence[Path], findings: FindingList) -> Dataset:
+    class_names = _read_categories(lists.categories, lists.annotations, findings)
+    image_of, names, sizes = _read_images(lists.images, findings, need_files=bool(folders))
+    image_ids = _id_column(list(image_of))
     label_of = {category_id: label for label, category_id in enumerate(class_names)}
-    boxes = read_boxes(annotations, image_of, label_of, findings)
+    boxes = read_boxes(lists.annotations, image_of, label_of, findings)
+    lists.annotations.clear()
+    del image_of
     return to_dataset(
         Columns(
             file=file,
@@ -85,7 +99,7 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings:
             labels=boxes.labels,
             class_names=list(class_names.values()),
             category_ids=list(class_names),
-            image_ids=_id_column(list(image_of)),
+            image_ids=image_ids,
             sizes=sizes,
             is_crowd=boxes.is_crowd,
             areas=boxes.areas,
@@ -96,6 +110,32 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings:
 
 
 # --- the file ------------------------------------------------------------------------------------------------------
+
+
+class _Lists(NamedTuple):
+    """The three lists of a COCO file."""
+
+    images: list[Row]
+    annotations: list[PlainBoxes | list[Row]]  # in pieces
+    categories: list[Row]
+
+
+def _read_large(file: Path) -> _Lists | None:
+    """Return the lists of a large file, its boxes as arrays where possible; None if it must be read as a whole."""
+    try:
+        if not file.is_file() or file.stat().st_size < LARGE:
+            return None
+        found: dict[str, list[Any]] = {key: [] for key in _KEYS}
+        keys = set()
+        for key, piece in read_in_pieces(
+            file, {"images": parse_rows, "annotations": parse_annotations, "categories": parse_rows}
+        ):
+            keys.add(key)
+            found[key].append(piece)
+    except (NotInPiecesError, OSError):
+        return None
+    images, categories = (list(itertools.chain.from_iterable(found[key])) for key in ("images", "categories"))
+    return _Lists(images, found["annotations"], categories) if keys == set(_KEYS) else None
 
 
 def _objects(content: Any, key: str, file: Path, findings: FindingList) -> list[Row]:
@@ -121,7 +161,9 @@ def _type_in_words(value: Any) -> str:
 # --- categories ----------------------------------------------------------------------------------------------------
 
 
-def _read_categories(categories: list[Row], annotations: list[Row], findings: FindingList) -> dict[int, str]:
+def _read_categories(
+    categories: list[Row], annotations: Sequence[PlainBoxes | list[Row]], findings: FindingList
+) -> dict[int, str]:
     """Return the class names by category id, in order of id."""
     names: dict[int, str] = {}
     for place, category in enumerate(categories):
@@ -153,7 +195,7 @@ def _class_name(category: Row, category_id: int, findings: FindingList) -> str:
     return str(name)
 
 
-def _project_category(categories: list[Row], annotations: list[Row]) -> int | None:
+def _project_category(categories: list[Row], annotations: Sequence[PlainBoxes | list[Row]]) -> int | None:
     """Return the id of the category that stands for the whole project, as Roboflow writes it; None if there is none."""
     parents = {str(category.get("supercategory")) for category in categories}
     roots = [category for category in categories if str(category.get("name")) in parents]
@@ -162,7 +204,13 @@ def _project_category(categories: list[Row], annotations: list[Row]) -> int | No
     name, root = str(roots[0].get("name")), whole_number(roots[0].get("id"))
     if any((str(category.get("supercategory")) == name) == (category is roots[0]) for category in categories):
         return None
-    return None if any(whole_number(row.get("category_id")) == root for row in annotations) else root
+    return None if any(_has_box(piece, root) for piece in annotations) else root
+
+
+def _has_box(piece: PlainBoxes | list[Row], category_id: int | None) -> bool:
+    if isinstance(piece, PlainBoxes):
+        return bool((piece.category_ids == category_id).any())
+    return any(whole_number(row.get("category_id")) == category_id for row in piece)
 
 
 # --- images --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Measure data sets of a million images, and the ways to store them."""
