@@ -157,6 +157,11 @@ class Detections:
         keep = self.scores >= score_threshold
         return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], scores=self.scores[keep])
 
+    def of_labels(self, labels: Sequence[int]) -> Detections:
+        """Return only the detections whose label is one of these."""
+        keep = torch.isin(self.labels, torch.tensor(list(labels), device=self.labels.device))
+        return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], scores=self.scores[keep])
+
     def cpu(self) -> Detections:
         """Return the detections in host memory."""
         return replace(self, boxes=self.boxes.cpu(), labels=self.labels.cpu(), scores=self.scores.cpu())

@@ -101,7 +101,7 @@ def like_trained():
 
     Without them, signals die on the way through a random network, and a wrong graph goes unseen.
     """
-    from effdet.detector.prediction import make_batch
+    from effdet.detector.batches import make_batch
 
     def change(model, photos):
         for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):

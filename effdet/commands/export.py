@@ -169,7 +169,7 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
         ValueError: If there are too few images, or none to measure the AP on.
     """
     from effdet.deployment.quantise import MIN_IMAGES, Quantisation
-    from effdet.detector.prediction import make_batch
+    from effdet.detector.batches import make_batch
 
     step, inputs, count = options.batch or 1, [], 0
     images = islice(_calibration_images(args.calibration), NUM_CALIBRATION)

@@ -10,6 +10,7 @@ from effdet.deployment.formats import RUNTIMES, is_exported
 
 if TYPE_CHECKING:
     from effdet.detector.prediction import Detector
+    from effdet.detector.views import TileChoice, Views
 
 PRESETS = ("default", "fast", "google", "effdet", "zylo")
 SETTINGS = ("nms", "iou_threshold", "sigma", "score_threshold", "max_candidates", "max_detections")
@@ -28,6 +29,42 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sigma", type=float, help="width of the decay of soft NMS")
     group.add_argument("--max-candidates", type=int, metavar="N", help="best boxes of an image that NMS sees")
     group.add_argument("--max-detections", type=int, metavar="N", help="most detections of an image")
+
+
+def add_view_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which views of an image go through the network."""
+    group = parser.add_argument_group("large images and test-time augmentation", _VIEWS)
+    group.add_argument("--tiles", nargs="+", metavar="PIXELS", help="cut images into tiles: one side, H W, or auto")
+    group.add_argument("--overlap", type=float, metavar="SHARE", help="of a tile's side, with the next (default: 0.2)")
+    group.add_argument("--flip", action="store_true", help="look at the mirror image too")
+    group.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S", help="factors of the input size")
+
+
+_VIEWS = (
+    "What tiles show is joined by NMS, what mirror image and scales show by weighted boxes fusion. --tiles auto takes "
+    "tiles in which objects have the size that they had in training."
+)
+
+
+def views_of(args: argparse.Namespace) -> Views:
+    """Return what the options of ``add_view_options`` ask for.
+
+    Raises:
+        ValueError: If they cannot be.
+    """
+    from effdet.detector.views import Views
+
+    return Views(tiles=_tiles(args.tiles), overlap=args.overlap, flip=args.flip, scales=tuple(args.scales))
+
+
+def _tiles(texts: list[str] | None) -> TileChoice:
+    if texts is None:
+        return None
+    if texts == ["auto"]:
+        return "auto"
+    if len(texts) > 2 or not all(text.isdecimal() for text in texts):
+        raise ValueError(f"--tiles must be one side in pixels, a height and a width, or auto, got {' '.join(texts)}")
+    return int(texts[0]), int(texts[-1])
 
 
 _RUNTIME = (

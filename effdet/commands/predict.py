@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from effdet.commands import program
-from effdet.commands.model_options import add_model_options, load_model
+from effdet.commands.model_options import add_model_options, add_view_options, load_model, views_of
 from effdet.commands.output import STDOUT, prepare_output
 
 
@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     result.add_argument("--json", metavar="FILE", help="write all detections, boxes as xyxy, as JSON; - is stdout")
     result.add_argument("--annotations", type=Path, metavar="FILE", help=_ANNOTATIONS)
+    result.add_argument("--classes", nargs="+", metavar="NAME", help="report these classes only")
+    result.add_argument("--no-draw", action="store_true", help="write no pictures and videos, only the JSON files")
+    add_view_options(result)
     add_model_options(result)
     return result
 
@@ -43,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.score_threshold <= 1:
         parser().error(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
 
+    views = views_of(args)
     model = load_model(args)
     if args.json:
         prepare_output(args.json)
@@ -55,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         score_threshold=args.score_threshold,
         batch_size=args.batch_size,
+        views=views,
+        classes=args.classes,
+        draw=not args.no_draw,
         annotations=args.annotations,
         details=sys.stdout if to_stdout else Path(args.json) if args.json else None,
         report=lambda line: print(line, file=sys.stderr if to_stdout else sys.stdout, flush=True),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from effdet.detector.prediction import Detector, make_batch
+from effdet.detector.batches import make_batch
+from effdet.detector.prediction import Detector
 from effdet.ops.boxes import iou_matrix
 from effdet.structures import Detections
 

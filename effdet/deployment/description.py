@@ -11,6 +11,7 @@ from effdet.deployment.formats import Precision
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
+from effdet.ops.tiles import Tiles, tiles_from_dict
 
 KEY = "effdet"  # under which ONNX, OpenVINO and torch.export files hold the description
 FORMAT = "effdet-deployed-2"
@@ -39,6 +40,7 @@ class Description:
     input: Literal["normalised", "pixels"] = "normalised"  # "pixels": of 0…255; the graph normalises them
     outputs: Literal["raw", "detections"] = "raw"
     precision: Precision = "fp32"
+    training_tiles: Tiles | None = None  # in which objects have the size that they had in training; None: unknown
 
     def __post_init__(self) -> None:
         texts = all(isinstance(name, str) for name in self.class_names)
@@ -100,6 +102,7 @@ def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
         values["architecture"] = Architecture.from_dict(values["architecture"])
     values["settings"] = PostprocessSettings(**values["settings"])
     values["preprocessing"] = Preprocessing(**values["preprocessing"])
+    values["training_tiles"] = tiles_from_dict(values.get("training_tiles"))
     for field in ("class_names", "category_ids", "image_size", "mean", "std"):
         if not isinstance(values[field], list):
             raise TypeError(f"{field} must be a list, got {values[field]!r}")

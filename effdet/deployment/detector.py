@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from effdet.deployment.description import Description
 from effdet.deployment.runtimes import Runtime
+from effdet.detector.batches import to_detections
 from effdet.detector.inputs import as_pixels, check_image_size, normalise
-from effdet.detector.prediction import predict_iter, to_detections
+from effdet.detector.prediction import predict_iter
+from effdet.detector.views import TileChoice, Views
 from effdet.images.letterbox import Letterbox
 from effdet.models.anchors import anchors_of
 from effdet.ops.boxes import clip_boxes
@@ -41,6 +43,7 @@ class DeployedDetector:
         self.class_names = description.class_names
         self.category_ids = description.category_ids
         self.preprocessing = description.preprocessing
+        self.training_tiles = description.training_tiles
         self._settings = description.settings
         self.mean = torch.tensor(description.mean)
         self.std = torch.tensor(description.std)
@@ -50,6 +53,11 @@ class DeployedDetector:
     def __repr__(self) -> str:
         height, width = self.image_size
         return f"DeployedDetector({self.name}, {height}×{width}, {self.description.precision}, {self.runtime.name})"
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the network input may have another size than ``image_size``."""
+        return self.description.dynamic_size
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -95,16 +103,48 @@ class DeployedDetector:
         """Return the detector; it knows no other mode."""
         return self
 
-    def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
+    def predict(
+        self,
+        source: Any,
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 1,
+        tiles: TileChoice = None,
+        overlap: float | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        classes: Sequence[str] | None = None,
+    ) -> list[Detections]:
         """Detect objects in images of any kind; see ``EfficientDet.predict``."""
-        found = self.predict_iter(source, score_threshold=score_threshold, batch_size=batch_size)
+        found = self.predict_iter(
+            source,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+            tiles=tiles,
+            overlap=overlap,
+            flip=flip,
+            scales=scales,
+            classes=classes,
+        )
         return [detections for detections, _ in found]
 
     def predict_iter(
-        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1
+        self,
+        source: Any,
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 1,
+        tiles: TileChoice = None,
+        overlap: float | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        classes: Sequence[str] | None = None,
     ) -> Iterator[tuple[Detections, np.ndarray]]:
         """Yield detections with the image that they belong to; see ``EfficientDet.predict_iter``."""
-        return predict_iter(self, source, score_threshold=score_threshold, batch_size=batch_size)
+        views = Views(tiles=tiles, overlap=overlap, flip=flip, scales=tuple(scales))
+        return predict_iter(
+            self, source, score_threshold=score_threshold, batch_size=batch_size, views=views, classes=classes
+        )
 
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from effdet.deployment.detector import DeployedDetector
+from effdet.detector.batches import make_batch
 from effdet.detector.efficientdet import EfficientDet
-from effdet.detector.prediction import make_batch
 
 WARMUP = 3  # runs before the first that counts: caches fill, kernels are chosen
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from effdet.detector.batches import to_detections
 from effdet.detector.evaluation_copies import EvaluationCopies, unwrapped, without_wrapper_names
 from effdet.detector.inputs import (
     KnownNumbers,
@@ -22,8 +23,9 @@ from effdet.detector.inputs import (
     normalise,
 )
 from effdet.detector.new_classes import check_classes, head_like
-from effdet.detector.prediction import predict_iter, to_detections
+from effdet.detector.prediction import predict_iter
 from effdet.detector.saving import describe, push, save
+from effdet.detector.views import TileChoice, Views
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.anchors import anchors_of
@@ -31,6 +33,7 @@ from effdet.models.architecture import Architecture
 from effdet.models.network import Network, build_class_head
 from effdet.ops.postprocess import postprocess
 from effdet.ops.settings import PostprocessSettings
+from effdet.ops.tiles import Tiles
 from effdet.structures import Batch, Detections, Predictions, Target
 from effdet.training.losses import DetectionLoss
 from effdet.weights.checkpoint import check_fit
@@ -57,6 +60,8 @@ class EfficientDet(nn.Module):
         stochastic_depth: Drop rate of the last backbone block while training. Default: the architecture's.
         settings: How predictions become detections.
         preprocessing: How images become the network input.
+        training_tiles: Tiles of an image in which objects have the size in the network input that they had in training:
+            what ``predict(..., tiles="auto")`` takes.
 
     Raises:
         ValueError: If no architecture has that name, or a number or a length does not fit.
@@ -78,6 +83,7 @@ class EfficientDet(nn.Module):
         stochastic_depth: float | None = None,
         settings: PostprocessSettings | None = None,
         preprocessing: Preprocessing | None = None,
+        training_tiles: Tiles | None = None,
     ) -> None:
         super().__init__()
         self.architecture = _architecture(architecture)
@@ -91,6 +97,7 @@ class EfficientDet(nn.Module):
         self.stochastic_depth = self.architecture.stochastic_depth if stochastic_depth is None else stochastic_depth
         self.settings = settings or PostprocessSettings()
         self.preprocessing = preprocessing or Preprocessing()
+        self.training_tiles = training_tiles
         self.criterion = DetectionLoss()
         self.num_classes, self.class_names, self.category_ids = check_classes(num_classes, class_names, category_ids)
 
@@ -198,7 +205,18 @@ class EfficientDet(nn.Module):
             image_size=image_size,
         )
 
-    def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
+    def predict(
+        self,
+        source: Any,
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 1,
+        tiles: TileChoice = None,
+        overlap: float | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        classes: Sequence[str] | None = None,
+    ) -> list[Detections]:
         """Detect objects in images of any kind, in evaluation mode whatever mode the model is in.
 
         Nothing in the model changes, and several threads may call it at once.
@@ -206,25 +224,54 @@ class EfficientDet(nn.Module):
         Args:
             source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
             score_threshold: Detections below it are left out.
-            batch_size: Images that go through the network together.
+            batch_size: Images, or views of an image, that go through the network together.
+            tiles: Cut images into tiles with this side, or (height, width), in pixels; "auto": so that objects have the
+                size that they had in training. None: images are scaled to the network input as a whole.
+            overlap: Share of its side that a tile has in common with its neighbour. None: 0.2, or what goes with
+                "auto".
+            flip: Look at the mirror image too.
+            scales: Factors of the network input. What mirror image and scales show is joined by weighted boxes fusion.
+            classes: Names of the classes that are reported; None: all.
 
         Returns:
             One ``Detections`` per image or frame, in order, boxes in pixels of the original.
 
         Raises:
             FileNotFoundError, ValueError: If there is no such source or an image cannot be read.
+            TypeError, ValueError: If an argument has a wrong type or value, such as an unknown class.
         """
-        found = self.predict_iter(source, score_threshold=score_threshold, batch_size=batch_size)
+        found = self.predict_iter(
+            source,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+            tiles=tiles,
+            overlap=overlap,
+            flip=flip,
+            scales=scales,
+            classes=classes,
+        )
         return [detections for detections, _ in found]
 
     def predict_iter(
-        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1
+        self,
+        source: Any,
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 1,
+        tiles: TileChoice = None,
+        overlap: float | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        classes: Sequence[str] | None = None,
     ) -> Iterator[tuple[Detections, np.ndarray]]:
         """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, one at a time.
 
         Arguments as for ``predict``. Memory stays flat however many images or frames there are.
         """
-        return predict_iter(self, source, score_threshold=score_threshold, batch_size=batch_size)
+        views = Views(tiles=tiles, overlap=overlap, flip=flip, scales=tuple(scales))
+        return predict_iter(
+            self, source, score_threshold=score_threshold, batch_size=batch_size, views=views, classes=classes
+        )
 
     # ------------------------------------------------------------------ parts that training uses
 
@@ -250,6 +297,11 @@ class EfficientDet(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights, in which the network computes; losses and detections are float32 all the same."""
         return next(self.network.parameters()).dtype
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the network input may have another size than ``image_size``: always."""
+        return True
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -13,18 +14,18 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from effdet.detector.batches import make_batch
+from effdet.detector.views import PLAIN, TileChoice, Views, detect_views
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
 from effdet.images.reading import Picture
 from effdet.images.sources import iterate_pictures
 from effdet.ops.settings import PostprocessSettings
+from effdet.ops.tiles import Tiles
 from effdet.structures import Batch, Detections
 
 T = TypeVar("T")
-Chunk = Sequence[tuple[str, np.ndarray]]  # (name, (H, W, 3) uint8 RGB) of images that share a batch
-Size = tuple[int, int]  # (height, width)
 
 READ_AHEAD = 2  # batches that wait, decoded and letterboxed, while the network works on another
 _WAIT = 0.1  # seconds after which a waiting thread checks whether it is still needed
@@ -40,6 +41,11 @@ class Detector(Protocol):
     image_size: tuple[int, int]  # (height, width) of the network input
     settings: PostprocessSettings
     preprocessing: Preprocessing
+    training_tiles: Tiles | None  # in which objects are as large in the network input as they were in training
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the network input may have another size than ``image_size``."""
 
     @property
     def device(self) -> torch.device:
@@ -56,43 +62,118 @@ class Detector(Protocol):
     def detect(self, batch: Batch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
 
-    def predict(self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1) -> list[Detections]:
+    def predict(
+        self,
+        source: Any,
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 1,
+        tiles: TileChoice = None,
+        overlap: float | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        classes: Sequence[str] | None = None,
+    ) -> list[Detections]:
         """Detect objects in images of any kind."""
 
     def predict_iter(
-        self, source: Any, *, score_threshold: float = 0.3, batch_size: int = 1
+        self,
+        source: Any,
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 1,
+        tiles: TileChoice = None,
+        overlap: float | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        classes: Sequence[str] | None = None,
     ) -> Iterator[tuple[Detections, np.ndarray]]:
         """Yield detections with the image that they belong to."""
 
 
 def predict_iter(
-    detector: Detector, source: Any, *, score_threshold: float, batch_size: int
+    detector: Detector,
+    source: Any,
+    *,
+    score_threshold: float,
+    batch_size: int,
+    views: Views = PLAIN,
+    classes: Sequence[str] | None = None,
 ) -> Iterator[tuple[Detections, np.ndarray]]:
     """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, in order.
 
     From the second batch on, a thread reads and letterboxes the next ones while the network works. At most
     ``READ_AHEAD`` + 2 batches are held, however many images or frames there are. Where the preprocessing decodes at a
     reduced size, the image has that size, the boxes are in pixels of the full one, and ``Detections.draw`` fits them.
+    Images of which several views are looked at are decoded at full size.
 
     Args:
         detector: What detects.
         source: As ``effdet.images.reading.iterate_images`` takes it.
         score_threshold: Detections below it are left out.
-        batch_size: Images that go through the network together.
+        batch_size: Images, or views of an image, that go through the network together.
+        views: Which views of each image are looked at.
+        classes: Names of the classes that are reported; None: all.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1, or ``score_threshold`` is not in [0, 1].
+        ValueError: If ``batch_size`` is below 1, ``score_threshold`` is not in [0, 1], a class is unknown, or the views
+            do not suit the detector.
         FileNotFoundError, ValueError: If there is no such source or an image cannot be read; images before it come
             first.
     """
     check_batch_size(batch_size)
     if not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
         raise ValueError(f"score_threshold must be a number in [0, 1], got {score_threshold!r}")
-    letterbox = detector.letterbox
-    with closing(_batches(source, letterbox, batch_size)) as batches:
+    labels = None if classes is None else labels_of(classes, detector.class_names)
+    found = _whole_images(detector, source, batch_size)
+    if not views.is_plain:
+        views.check(detector)
+        found = _all_views(detector, source, batch_size, views)
+    with closing(found):
+        for picture, detections in found:
+            kept = replace(detections.above(score_threshold), source=picture.name)
+            yield (kept if labels is None else kept.of_labels(labels)), picture.pixels
+
+
+def labels_of(classes: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """Return the labels of classes by their names.
+
+    Raises:
+        TypeError: If the classes are one text and not a list.
+        ValueError: If there is none, or no class has one of the names.
+    """
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise TypeError(f"classes must be a list of class names, got {classes!r}")
+    if not classes:
+        raise ValueError("classes must name one class or more, got an empty list; leave it out to report all")
+    for name in classes:
+        if name not in class_names:
+            near = difflib.get_close_matches(str(name), class_names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(class_names)}"
+            raise ValueError(f"classes must be names of the model's classes, got {name!r}; {hint}")
+    return [class_names.index(name) for name in classes]
+
+
+def _whole_images(
+    detector: Detector, source: Any, batch_size: int
+) -> Generator[tuple[Picture, Detections], None, None]:
+    with closing(_batches(source, detector.letterbox, batch_size)) as batches:
         for chunk, batch in batches:
-            for picture, found in zip(chunk, detector.detect(batch), strict=True):
-                yield replace(found.above(score_threshold), source=picture.name), picture.pixels
+            yield from zip(chunk, detector.detect(batch), strict=True)
+
+
+def _all_views(
+    detector: Detector, source: Any, batch_size: int, views: Views
+) -> Generator[tuple[Picture, Detections], None, None]:
+    with closing(read_ahead(iterate_pictures(source), 1)) as pictures:
+        for picture in pictures:
+            if picture.pixels.shape[:2] != picture.original_size:
+                raise ValueError(
+                    f"{picture.name}: must have its full size to be looked at in several views, got "
+                    f"{picture.pixels.shape[:2]} of {picture.original_size}; read it with "
+                    "effdet.images.reading.read_picture"
+                )
+            yield picture, detect_views(detector, picture.pixels, views, batch_size)
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -129,39 +210,7 @@ def _prepare(chunk: Sequence[Picture], letterbox: Letterbox) -> _Prepared:
     return _Prepared(chunk, make_batch(images, letterbox, [picture.original_size for picture in chunk]))
 
 
-def make_batch(chunk: Chunk, letterbox: Letterbox, original_sizes: Sequence[Size] | None = None) -> Batch:
-    """Return named RGB images as one letterboxed batch without targets.
-
-    Args:
-        chunk: The images.
-        letterbox: What brings them into the frame of the network input.
-        original_sizes: (height, width) of each at full size; None: they are held so.
-    """
-    sizes = [(image.shape[0], image.shape[1]) for _, image in chunk] if original_sizes is None else original_sizes
-    boxed = [letterbox(image, size) for (_, image), size in zip(chunk, sizes, strict=True)]
-    return Batch(
-        images=torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in boxed]),
-        content_sizes=torch.tensor([content for _, content, _ in boxed]),
-        scales=torch.tensor([scales for _, _, scales in boxed], dtype=torch.float32),
-        original_sizes=torch.tensor(sizes),
-        image_ids=tuple(range(len(chunk))),
-        targets=[],
-    )
-
-
-def to_detections(
-    results: Sequence[tuple[Tensor, Tensor, Tensor]], batch: Batch, detector: Detector
-) -> list[Detections]:
-    """Return boxes, labels and scores of every image of a batch as ``Detections``, on the CPU."""
-    counts = [len(boxes) for boxes, _, _ in results]
-    columns = [torch.cat(column).cpu().split(counts) for column in zip(*results, strict=True)]  # one copy each
-    return [
-        Detections(boxes, labels, scores, detector.class_names, detector.category_ids, (height, width))
-        for boxes, labels, scores, (height, width) in zip(*columns, batch.original_sizes.tolist(), strict=True)
-    ]
-
-
-def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+def read_ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """Yield the same items, made by a thread that is at most ``depth`` + 1 ahead.
 
     An exception of ``items`` is raised in its place in the order. The thread ends when the consumer does.

@@ -54,4 +54,5 @@ def describe(model: EfficientDet) -> dict[str, Any]:
         "stochastic_depth": model.stochastic_depth,
         "settings": asdict(model.settings),
         "preprocessing": asdict(model.preprocessing),
+        "training_tiles": model.training_tiles and asdict(model.training_tiles),
     }

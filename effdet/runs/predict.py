@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from effdet.detector.prediction import Detector, check_batch_size
+import numpy as np
+
+from effdet.detector.prediction import Detector, check_batch_size, labels_of, predict_iter
+from effdet.detector.views import PLAIN, Views
 from effdet.evaluation.categories import match_categories, to_categories
 from effdet.images.file_types import is_video
-from effdet.images.reading import ImageError, Picture
+from effdet.images.reading import ImageError, Picture, read_picture
 from effdet.images.sources import check_source, find_files, iterate_pictures
 from effdet.images.video import VideoWriter, frame_rate
 from effdet.runs.image_ids import ListedImages
@@ -41,6 +46,9 @@ def predict_to_folder(
     *,
     score_threshold: float = 0.3,
     batch_size: int = 1,
+    views: Views = PLAIN,
+    classes: Sequence[str] | None = None,
+    draw: bool = True,
     annotations: str | Path | None = None,
     details: Path | TextIO | None = None,
     report: Callable[[str], None] = log.info,
@@ -59,7 +67,10 @@ def predict_to_folder(
         sources: As ``effdet.images.sources.iterate_images`` takes them; each file is predicted once.
         folder: Is made if it does not exist.
         score_threshold: Detections below it are left out.
-        batch_size: Images that go through the network together.
+        batch_size: Images, or views of an image, that go through the network together.
+        views: Which views of each image are looked at: tiles, mirror image, scales.
+        classes: Names of the classes that are reported; None: all.
+        draw: Write pictures and videos; False: only the JSON files.
         annotations: COCO JSON that lists the images: results.json gets its image and category ids.
         details: File, or open text file, for all detections as a JSON list, boxes as xyxy.
         report: Is called with one line for each image or video.
@@ -67,12 +78,15 @@ def predict_to_folder(
 
     Raises:
         TypeError: If a source is of a type that is none; nothing is written then.
-        ValueError: If ``batch_size`` is below 1, or the annotations do not fit the model.
+        ValueError: If ``batch_size`` is below 1, a class is unknown, or views or annotations do not suit the model.
         FileNotFoundError: If there are no such annotations.
         OSError: If a file cannot be written.
     """
     check_batch_size(batch_size)
     check_source(sources)
+    views.check(model)
+    if classes is not None:
+        labels_of(classes, model.class_names)
     failures: list[str] = []
 
     def fail(sentence: str) -> None:
@@ -84,7 +98,11 @@ def predict_to_folder(
     naming = _Naming.of(model, listed)
     originals = [item for _, item in items if isinstance(item, Path)]
     with PredictionFiles(Path(folder), originals, naming.names_of_ids, details) as files:
-        job = _Job(model, files, listed, naming.categories, score_threshold, batch_size, report, fail)
+        predict = functools.partial(
+            predict_iter, model, score_threshold=score_threshold, batch_size=batch_size, views=views, classes=classes
+        )
+        read = model.letterbox.read if views.is_plain else read_picture
+        job = _Job(predict, read, files, listed, naming.categories, batch_size, draw, report, fail)
         for videos, group in groupby(items, key=lambda item: isinstance(item[1], Path) and is_video(item[1])):
             if videos:
                 for _, file in group:
@@ -134,12 +152,13 @@ class _Naming(NamedTuple):
 
 @dataclass(frozen=True)
 class _Job:
-    model: Detector
+    predict: Callable[[Any], Iterator[tuple[Detections, np.ndarray]]]
+    read: Callable[..., Picture]
     files: PredictionFiles
     listed: ListedImages | None
     categories: tuple[Any, ...]
-    score_threshold: float
     batch_size: int
+    draw: bool
     report: Callable[[str], None]
     fail: Callable[[str], None]
 
@@ -147,42 +166,40 @@ class _Job:
         """Draw every image that can be read; name the others."""
         read = self._read(items)
         while chunk := list(islice(read, self.batch_size)):
-            found = self._predict([picture for _, picture in chunk])
-            for (image_id, picture), detections in zip(chunk, found, strict=True):
-                detections = to_categories(replace(detections, source=picture.name), self.categories)
-                target = self.files.path_for(Path(picture.name))
-                save_image(target, detections.draw(picture.pixels))
+            found = self.predict([picture for _, picture in chunk])
+            for (image_id, picture), (detections, pixels) in zip(chunk, found, strict=True):
+                detections = to_categories(detections, self.categories)
+                target = self.files.path_for(Path(picture.name)) if self.draw else None
+                if target is not None:
+                    save_image(target, detections.draw(pixels))
                 self.files.add(detections, image_id, target)
-                self.report(one_line(f"{picture.name}: {_counted(detections)} -> {target}"))
+                self.report(one_line(f"{picture.name}: {_counted(detections)}{_arrow(target)}"))
 
     def predict_video(self, file: Path) -> None:
         """Draw every frame into a video of the same rate; the frames before a damaged one are kept."""
-        target = self.files.path_for(file, ".mp4")
+        target = self.files.path_for(file, ".mp4") if self.draw else None
         frames = found = 0
         try:
             if self.listed is not None:
                 raise ImageError(f"{file}: a video has no image ids; leave it out or leave out the annotations")
-            with VideoWriter(target, frame_rate(file)) as video:
-                for detections, image in self.model.predict_iter(
-                    file, score_threshold=self.score_threshold, batch_size=self.batch_size
-                ):
-                    video.write(detections.draw(image))
+            with contextlib.ExitStack() as stack:
+                video = None if target is None else stack.enter_context(VideoWriter(target, frame_rate(file)))
+                for detections, image in self.predict(file):
+                    if video is not None:
+                        video.write(detections.draw(image))
                     self.files.add(detections, None, target)
                     frames, found = frames + 1, found + len(detections)
         except (ImageError, FileNotFoundError) as error:
             self.fail(str(error))
         if frames:
-            self.report(one_line(f"{file}: {frames} frames, {found} detections -> {target}"))
-
-    def _predict(self, pictures: list[Picture]) -> list[Detections]:
-        return self.model.predict(pictures, score_threshold=self.score_threshold, batch_size=self.batch_size)
+            self.report(one_line(f"{file}: {frames} frames, {found} detections{_arrow(target)}"))
 
     def _read(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[Any, Picture]]:
         """Yield the image id (None: the next number) and picture of what can be read."""
         for number, item in items:
             try:
                 image_id = None if self.listed is None else self.listed.id_of(_path_of(item, number))
-                for picture in iterate_pictures(item, self.model.letterbox.read, first_number=number):
+                for picture in iterate_pictures(item, self.read, first_number=number):
                     yield image_id, picture
             except (ValueError, OSError) as error:
                 self.fail(str(error))
@@ -192,6 +209,10 @@ def _path_of(item: Any, number: int) -> Path:
     if not isinstance(item, Path):
         raise ValueError(f"image {number}: only files have ids in the annotations, got {type(item).__name__}")
     return item
+
+
+def _arrow(target: Path | None) -> str:
+    return "" if target is None else f" -> {target}"
 
 
 def _counted(detections: Detections) -> str:

@@ -87,17 +87,17 @@ class PredictionFiles:
                 return path
             number += 1
 
-    def add(self, detections: Detections, image_id: Any, drawn: Path) -> None:
-        """Write the detections of one image; ``image_id`` None: the next number, from 1."""
+    def add(self, detections: Detections, image_id: Any, drawn: Path | None) -> None:
+        """Write the detections of one image; ``image_id`` None: the next number, from 1; ``drawn``: its picture."""
         number = self.num_images + 1 if image_id is None else image_id
         height, width = detections.image_size or (0, 0)
-        self._images.add(
-            {"id": number, "file_name": detections.source, "width": width, "height": height, "drawn": drawn.name}
-        )
+        image = {"id": number, "file_name": detections.source, "width": width, "height": height}
+        self._images.add(image if drawn is None else {**image, "drawn": drawn.name})
         for row in detections.to_coco(number):
             self._results.add(row)
         if self._rows is not None:
-            self._rows.add({"image_id": number, "drawn": str(drawn), **detections.to_dict()})
+            picture = {} if drawn is None else {"drawn": str(drawn)}
+            self._rows.add({"image_id": number, **picture, **detections.to_dict()})
         self.num_images += 1
         self.num_detections += len(detections)
 
@@ -119,6 +119,6 @@ class _JsonList:
 
 def _pictures_of_last_time(images: Path) -> set[str]:
     try:
-        return {image["drawn"] for image in json.loads(images.read_bytes())["images"]}
+        return {image["drawn"] for image in json.loads(images.read_bytes())["images"] if "drawn" in image}
     except (OSError, ValueError, KeyError, TypeError):
         return set()  # no such file, or not one of ours: then nothing here is ours to replace

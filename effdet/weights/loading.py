@@ -14,6 +14,7 @@ from torch import Tensor
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
+from effdet.ops.tiles import Tiles, tiles_from_dict
 from effdet.weights import effdet, google, own_state_dict, zylo
 from effdet.weights.checkpoint import Checkpoint, have_same_network
 from effdet.weights.coco_classes import COCO_IDS, COCO_NAMES
@@ -57,13 +58,14 @@ class Loaded:
     stochastic_depth: float | None = None
     settings: PostprocessSettings = field(default_factory=PostprocessSettings)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    training_tiles: Tiles | None = None
     checkpoint: Checkpoint | None = None  # of a file without our description: what became of its tensors
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of ``EfficientDet`` beside the architecture and the number of classes."""
         names = ("image_size", "class_names", "category_ids", "stochastic_depth", "settings", "preprocessing")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "training_tiles")}
 
 
 def load(source: str | Path, *, variant: str | None = None) -> Loaded:
@@ -130,6 +132,7 @@ def _described(found: Source, description: Mapping[str, Any], variant: str | Non
         stochastic_depth=description["stochastic_depth"],
         settings=PostprocessSettings(**description["settings"]),
         preprocessing=Preprocessing(**description.get("preprocessing", {})),
+        training_tiles=tiles_from_dict(description.get("training_tiles")),
     )
 
 

@@ -365,3 +365,69 @@ def test_names_of_every_kind_come_back_from_the_files(weights, seer, photos, nam
     (entry,) = json.loads((photos / "all.json").read_text())
     assert os.fsencode(entry["source"]) == os.fsencode(file)
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_without_drawing_there_are_only_the_json_files(weights, seer, photos, capsys):
+    clip = write_video(photos / "clip.mp4", 3)
+    assert (
+        predict(weights, photos / "a", clip, "--out", photos / "out", "--no-draw", "--json", photos / "all.json") == 0
+    )
+    assert sorted(path.name for path in (photos / "out").iterdir()) == ["images.json", "results.json"]
+    images = read(photos / "out", "images.json")["images"]
+    assert [Path(image["file_name"]).name for image in images] == ["x.jpg", "clip.mp4#0", "clip.mp4#1", "clip.mp4#2"]
+    assert not any("drawn" in image for image in images)
+    assert len(read(photos / "out", "results.json")) == 4
+    assert not any("drawn" in row for row in read(photos, "all.json"))
+    assert "x.jpg: 1 detection (1 WBC)\n" in capsys.readouterr().out
+
+
+def test_pictures_of_last_time_are_known_also_after_a_prediction_without_pictures(weights, seer, photos):
+    assert predict(weights, photos / "a", "--out", photos / "out", "--no-draw") == 0
+    assert predict(weights, photos / "a", "--out", photos / "out") == 0
+    assert predict(weights, photos / "a", "--out", photos / "out") == 0
+    assert sorted(path.name for path in (photos / "out").iterdir()) == ["images.json", "results.json", "x.jpg"]
+
+
+def test_classes_are_chosen_by_name(weights, seer, photos, capsys):
+    assert predict(weights, photos / "a", "--out", photos / "out", "--classes", "RBC", "WBC") == 0
+    assert len(read(photos / "out", "results.json")) == 1
+    assert predict(weights, photos / "a", "--out", photos / "out", "--classes", "RBC") == 0
+    assert read(photos / "out", "results.json") == []
+    assert predict(weights, photos / "a", "--out", photos / "out", "--classes", "WCB") == 1
+    assert "classes must be names of the model's classes, got 'WCB'; did you mean 'WBC'?" in capsys.readouterr().err
+
+
+def test_tiles_flip_and_scales_give_what_python_gives(weights, photos):
+    options = ["--tiles", "200", "300", "--overlap", "0.1", "--flip", "--scales", "1", "0.5"]
+    assert predict(weights, photos / "a/x.jpg", "--out", photos / "out", "--score-threshold", "0", *options) == 0
+    (found,) = EfficientDet.from_pretrained(weights).predict(
+        photos / "a/x.jpg", score_threshold=0, tiles=(200, 300), overlap=0.1, flip=True, scales=[1, 0.5]
+    )
+    scores = [row["score"] for row in read(photos / "out", "results.json")]
+    assert len(scores) > 300  # more than the 100 that one look at the photo gives
+    assert scores[:20] == pytest.approx(found.scores[:20].tolist(), rel=1e-3)
+
+
+def test_tiles_are_cut_at_full_size_whatever_the_preset(weights, seer, tmp_path):
+    """The seer finds one object in every tile, and those of two tiles do not overlap."""
+    Image.fromarray(np.zeros((512, 1024, 3), np.uint8)).save(tmp_path / "large.jpg")
+    options = ["--preset", "fast", "--tiles", "512", "--overlap", "0"]
+    assert predict(weights, tmp_path / "large.jpg", "--out", tmp_path / "out", *options) == 0
+    boxes = [row["bbox"] for row in read(tmp_path / "out", "results.json")]
+    assert boxes == [[0, 0, 256, 256], [512, 0, 256, 256]]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--tiles", "big"], "--tiles must be one side in pixels, a height and a width, or auto, got big"),
+        (["--tiles", "1", "2", "3"], "--tiles must be one side in pixels"),
+        (["--tiles", "auto"], "tiles must be a number of pixels for lite0, got 'auto'"),
+        (["--overlap", "0.5"], "overlap goes with tiles"),
+        (["--scales", "0"], "scales must be different numbers"),
+    ],
+)
+def test_wrong_views_are_one_sentence(weights, seer, photos, args, message, capsys):
+    assert predict(weights, photos / "a", "--out", photos / "out", *args) == 1
+    assert message in capsys.readouterr().err
+    assert not (photos / "out").exists()

@@ -17,7 +17,7 @@ from effdet.deployment.description import KEY
 from effdet.deployment.export import ExportOptions, as_exported, export
 from effdet.deployment.load import load
 from effdet.deployment.onnx_graph import trace_onnx
-from effdet.detector.prediction import make_batch
+from effdet.detector.batches import make_batch
 from effdet.images.preprocessing import Preprocessing
 from effdet.images.reading import read_image
 from effdet.install import hint
@@ -158,6 +158,7 @@ def test_a_file_holds_everything_needed_to_use_it(model, tmp_path, format, file)
         "image_size",
         "settings",
         "preprocessing",
+        "training_tiles",
         "fill",
     ):
         assert getattr(detector, name) == getattr(model, name), name

@@ -10,7 +10,7 @@ from effdet.deployment.compare import TOLERANCES, compare
 from effdet.deployment.executorch import ExecuTorch
 from effdet.deployment.export import ExportOptions, as_exported, export
 from effdet.deployment.quantise import AccuracyControl, Quantisation
-from effdet.detector.prediction import make_batch
+from effdet.detector.batches import make_batch
 
 pytest.importorskip("executorch")
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from effdet.deployment.folding import folded_network
-from effdet.detector.prediction import make_batch
+from effdet.detector.batches import make_batch
 
 
 @pytest.mark.parametrize("name", ["lite0", "d0", "full convolutions"])

@@ -209,7 +209,8 @@ def test_a_model_saved_as_a_folder_comes_back_whole(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     for source in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
         loaded = EfficientDet.from_pretrained(source)
-        for name in ("name", "class_names", "category_ids", "image_size", "settings", "preprocessing"):
+        names = ("name", "class_names", "category_ids", "image_size", "settings", "preprocessing", "training_tiles")
+        for name in names:
             assert getattr(loaded, name) == getattr(model, name)
         assert torch.equal(loaded.mean, model.mean)
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from effdet.detector.prediction import make_batch, predict_iter, read_ahead
+from effdet.detector.batches import make_batch
+from effdet.detector.prediction import predict_iter, read_ahead
+from effdet.detector.views import Views
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
-from effdet.images.reading import ImageError
+from effdet.images.reading import ImageError, Picture
 from effdet.ops.boxes import iou_matrix
 from effdet.structures import Detections
 
@@ -182,3 +184,11 @@ def exif_turned():
     exif = Image.Exif()
     exif[0x0112] = 3
     return exif
+
+
+def test_views_need_the_full_size():
+    reduced = Picture("small", np.zeros((32, 32, 3), np.uint8), (64, 64))
+    detector = MeanColour()
+    detector.training_tiles, detector.image_size, detector.takes_any_size = None, (32, 32), True
+    with pytest.raises(ValueError, match=r"small: must have its full size to be looked at in several views, got"):
+        next(predict_iter(detector, reduced, score_threshold=0.0, batch_size=1, views=Views(flip=True)))

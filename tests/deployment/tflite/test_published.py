@@ -17,7 +17,7 @@ import effdet
 from effdet import EfficientDet
 from effdet.deployment.export import ExportOptions, export
 from effdet.deployment.tflite.graph import Graph, unpack
-from effdet.detector.prediction import make_batch
+from effdet.detector.batches import make_batch
 from effdet.images.sources import iterate_images
 
 pytest.importorskip("onnxscript")

@@ -18,7 +18,7 @@ from effdet.deployment.tflite import write
 from effdet.deployment.tflite.graph import Graph, unpack
 from effdet.deployment.tflite.metadata_reader import read_metadata
 from effdet.deployment.tflite.nms import find_operator, options_of
-from effdet.detector.prediction import make_batch
+from effdet.detector.batches import make_batch
 from effdet.images.reading import read_image
 from effdet.ops.settings import PostprocessSettings
 

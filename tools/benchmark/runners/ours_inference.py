@@ -14,8 +14,8 @@ from torch import Tensor
 
 from effdet.deployment.formats import is_exported
 from effdet.deployment.load import load_exported
+from effdet.detector.batches import make_batch
 from effdet.detector.efficientdet import EfficientDet
-from effdet.detector.prediction import make_batch
 from effdet.images.preprocessing import Preprocessing
 from effdet.ops.settings import PostprocessSettings
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from effdet.deployment.load import load_exported
 from effdet.deployment.throughput import measure_throughput
-from effdet.detector.prediction import make_batch
+from effdet.detector.batches import make_batch
 
 
 class Rates:
