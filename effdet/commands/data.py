@@ -20,13 +20,7 @@ from effdet.commands.model_options import image_size
 from effdet.commands.output import STDOUT, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from effdet.data.doctor.annotation_checks import AnchorOverlap
     from effdet.data.doctor.examination import Examination
-    from effdet.data.findings import Finding
-    from effdet.data.formats import Source
 
 
 def parser(command: str = "data") -> argparse.ArgumentParser:
@@ -38,15 +32,17 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     check = actions.add_parser("check", help="look for mistakes in a data set", description=_CHECK)
     check.add_argument("data", metavar="DATA", help=f"{_ANY_DATA}, or config file (.yaml)")
     check.add_argument(
-        "--image-size",
-        nargs="+",
-        type=int,
-        metavar="PIXELS",
-        help="network input, one side or height and width; adds the check that anchors reach every box",
+        "overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the config"
     )
     check.add_argument(
-        "--anchor-scale", type=float, default=4.0, help="smallest anchor / stride (default: 4, as D0-D5)"
+        "--config",
+        metavar="CONFIG",
+        help="what will be trained (default: DATA if it is a config, else configs/custom.yaml)",
     )
+    check.add_argument(
+        "--image-size", nargs="+", type=int, metavar="PIXELS", help="network input, one side or height and width"
+    )
+    check.add_argument("--anchor-scale", type=float, metavar="SCALE", help="smallest anchor / stride")
     check.add_argument("--quick", action="store_true", help="do not open the images, only see whether they exist")
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -175,21 +171,11 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from effdet.data.doctor.examination import examine
     from effdet.progress import ProgressBar
+    from effdet.runs.check_data import check_data
 
-    size = image_size(args.image_size) if args.image_size else None
-    sources, missing = _find_splits(args.data)
     with ProgressBar(seconds_between_lines=10) as progress:
-        result = examine(
-            sources,
-            decode_images=not args.quick,
-            image_size=size,
-            anchor_overlap=_anchor_overlap(size, args.anchor_scale) if size else None,
-            report=progress,
-        )
-    for split, finding in missing:
-        result.add(split, [finding])
+        result = check_data(args.data, args.config, _overrides(args), quick=args.quick, report=progress)
     if args.json:
         write_json(result.to_dict(), STDOUT, indent=1)
     else:
@@ -197,59 +183,15 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if result.has_errors else 0
 
 
-def _find_splits(data: str) -> tuple[dict[str, Source], list[tuple[str, Finding]]]:
-    """Return where each split is, and findings about how they were found.
-
-    Raises:
-        DataError: If there is nothing to check.
-    """
-    from effdet.config import DataConfig, load_config
-    from effdet.data.findings import DataError, Finding
-    from effdet.data.formats import find_source
-    from effdet.data.formats.finding import find_data, split_command
-    from effdet.data.formats.interface import SPLITS
-    from effdet.data.formats.yolo_layouts import is_data_yaml
-
-    is_config = data.endswith((".yaml", ".yml")) and not is_data_yaml(Path(data))
-    config = load_config(data).data if is_config else DataConfig(root=data)
-    named = {
-        "train": (config.train_annotations, config.train_images),
-        "val": (config.val_annotations, config.val_images),
-    }
-    found = find_data(config.root)
-    if "all" in found.parts and config.train_annotations is config.val_annotations is None:
-        advice = f"before training, divide it with: {split_command(Path(config.root))}"
-        note = Finding("note", "there are no parts for training and validation", advice)
-        return {"data": found.parts["all"]}, [*[("", finding) for finding in found.findings], ("", note)]
-    sources: dict[str, Source] = {}
-    faults: dict[str, DataError] = {}
-    for split in SPLITS:
-        annotations, images = named.get(split, (None, None))
-        try:
-            sources[split], _ = find_source(config.root, split, annotations=annotations, images=images)
-        except DataError as error:
-            faults[split] = error
-    if not sources:
-        raise faults["train"]
-    faults.pop("test", None)
-    notes = [(split, Finding("note", str(fault))) for split, fault in faults.items()]
-    return sources, [*[("", finding) for finding in found.findings], *notes]
-
-
-def _anchor_overlap(size: tuple[int, int], scale: float) -> AnchorOverlap:
-    """Return a function that gives the IoU of boxes (M, 4) with their best anchors of the published grid."""
-    import torch
-
-    from effdet.ops.anchors import level_sizes, make_anchors
-    from effdet.ops.boxes import iou_matrix
-
-    anchors = make_anchors(size, level_sizes(size, 3, 7), scale=scale)
-
-    def best(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        chunks = torch.from_numpy(boxes).split(64)  # 64 × 49,104 anchors at 512 × 512
-        return torch.cat([iou_matrix(chunk, anchors).amax(dim=1) for chunk in chunks]).numpy()
-
-    return best
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """Return the overrides of a config that the options are short forms of, and those that are given."""
+    overrides = []
+    if args.image_size:
+        height, width = image_size(args.image_size)
+        overrides += ["data.long_side=null", "data.max_long_side=null", f"data.image_size=[{height},{width}]"]
+    if args.anchor_scale is not None:
+        overrides.append(f"model.architecture.anchor_scale={args.anchor_scale}")
+    return [*overrides, *args.overrides]
 
 
 def _as_text(result: Examination) -> str:
@@ -264,6 +206,10 @@ def _as_text(result: Examination) -> str:
             f"  {len(split['boxes_of_class'])} classes: "
             + ", ".join(f"{name} {count:,}" for name, count in split["boxes_of_class"].items()),
         ]
+    if result.network is not None:
+        height, width = result.network.image_size
+        reached = "" if result.anchors is None else f"; anchors reach {result.anchors.recall:.1%} of the boxes"
+        lines.append(f"network: {result.network.name}, input {height}×{width}{reached}")
     for finding in result.findings:
         lines.append(f"{finding.severity:8}{finding.split + ': ' if finding.split else ''}{finding}")
     counts = Counter(finding.severity for finding in result.findings)

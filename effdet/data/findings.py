@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 Severity = Literal["error", "warning", "note"]
 
@@ -42,6 +44,24 @@ def found(severity: Severity, text: str, places: Iterable[str], advice: str = ""
     """Return one finding about all the places, or none when there are none."""
     places = list(places)
     return [Finding(severity, text, advice, len(places), tuple(places[:MAX_EXAMPLES]))] if places else []
+
+
+def found_at(
+    severity: Severity, text: str, places: Sequence[Any] | NDArray[Any], name: Callable[[Any], str], advice: str = ""
+) -> list[Finding]:
+    """Return one finding about all the places, or none when there are none; only the first few are named.
+
+    Args:
+        severity: Of the finding.
+        text: What it says.
+        places: Such as an array of row numbers.
+        name: Gives the name of a place.
+        advice: What to do.
+    """
+    if not len(places):
+        return []
+    examples = tuple(name(place) for place in places[:MAX_EXAMPLES])
+    return [Finding(severity, text, advice, len(places), examples)]
 
 
 class FindingList:

@@ -44,12 +44,22 @@ def group_images(
     Raises:
         ImportError: If imagehash is needed and missing.
     """
+    return group_hashes(hash_images(dataset, likeness, report), likeness)
+
+
+def hash_images(dataset: Dataset, likeness: Likeness = "similar", report: Report = report_nothing) -> list[bytes]:
+    """Return the hash of each image, empty where the file cannot be read; arguments as for ``group_images``."""
     hash_of = _perceptual_hash() if likeness == "similar" else _file_hash
     hashes: list[bytes] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for value in pool.map(hash_of, map(dataset.stored, range(len(dataset)))):
             hashes.append(value)
             report("comparing images", len(hashes), len(dataset))
+    return hashes
+
+
+def group_hashes(hashes: Sequence[bytes], likeness: Likeness) -> NDArray[np.int64]:
+    """Return (I,) the number of the group of each hash; images without a hash are alone."""
     readable = np.flatnonzero([bool(value) for value in hashes])
     unique, numbers = np.unique([hashes[index] for index in readable.tolist()], return_inverse=True)
     group_of_hash = np.arange(len(unique))
@@ -57,7 +67,7 @@ def group_images(
         table = np.frombuffer(b"".join(hashes[index] for index in readable.tolist()), np.uint8).reshape(-1, 8)
         first = np.unique(numbers.reshape(-1), return_index=True)[1]
         group_of_hash = join_alike(table[first])
-    groups = np.arange(len(dataset)) + len(unique)
+    groups = np.arange(len(hashes)) + len(unique)
     groups[readable] = group_of_hash[numbers.reshape(-1)]
     return np.unique(groups, return_inverse=True)[1].reshape(-1).astype(np.int64)
 

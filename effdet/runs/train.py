@@ -16,6 +16,7 @@ from effdet.data.dataset import Dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.architecture import with_architecture
 from effdet.runs.build import build_run
+from effdet.runs.check_data import check_before_training
 from effdet.runs.data import read_data
 from effdet.runs.device import choose_device
 from effdet.runs.folder import changed_settings, find_run_folder, new_run_folder, write_config
@@ -148,6 +149,7 @@ def prepare_run(
 
 def _read(config: Config) -> tuple[Dataset, Dataset, dict[str, dict[str, str]]]:
     train, val = read_data(config.data)
+    check_before_training(config, train, val)
     return train, val, {"train": train.fingerprint(), "val": val.fingerprint()}
 
 

@@ -57,7 +57,7 @@ def test_check_with_errors_is_status_1_and_names_them_all(small, capsys):
     change(small / "val.json", lambda content: content["annotations"][0].update(category_id=99))
     assert call("check", small) == 1
     out = capsys.readouterr().out
-    assert "error   train: image files are missing: 1 (train_00003.jpg); look in " in out
+    assert "error   train: image files are missing: 1 (train_00003.jpg); copy them to " in out
     assert "error   val: annotations belong to categories that are not listed: 1 (annotation 1 has" in out
     assert "2 errors" in out
 
@@ -91,7 +91,7 @@ def test_check_finds_the_boxes_that_no_anchor_of_the_published_grid_reaches(smal
         for finding in json.loads(capsys.readouterr().out)["findings"]
         if finding["split"] == "train" and "reached by no anchor" in finding["text"]
     ]
-    assert finding["examples"][0].startswith("annotation 1 of train_00000.jpg, best IoU 0.")
+    assert finding["examples"][0].startswith("annotation 1 of train_00000.jpg, IoU 0.")
 
 
 def test_check_takes_one_annotation_file(small, capsys):

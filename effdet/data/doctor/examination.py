@@ -1,27 +1,33 @@
-"""Run every check of the doctor on the splits of a data set."""
+"""Run every check of the doctor on the splits of a data set, or for a training those that need no image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from effdet.data.dataset import Dataset
-from effdet.data.doctor.annotation_checks import (
-    AnchorOverlap,
-    check_annotations,
-    check_network_input,
-    check_same_classes,
-    class_counts,
+from effdet.data.doctor.alike_images import AlikeImages
+from effdet.data.doctor.anchor_fit import AnchorFit, Network, check_anchors, check_network_input
+from effdet.data.doctor.box_checks import check_boxes, check_number_of_boxes, namer
+from effdet.data.doctor.box_frames import check_box_frames
+from effdet.data.doctor.class_checks import check_classes, check_same_classes, class_counts
+from effdet.data.doctor.image_files import (
+    ImageFile,
+    check_files,
+    check_leakage,
+    check_unlisted,
+    copies_in,
+    open_images,
 )
-from effdet.data.doctor.image_files import ImageFile, check_files, check_leakage, check_unlisted, open_images
 from effdet.data.findings import DataError, Finding, Severity
 from effdet.data.formats import Source, read_source
 from effdet.progress import Report, report_nothing
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+_LEARNED = ("train", "data")  # the split that a model learns; "data" is a set that is not divided
 
 
 @dataclass
@@ -30,6 +36,9 @@ class Examination:
 
     splits: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    network: Network | None = None  # what the boxes were compared with
+    anchors: AnchorFit | None = None  # how its anchors fit the boxes of train
+    estimate: dict[str, Any] | None = None  # of the memory and time of a training on this machine
 
     @property
     def has_errors(self) -> bool:
@@ -44,57 +53,124 @@ class Examination:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         findings = [{**vars(finding), "examples": list(finding.examples)} for finding in self.findings]
-        return {"splits": self.splits, "findings": findings, "errors": self.has_errors}
+        network = None
+        if self.network is not None:
+            network = {"name": self.network.name, "image_size": list(self.network.image_size)}
+            network |= {} if self.anchors is None else self.anchors.to_dict()
+        return {
+            "splits": self.splits,
+            "findings": findings,
+            "errors": self.has_errors,
+            "network": network,
+            "estimate": self.estimate,
+        }
 
 
 def examine(
     sources: Mapping[str, Source],
     *,
     decode_images: bool = True,
-    image_size: tuple[int, int] | None = None,
-    anchor_overlap: AnchorOverlap | None = None,
+    network_for: Callable[[Dataset], Network] | None = None,
     report: Report = report_nothing,
 ) -> Examination:
     """Run every check on the splits of a data set.
 
     Args:
         sources: Where each split is, by its name; "train" is compared with the others.
-        decode_images: Decode every image; else only look whether it exists.
-        image_size: Network input (height, width) for the checks that depend on it.
-        anchor_overlap: Gives the IoU of boxes in the network input with their best anchors; needs ``image_size``.
+        decode_images: Decode every image and compare how they look; else only see whether it exists.
+        network_for: Gives the network that will learn the images of train; None: nothing that depends on it is checked.
         report: Called often while images are opened.
     """
     result = Examination()
-    splits: dict[str, tuple[Dataset, list[ImageFile]]] = {}
+    datasets: dict[str, Dataset] = {}
     for split, source in sources.items():
         try:
-            dataset = read_source(source)
+            datasets[split] = read_source(source)
         except DataError as error:
-            result.add(split, [Finding("error", str(error))])
-            continue
-        opened = open_images(dataset, split, report, decode=decode_images)
-        splits[split] = dataset, opened
+            result.add(split, [Finding("error", str(error), "correct or remove the file")])
+    learned = next((datasets[split] for split in _LEARNED if split in datasets), None)
+    if network_for is not None and learned is not None and len(learned):
+        result.network = network_for(learned)
+    for split, dataset in datasets.items():
         result.add(split, dataset.findings)
-        result.add(split, check_annotations(dataset))
-        result.add(split, check_files(dataset, opened))
-        if image_size is not None:
-            result.add(split, check_network_input(dataset, image_size, anchor_overlap))
         result.splits.append(_summary(split, dataset))
-    _compare(splits, result)
+    formats = {split: sources[split].format for split in datasets}
+    findings, result.anchors = check_columns(datasets, formats, result.network)
+    for finding in findings:
+        result.add(finding.split, [finding])
+    _check_images(datasets, result, report, decode=decode_images)
     return result
 
 
-def _compare(splits: Mapping[str, tuple[Dataset, list[ImageFile]]], result: Examination) -> None:
-    every_file = [file for _, files in splits.values() for file in files]
-    for split, (dataset, _) in splits.items():
-        result.add(split, check_unlisted(dataset, every_file))
-    if "train" not in splits:
+def check_columns(
+    datasets: Mapping[str, Dataset], formats: Mapping[str, str], network: Network | None
+) -> tuple[list[Finding], AnchorFit | None]:
+    """Run all checks that need no image file, and return what is to be said beyond ``Dataset.findings``.
+
+    Args:
+        datasets: The splits by name.
+        formats: Name of the format that each was read in.
+        network: What will learn train and be measured on the others; None: not known.
+
+    Returns:
+        The findings, and how the anchors fit the boxes of train.
+    """
+    findings: list[Finding] = []
+    anchors = None
+    for split, dataset in datasets.items():
+        own = list(check_annotations(dataset, split, formats[split], network))
+        if network is not None and split in _LEARNED:
+            missed, anchors = check_anchors(dataset, network)
+            own += missed
+        findings += [replace(finding, split=split) for finding in own]
+    for split, other in datasets.items():
+        if "train" in datasets and split != "train":
+            findings += check_same_classes(datasets["train"], other, split)
+    return findings, anchors
+
+
+def check_annotations(dataset: Dataset, split: str, format: str, network: Network | None) -> Iterator[Finding]:
+    """Run the checks of one split that need no image file.
+
+    Args:
+        dataset: The split.
+        split: Its name.
+        format: Name of the format that it was read in.
+        network: What will learn it, or measured on it; None: not known.
+    """
+    yield from check_classes(dataset, split)
+    yield from check_boxes(dataset)
+    yield from check_box_frames(dataset, format, namer(dataset))
+    if network is not None:
+        yield from check_network_input(dataset, network)
+        yield from check_number_of_boxes(dataset, network.max_detections)
+
+
+def _check_images(datasets: Mapping[str, Dataset], result: Examination, report: Report, *, decode: bool) -> None:
+    files = {split: open_images(dataset, split, report, decode=decode) for split, dataset in datasets.items()}
+    for split, dataset in datasets.items():
+        result.add(split, check_files(dataset, files[split]))
+    every_file = [file for opened in files.values() for file in opened]
+    result.add("", check_unlisted(list(datasets.values()), every_file))
+    for split, opened in files.items():
+        if "train" in files and split != "train":
+            result.add("", check_leakage(files["train"], opened, split))
+    if decode and datasets:
+        _check_alike(datasets, files, result, report)
+
+
+def _check_alike(
+    datasets: Mapping[str, Dataset], files: Mapping[str, list[ImageFile]], result: Examination, report: Report
+) -> None:
+    try:
+        alike = AlikeImages(datasets, report)
+    except ImportError as error:
+        text = str(error).partition(";")[0]
+        result.add("", [Finding("note", "images that look the same were not looked for", text)])
         return
-    train, train_files = splits["train"]
-    for split, (other, files) in splits.items():
-        if split != "train":
-            result.add("", check_same_classes(train, other, split))
-            result.add("", check_leakage(train_files, files, split))
+    train = files.get("train", [])
+    for split, finding in alike.check({split: copies_in(opened, train) for split, opened in files.items()}):
+        result.add(split, [finding])
 
 
 def _summary(split: str, dataset: Dataset) -> dict[str, Any]:

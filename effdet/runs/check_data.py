@@ -1,0 +1,156 @@
+"""Check a data set for the training that a config describes: in full, or in short as every training begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effdet.config import Config, load_config
+from effdet.data.doctor.anchor_fit import Network
+from effdet.data.doctor.examination import Examination, check_columns, examine
+from effdet.data.findings import DataError, Finding
+from effdet.data.formats import Source, find_source
+from effdet.data.formats.finding import find_data, split_command
+from effdet.data.formats.interface import SPLITS
+from effdet.data.formats.yolo_layouts import is_data_yaml
+from effdet.progress import Report, report_nothing
+from effdet.runs.architecture import architecture_of
+from effdet.runs.resolve import resolve
+
+if TYPE_CHECKING:
+    from effdet.config import DataConfig
+    from effdet.data.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONFIG = "custom"  # for a data set that is named without a config
+
+
+def check_data(
+    data: str | Path,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    quick: bool = False,
+    report: Report = report_nothing,
+) -> Examination:
+    """Look for everything that is wrong with a data set, and with training on it as a config says.
+
+    Args:
+        data: Folder or annotation file in any known format, or a config file, whose section ``data`` names the data.
+        config: What will be trained; None: ``data`` where that is a config, else the packaged config ``custom``.
+        overrides: Texts such as ``"data.long_side=640"``, laid over the config.
+        quick: Do not open the images, only see whether they exist.
+        report: Called often while images are opened.
+
+    Raises:
+        DataError: If there is nothing to check.
+        ConfigError: If the config is wrong.
+        FileNotFoundError: If there is no such config.
+    """
+    settings = config_for(data, config, overrides)
+    sources, notes = find_sources(settings.data)
+    result = examine(
+        sources,
+        decode_images=not quick,
+        network_for=lambda train: network_of(settings, train),
+        report=report,
+    )
+    for split, finding in notes:
+        result.add(split, [finding])
+    return result
+
+
+def check_before_training(config: Config, train: Dataset, val: Dataset) -> None:
+    """Log what the checks that need no image find, beyond what reading has logged.
+
+    Raises:
+        DataError: If a finding is an error.
+        ConfigError: If the config does not go together with the data.
+    """
+    sources, _ = find_sources(config.data)
+    formats = {split: sources[split].format for split in ("train", "val")}
+    findings, _ = check_columns({"train": train, "val": val}, formats, network_of(config, train))
+    for finding in findings:
+        if finding.severity == "warning":
+            logger.warning("data: %s%s", f"{finding.split}: " if finding.split else "", finding)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise DataError(f"{(val if errors[0].split == 'val' else train).annotation_file}: {errors[0]}")
+
+
+def config_for(data: str | Path, config: str | Path | None, overrides: Sequence[str]) -> Config:
+    """Return the config of a check, with ``data`` in it; arguments as for ``check_data``."""
+    is_config = str(data).endswith((".yaml", ".yml")) and not is_data_yaml(Path(data))
+    if is_config and config is None:
+        return load_config(data, overrides)
+    settings = load_config(DEFAULT_CONFIG if config is None else config, overrides)
+    if is_config:
+        return replace(settings, data=replace(settings.data, **_places(load_config(data).data)))
+    # The files that a config names lie below its own root.
+    return replace(settings, data=replace(settings.data, **{**_NO_PLACES, "root": str(data)}))
+
+
+_NO_PLACES = {"train_annotations": None, "train_images": None, "val_annotations": None, "val_images": None}
+
+
+def _places(data: DataConfig) -> dict[str, str | None]:
+    return {name: getattr(data, name) for name in ("root", *_NO_PLACES)}
+
+
+def network_of(config: Config, train: Dataset) -> Network:
+    """Return what the doctor has to know of the network that a config trains on these images.
+
+    Raises:
+        ConfigError: If the config does not go together, or not with the data.
+    """
+    resolved = resolve(replace(config, model=replace(config.model, num_classes=None)), train)
+    architecture = architecture_of(config.model)
+    assert resolved.data.image_size is not None
+    return Network(
+        name=architecture.name if config.model.weights is None else str(config.model.weights),
+        image_size=resolved.data.image_size,
+        fit=config.data.resize.value,
+        min_level=architecture.min_level,
+        max_level=architecture.max_level,
+        anchor_scale=architecture.anchor_scale,
+        scales_per_octave=architecture.scales_per_octave,
+        aspect_ratios=architecture.aspect_ratios,
+        max_detections=config.eval.max_detections,
+    )
+
+
+def find_sources(config: DataConfig) -> tuple[dict[str, Source], list[tuple[str, Finding]]]:
+    """Return where each split is, and findings, with the split's name, about how they were found.
+
+    Raises:
+        DataError: If there is nothing to check.
+    """
+    named = {
+        "train": (config.train_annotations, config.train_images),
+        "val": (config.val_annotations, config.val_images),
+    }
+    found = find_data(config.root)
+    if "all" in found.parts and config.train_annotations is config.val_annotations is None:
+        advice = f"before training, divide it with: {split_command(Path(config.root))}"
+        note = Finding("note", "there are no parts for training and validation", advice)
+        return {"data": found.parts["all"]}, [*[("", finding) for finding in found.findings], ("", note)]
+    sources: dict[str, Source] = {}
+    faults: dict[str, DataError] = {}
+    for split in SPLITS:
+        annotations, images = named.get(split, (None, None))
+        try:
+            sources[split], _ = find_source(config.root, split, annotations=annotations, images=images)
+        except DataError as error:
+            faults[split] = error
+    if not sources:
+        raise faults["train"]
+    faults.pop("test", None)
+    notes = [(split, Finding("note", str(fault), _GET_SPLIT)) for split, fault in faults.items()]
+    return sources, [*[("", finding) for finding in found.findings], *notes]
+
+
+_GET_SPLIT = "training needs train and val"

@@ -1,0 +1,84 @@
+"""The doctor as a training sees it: the network of the config, and the checks at the start."""
+
+import json
+import logging
+import shutil
+
+import pytest
+
+from effdet.config import load_config
+from effdet.data.findings import DataError
+from effdet.runs.check_data import check_before_training, check_data, config_for, network_of
+from effdet.runs.data import read_data
+
+
+@pytest.fixture
+def photos(photo_sets, tmp_path):
+    return shutil.copytree(photo_sets / "bccd", tmp_path / "bccd")
+
+
+def change(file, edit):
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def before_training(root, *overrides):
+    config = load_config("custom", [f"data.root={root}", *overrides])
+    check_before_training(config, *read_data(config.data))
+
+
+def test_the_start_of_a_training_says_nothing_about_a_clean_set(photos, caplog):
+    with caplog.at_level(logging.WARNING):
+        before_training(photos)
+    assert caplog.messages == []
+
+
+def test_the_start_of_a_training_names_what_needs_no_image(photos, caplog):
+    def edit(content):
+        content["annotations"] += [{**content["annotations"][0], "id": 10**6}]
+        content["categories"].append({"id": 9, "name": "rbc"})
+
+    change(photos / "train.json", edit)
+    with caplog.at_level(logging.WARNING):
+        before_training(photos)
+    texts = [message.partition(":")[2].strip() for message in caplog.messages]
+    assert [text.partition(";")[0] for text in texts] == [
+        "train: class names differ only in capitals, spaces or signs: 1 ('RBC' (188 boxes) and 'rbc' (0))",
+        "train: classes have no boxes: 1 (rbc)",
+        "train: boxes are there more than once, with the same class: 1 "
+        f"(annotation 1000000 of {json.loads((photos / 'train.json').read_text())['images'][0]['file_name']})",
+    ]
+
+
+def test_a_training_on_boxes_in_another_order_is_refused(photos):
+    def edit(content):
+        for row in content["annotations"]:
+            x, y, width, height = row["bbox"]
+            row["bbox"] = [y, x, height, width]
+
+    change(photos / "val.json", edit)
+    with pytest.raises(DataError, match=r"val.json: boxes hold y, x, height, width, where the format has x, y, width"):
+        before_training(photos)
+
+
+def test_the_network_is_that_of_the_config(photos):
+    train, _ = read_data(load_config("custom", [f"data.root={photos}"]).data)
+    network = network_of(load_config("custom", ["model.name=d1", "data.long_side=512", "eval.max_detections=7"]), train)
+    assert (network.name, network.image_size, network.max_detections) == ("d1", (384, 512), 7)
+    result = check_data(photos, overrides=["model.architecture.anchor_scale=30"], quick=True)
+    assert result.network.name == "custom"
+    assert result.anchors.recall < 0.5
+    assert result.anchors.suggested_recall > 0.9
+
+
+def test_a_config_may_name_the_data_or_come_beside_it(photos, tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        f"data: {{root: {photos}, val_annotations: train.json}}\nmodel: {{name: lite1}}\n"
+    )
+    own = config_for(tmp_path / "own.yaml", None, [])
+    assert (own.model.name, own.data.val_annotations) == ("lite1", "train.json")
+    beside = config_for(photos, tmp_path / "own.yaml", ["model.name=lite2"])
+    assert (beside.model.name, beside.data.root, beside.data.val_annotations) == ("lite2", str(photos), None)
+    both = config_for(tmp_path / "own.yaml", "custom", [])
+    assert (both.model.name, both.data.root, both.data.val_annotations) == ("lite0", str(photos), "train.json")
