@@ -8,8 +8,6 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 _NUM_LOOKED_AT = 20  # names that tell in which folder the images are
 
 
@@ -74,13 +72,3 @@ def choose_folder(names: Sequence[str], folders: Sequence[Path]) -> Path:
     places = {place * len(names) // _NUM_LOOKED_AT for place in range(_NUM_LOOKED_AT)} if len(names) else set()
     looked_at = [names[place] for place in sorted(places)]
     return max(folders, key=lambda folder: sum(resolve_name(folder, name).is_file() for name in looked_at))
-
-
-def size_in_file(folder: Path, name: str) -> tuple[int, int]:
-    """Return the upright (height, width) from an image's header, or zeros; that all files are good is checked later."""
-    try:
-        with Image.open(resolve_name(folder, name)) as opened:
-            sides_swap = opened.getexif().get(0x0112, 1) >= 5
-            return (opened.width, opened.height) if sides_swap else (opened.height, opened.width)
-    except Exception:
-        return (0, 0)

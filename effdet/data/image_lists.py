@@ -38,6 +38,12 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def _stem(name: str) -> str:
+    """Return a name with slashes without its suffix."""
+    dot = name.rfind(".")
+    return name[:dot] if dot > name.rfind("/") + 1 else name
+
+
 def has_images(folder: Path) -> bool:
     """Return whether a folder itself holds an image file."""
     with os.scandir(folder) as entries:
@@ -53,11 +59,11 @@ class ImageIndex:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
-        self._by_stem: dict[str, str] = {}
-        for name in sorted(self.names, reverse=True):  # the first of several wins
-            stem = os.path.splitext(name)[0]
-            self._by_stem[stem.rpartition("/")[2]] = name
-        self._by_stem |= {os.path.splitext(name)[0]: name for name in sorted(self.names, reverse=True)}
+        ordered = sorted(self.names, reverse=True)  # the first of several wins
+        by_stem = {_stem(name): name for name in ordered}
+        has_folders = any("/" in name for name in ordered)
+        by_base = {_stem(name).rpartition("/")[2]: name for name in ordered} if has_folders else {}
+        self._by_stem = by_base | by_stem
 
     def find(self, name: str) -> str | None:
         """Return the image file that annotations call ``name``; None if there is none."""

@@ -54,6 +54,15 @@ class StoredImage(NamedTuple):
             file.seek(self.start + length - count)
             return first, file.read(count)
 
+    def read_start(self, count: int) -> bytes:
+        """Return the first ``count`` bytes, or all of them where there are fewer.
+
+        Raises:
+            FileNotFoundError, ImageError: As ``read``.
+        """
+        with self._opened() as file:
+            return file.read(count if self.length is None else min(count, self.length))
+
     def num_bytes(self) -> int:
         """Return how many bytes the image file has; 0 where there is none."""
         if not self.exists():

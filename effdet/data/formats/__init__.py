@@ -47,7 +47,8 @@ def find_dataset(
         DataError: If the files are not there (the message says what is missing and how to get it), are in no known
             format, or have errors.
     """
-    return _read_usable(*find_source(root, split, annotations=annotations, images=images))
+    with remember_folders():
+        return _read_usable(*find_source(root, split, annotations=annotations, images=images))
 
 
 def _read_usable(source: Source, found: FoundData | None) -> Dataset:

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset, clip_boxes
-from effdet.data.files import choose_folder, foreign_folder, size_in_file
+from effdet.data.files import choose_folder, foreign_folder, resolve_name
 from effdet.data.findings import FindingList
 from effdet.data.formats.values import short
 from effdet.data.text_column import TextColumn
+from effdet.images.header import upright_size
+from effdet.images.stored import StoredImage
 
 Array = NDArray[Any]
 
@@ -138,7 +140,8 @@ def complete_sizes(sizes: Array, folder: Path, names: TextColumn) -> None:
     blocks = np.array_split(unknown, max(len(unknown) // _BLOCK, min(len(unknown), _THREADS)) or 1)
 
     def read(block: Array) -> list[tuple[int, int]]:
-        return [size_in_file(folder, names[index]) for index in block.tolist()]
+        files = (resolve_name(folder, names[index]) for index in block.tolist())
+        return [upright_size(StoredImage.in_file(file)) or (0, 0) for file in files]
 
     if len(unknown):
         with ThreadPoolExecutor(_THREADS) as pool:

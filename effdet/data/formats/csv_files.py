@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.data.findings import DataError, FindingList
+from effdet.data.formats.arrow_table import Texts, read_plain_table
 from effdet.data.formats.text_files import head
 from effdet.data.formats.values import number, side
 
@@ -56,6 +57,19 @@ def read_chunks(path: Path, findings: FindingList) -> Iterator[list[list[str]]]:
         raise DataError(f"{path}: is not a CSV table: {error}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def plain_pieces(
+    path: Path, *, texts: Sequence[str], numbers: Sequence[str]
+) -> Iterator[tuple[dict[str, Texts], dict[str, Array]]] | None:
+    """Return the pieces of a table in UTF-8, as ``read_plain_table`` does; None if it must be read row by row.
+
+    Raises:
+        DataError: If the file cannot be read, or is not text.
+    """
+    if not _encoding(path, FindingList()).startswith("utf-8"):
+        return None
+    return read_plain_table(path, delimiter_of(head(path).partition("\n")[0]), texts=texts, numbers=numbers)
 
 
 def _encoding(path: Path, findings: FindingList) -> str:

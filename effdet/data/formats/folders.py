@@ -55,7 +55,9 @@ def list_folder(folder: Path) -> Entries:
                 if entry.is_dir():
                     folders.append(entry.name)
                 else:
-                    files.setdefault(os.path.splitext(entry.name)[1].lower(), []).append(entry.name)
+                    name = entry.name
+                    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+                    files.setdefault(suffix, []).append(name)
     except OSError as error:
         raise DataError(f"folder {folder} cannot be listed: {error.strerror}") from error
     listed = Entries(tuple(sorted(folders)), {suffix: sorted(names) for suffix, names in files.items()})

@@ -19,7 +19,7 @@ from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.coco_layouts import SPLIT_NAMES, likely_image_folders, split_in_name
 from effdet.data.formats.columns import Columns, to_dataset
-from effdet.data.formats.csv_files import first_row, read_chunks, to_columns, to_numbers
+from effdet.data.formats.csv_files import first_row, plain_pieces, read_chunks, to_columns, to_numbers
 from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Part, Source
 from effdet.data.formats.labels import Codes, order_classes
@@ -32,6 +32,7 @@ Array = NDArray[Any]
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 _HEADER = ("ImageID", "Source", "LabelName", "Confidence", *_COLUMNS[2:], "IsOccluded", "IsTruncated", "IsGroupOf")
+_GROUP = "IsGroupOf"
 _NUM_LOOKED_AT = 20  # images that tell in which folder the others are
 
 
@@ -110,8 +111,40 @@ class _BoxTable:
     """The rows of a table of boxes, as columns; rows that cannot be read are left out and become findings."""
 
     def __init__(self, file: Path, findings: FindingList) -> None:
+        self._begin()
+        if not self._read_plain(file):
+            self._begin()
+            self._read_any(file, findings)
+        none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, bool))
+        columns = [np.concatenate(part) for part in zip(none, *self._parts, strict=True)]
+        self._parts.clear()
+        self.image_codes, self.label_codes, self.boxes, self.is_group = columns
+
+    def _begin(self) -> None:
         self.images, self.labels = Codes(_id), Codes(_id)
         self._parts: list[tuple[Array, ...]] = []
+
+    def _read_plain(self, file: Path) -> bool:
+        """Read a table without a fault fast; return False where this cannot be done."""
+        header = first_row(file)
+        flags = [_GROUP] if _GROUP in header else []
+        pieces = plain_pieces(file, texts=("ImageID", "LabelName"), numbers=[*_COLUMNS[2:], *flags])
+        try:
+            for texts, numbers in pieces or ():
+                codes = [
+                    codes(texts[name].values)[texts[name].places]
+                    for name, codes in (("ImageID", self.images), ("LabelName", self.labels))
+                ]
+                if any((column < 0).any() for column in codes):
+                    return False
+                boxes = _boxes(*(numbers[name] for name in ("XMin", "YMin", "XMax", "YMax")))
+                is_group = numbers[_GROUP] == 1 if flags else np.zeros(len(boxes), bool)
+                self._parts.append((*codes, boxes, is_group))
+        except ValueError:
+            return False
+        return pieces is not None
+
+    def _read_any(self, file: Path, findings: FindingList) -> None:
         header: list[str] = []
         line = 1
         for chunk in read_chunks(file, findings):
@@ -123,9 +156,6 @@ class _BoxTable:
                     )
             self._add(header, chunk, file, line, findings)
             line += len(chunk)
-        none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, bool))
-        columns = [np.concatenate(part) for part in zip(none, *self._parts, strict=True)]
-        self.image_codes, self.label_codes, self.boxes, self.is_group = columns
 
     def _add(self, header: list[str], rows: list[list[str]], file: Path, line: int, findings: FindingList) -> None:
         def name(row: int) -> str:
@@ -138,9 +168,12 @@ class _BoxTable:
         advice = f"{', '.join(_COLUMNS)} must be there"
         findings.add_all("error", "rows have no box", np.flatnonzero(~good).tolist(), name, advice)
         left, top, right, bottom = (values[good] for values, _ in parsed)
-        boxes = np.stack([left, top, right - left, bottom - top], axis=1)
-        is_group = to_numbers(columns["IsGroupOf"])[0] == 1 if "IsGroupOf" in columns else np.zeros(len(rows), bool)
-        self._parts.append((images[good], labels[good], boxes, is_group[good]))
+        is_group = to_numbers(columns[_GROUP])[0] == 1 if _GROUP in columns else np.zeros(len(rows), bool)
+        self._parts.append((images[good], labels[good], _boxes(left, top, right, bottom), is_group[good]))
+
+
+def _boxes(left: Array, top: Array, right: Array, bottom: Array) -> Array:
+    return np.stack([left, top, right - left, bottom - top], axis=1)
 
 
 def _id(text: str) -> str | None:
