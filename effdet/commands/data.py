@@ -21,6 +21,7 @@ from effdet.commands.output import STDOUT, write_json
 
 if TYPE_CHECKING:
     from effdet.data.doctor.examination import Examination
+    from effdet.data.findings import Finding
 
 
 def parser(command: str = "data") -> argparse.ArgumentParser:
@@ -45,6 +46,7 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     check.add_argument("--anchor-scale", type=float, metavar="SCALE", help="smallest anchor / stride")
     check.add_argument("--quick", action="store_true", help="do not open the images, only see whether they exist")
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
+    check.add_argument("--fix", metavar="DST", help="write a cleaned copy to this new folder; DATA stays as it is")
 
     convert = actions.add_parser("convert", help="write a data set in another format", description=_CONVERT)
     convert.add_argument("data", metavar="SRC", help=_ANY_DATA)
@@ -172,15 +174,27 @@ def _download(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from effdet.progress import ProgressBar
-    from effdet.runs.check_data import check_data
+    from effdet.runs.check_data import check_data, clean_data
 
+    options = {"config": args.config, "overrides": _overrides(args), "quick": args.quick}
     with ProgressBar(seconds_between_lines=10) as progress:
-        result = check_data(args.data, args.config, _overrides(args), quick=args.quick, report=progress)
+        result = check_data(args.data, **options, report=progress)
+        cleaned = None if args.fix is None else clean_data(args.data, args.fix, report=progress)
+        left = None if args.fix is None else check_data(args.fix, **options, report=progress)
     if args.json:
-        write_json(result.to_dict(), STDOUT, indent=1)
+        extra = {} if cleaned is None or left is None else {"fixed": {**cleaned.to_dict(), "check": left.to_dict()}}
+        write_json({**result.to_dict(), **extra}, STDOUT, indent=1)
     else:
         print(_as_text(result))
-    return 1 if result.has_errors else 0
+        if cleaned is not None and left is not None:
+            print(f"\n{cleaned.folder} has a cleaned copy in {cleaned.format}:")
+            print(*map(_in_words, cleaned.changes), sep="\n", end="\n\n")
+            print(_as_text(left))
+    return 1 if (left or result).has_errors else 0
+
+
+def _in_words(finding: Finding) -> str:
+    return f"{finding.severity:8}{finding.split + ': ' if finding.split else ''}{finding}"
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
@@ -211,6 +225,6 @@ def _as_text(result: Examination) -> str:
         reached = "" if result.anchors is None else f"; anchors reach {result.anchors.recall:.1%} of the boxes"
         lines.append(f"network: {result.network.name}, input {height}×{width}{reached}")
     for finding in result.findings:
-        lines.append(f"{finding.severity:8}{finding.split + ': ' if finding.split else ''}{finding}")
+        lines.append(_in_words(finding))
     counts = Counter(finding.severity for finding in result.findings)
     return "\n".join([*lines, f"{counts['error']} errors, {counts['warning']} warnings"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from effdet.config import Config, load_config
 from effdet.data.doctor.anchor_fit import Network
+from effdet.data.doctor.cleaning import Cleaning, clean
 from effdet.data.doctor.examination import Examination, check_columns, examine
 from effdet.data.findings import DataError, Finding
 from effdet.data.formats import Source, find_source
@@ -62,6 +63,21 @@ def check_data(
     for split, finding in notes:
         result.add(split, [finding])
     return result
+
+
+def clean_data(data: str | Path, folder: str | Path, report: Report = report_nothing) -> Cleaning:
+    """Write a cleaned copy of a data set; see ``effdet.data.doctor.cleaning.clean``.
+
+    Args:
+        data: As for ``check_data``.
+        folder: New, or empty.
+        report: Called often while images are opened.
+
+    Raises:
+        DataError, OSError: As ``clean``.
+        ConfigError: If the config is wrong.
+    """
+    return clean(find_sources(config_for(data, None, []).data)[0], folder, report)
 
 
 def check_before_training(config: Config, train: Dataset, val: Dataset) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -67,6 +67,14 @@ def _same_names(names: Iterable[str], counts: dict[str, int]) -> list[str]:
     first: dict[str, str] = {}
     pairs = [(first.setdefault(_letters(name), name), name) for name in dict.fromkeys(names)]
     return [_pair(one, other, counts) for one, other in pairs if one != other]
+
+
+def written_alike(names: Iterable[str], counts: Mapping[str, int]) -> dict[str, str]:
+    """Return for each name the one of those that differ only in capitals, spaces or signs that has most boxes."""
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        alike.setdefault(_letters(name), []).append(name)
+    return {name: max(group, key=lambda one: counts[one]) for group in alike.values() for name in group}
 
 
 def _letters(name: str) -> str:

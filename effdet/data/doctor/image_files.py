@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +51,7 @@ class ImageFile:
     detail: str = ""  # of the fault
     orientation: int = 1  # EXIF; 1 is upright
     format: str = ""  # of the file's content, as Pillow calls it
-    size: tuple[int, int] = (0, 0)  # height, width of what was decoded
+    size: tuple[int, int] = (0, 0)  # height, width, upright; of a damaged file what its header says
     is_blank: bool = False  # all pixels have nearly the same colour
 
 
@@ -96,7 +96,9 @@ def _open(dataset: Dataset, index: int, decode: bool) -> ImageFile:
 def _header(data: NDArray[np.uint8]) -> dict[str, Any]:
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            return {"orientation": int(opened.getexif().get(_EXIF_ORIENTATION, 1)), "format": opened.format or ""}
+            orientation = int(opened.getexif().get(_EXIF_ORIENTATION, 1))
+            size = opened.size if orientation >= 5 else opened.size[::-1]
+            return {"orientation": orientation, "format": opened.format or "", "size": size}
     except Exception:  # a damaged file is reported by what decodes it
         return {}
 
@@ -106,7 +108,7 @@ def check_files(dataset: Dataset, opened: Sequence[ImageFile]) -> Iterator[Findi
     for fault, text in _FAULTS.items():
         bad = [f"{file.name}: {file.detail}" if file.detail else file.name for file in opened if file.fault == fault]
         yield from found("error", text, bad, _ADVICE[fault].format(folder=dataset.folder))
-    yield from _check_other_names(opened)
+    yield from _check_other_names(dataset, opened)
     good = [file for file in opened if not file.fault]
     turned = [f"{file.name} ({file.orientation})" for file in good if file.orientation > 1]
     advice = "check that the boxes were drawn on what a viewer shows"
@@ -135,20 +137,35 @@ def _check_pixels(good: Sequence[ImageFile]) -> Iterator[Finding]:
     yield from found("note", "images have the suffix of another file type", other, advice)
 
 
-def _check_other_names(opened: Sequence[ImageFile]) -> Iterator[Finding]:
+def _check_other_names(dataset: Dataset, opened: Sequence[ImageFile]) -> Iterator[Finding]:
     """Yield the missing files for which there is one whose name differs in capitals or in the suffix."""
-    missing = [file for file in opened if file.fault == "missing"]
-    there: dict[Path, dict[str, str]] = {}
-    pairs = []
-    for file in missing:
-        folder = file.path.parent
-        if folder not in there:
-            names = sorted(os.listdir(folder)) if folder.is_dir() else []
-            there[folder] = {key: name for name in names if is_image_name(name) for key in _spellings(name)}
-        similar = next((there[folder][key] for key in _spellings(file.path.name) if key in there[folder]), None)
-        pairs += [f"{file.name}: there is {similar}"] if similar else []
-    advice = "write the names in the annotations as the files are called"
+    missing = {file.name for file in opened if file.fault == "missing"}
+    found_names = similar_names(dataset, missing)
+    pairs = [f"{dataset.names[index]}: there is {name}" for index, name in found_names.items()]
+    advice = "write the names in the annotations as the files are called; --fix does"
     yield from found("warning", "missing files are there under a similar name", pairs, advice)
+
+
+def similar_names(dataset: Dataset, missing: Container[str] | None = None) -> dict[int, str]:
+    """Return for images without a file the name of one that differs only in capitals or in the suffix.
+
+    Args:
+        dataset: The images.
+        missing: Names of those without a file; None: looked for.
+    """
+    there: dict[Path, dict[str, str]] = {}
+    result: dict[int, str] = {}
+    for index, name in enumerate(dataset.names):
+        if dataset.stored(index).exists() if missing is None else name not in missing:
+            continue
+        path = dataset.path(index)
+        if path.parent not in there:
+            names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
+            there[path.parent] = {key: other for other in names if is_image_name(other) for key in _spellings(other)}
+        similar = next((there[path.parent][key] for key in _spellings(path.name) if key in there[path.parent]), None)
+        if similar is not None:
+            result[index] = name[: len(name) - len(path.name)] + similar
+    return result
 
 
 def _spellings(name: str) -> tuple[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -183,14 +185,14 @@ def _annotation_ids(pieces: list[NDArray[np.int64] | list[Any]], findings: Findi
             advice = "pycocotools never counts it as found; let ids start at 1"
             findings.add("warning", "an annotation has id 0", advice=advice)
         return np.array(usable, dtype=np.int64)
+    if len(usable) == len(ids):
+        return _with_own_ids(usable, findings)
     if len(set(usable)) < len(usable):
-        seen: set[int] = set()
-        for value in usable:
-            if value in seen:
+        for value, count in Counter(usable).items():
+            if count > 1:
                 findings.add(
                     "warning", "annotation ids are given twice", str(value), "the annotations are numbered anew"
                 )
-            seen.add(value)
     else:
         text = "annotations have no id that is a whole number"
         findings.add("note", text, advice="the annotations are numbered anew")
@@ -203,3 +205,18 @@ def _are_usable(ids: NDArray[np.int64]) -> bool:
         return False
     ascending = ids if (np.diff(ids) > 0).all() else np.sort(ids)
     return bool((np.diff(ascending) > 0).all())
+
+
+def _with_own_ids(ids: list[int], findings: FindingList) -> NDArray[np.int64]:
+    """Return the ids, but a new one for each that came before, so that messages name the others as the file does."""
+    seen: set[int] = set()
+    new = itertools.count(1)
+    result = []
+    known = set(ids)
+    for value in ids:
+        if value in seen:
+            findings.add("warning", "annotation ids are given twice", str(value), "the later annotations get new ids")
+            value = next(number for number in new if number not in known)
+        seen.add(value)
+        result.append(value)
+    return np.array(result, dtype=np.int64)

@@ -149,7 +149,8 @@ def _objects(content: Any, key: str, file: Path, findings: FindingList) -> list[
         raise DataError(f"{file}: must be COCO JSON with the lists images, annotations and categories; {fault}")
     for place, row in enumerate(rows):
         if not isinstance(row, dict):
-            findings.add("error", f"entries of '{key}' are no objects", f"{key}[{place}] is {_type_in_words(row)}")
+            example = f"{key}[{place}] is {_type_in_words(row)}"
+            findings.add("error", f"entries of '{key}' are no objects", example, "remove them")
     return [row for row in rows if isinstance(row, dict)]
 
 
@@ -180,7 +181,7 @@ def _read_categories(
         text = f"category {root} '{names.pop(root)}' is the supercategory of all others and has no box"
         findings.add("note", text, advice="it is left out of the classes")
     if not categories:
-        findings.add("error", "there are no categories")
+        findings.add("error", "there are no categories", advice="list the classes")
     return dict(sorted(names.items()))
 
 
@@ -190,7 +191,9 @@ def _class_name(category: Row, category_id: int, findings: FindingList) -> str:
         findings.add("warning", "categories have no name", f"category {category_id}", "their id is their name")
         return str(category_id)
     if not is_encodable(str(name)):
-        findings.add("error", "names of categories hold letters that do not exist", f"category {category_id}")
+        findings.add(
+            "error", "names of categories hold letters that do not exist", f"category {category_id}", "rename them"
+        )
         return str(category_id)
     return str(name)
 
@@ -221,7 +224,7 @@ def _read_images(
 ) -> tuple[dict[int | str, int], TextColumn, NDArray[np.int64]]:
     """Return the number of each image by its id, the names of the files, and the sizes, (I, 2) height and width."""
     if not images:
-        findings.add("error", "there are no images")
+        findings.add("error", "there are no images", advice="list the images")
     ids_as_numbers = any(not isinstance(image.get("id"), str) for image in images)
     number_of: dict[int | str, int] = {}
     names: list[str] = []

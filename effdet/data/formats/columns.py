@@ -52,9 +52,9 @@ def to_dataset(columns: Columns) -> Dataset:
     """Return the data set, with findings about what training and evaluation cannot use."""
     findings = columns.findings
     if not len(columns.names):
-        findings.add("error", "there are no images")
+        findings.add("error", "there are no images", advice="list the images")
     if not len(columns.class_names):
-        findings.add("error", "there are no categories")
+        findings.add("error", "there are no categories", advice="list the classes")
     folder, names = _find_images(columns)
     sizes = np.zeros((len(names), 2), np.int64) if columns.sizes is None else columns.sizes.astype(np.int64)
     if columns.folders:

@@ -72,7 +72,7 @@ def _read_shape(shape: Element, image: str, objects: ObjectList) -> None:
     box, label = _box(shape), shape.get("label")
     if box is None or not label or not is_encodable(label):
         example = f"<{shape.tag}> of {image} has {short(dict(shape.attrib))}"
-        objects.findings.add("error", "shapes have no box or no label", example)
+        objects.findings.add("error", "shapes have no box or no label", example, "draw them again, or remove them")
         return
     objects.add(box, label)
 

@@ -70,7 +70,7 @@ def _read_file(file: Path, source: Source, index: dict[Path, ImageIndex], object
     try:
         content = read_json(file, objects.findings)
     except DataError as error:
-        objects.findings.add("error", "annotation files cannot be read", str(error))
+        objects.findings.add("error", "annotation files cannot be read", str(error), "correct or remove them")
         return
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         objects.findings.add("warning", "JSON files are not LabelMe's", file.name, "they are left out")
@@ -102,7 +102,7 @@ def _read_shape(shape: Any, where: str, objects: ObjectList) -> None:
     label = shape.get("label") if isinstance(shape, dict) else None
     if box is None or not isinstance(label, str) or not label.strip() or not is_encodable(label):
         example = f"{where} has {short(label)} and {short(shape.get('points') if isinstance(shape, dict) else shape)}"
-        objects.findings.add("error", "shapes have no box or no label", example)
+        objects.findings.add("error", "shapes have no box or no label", example, "draw them again, or remove them")
         return
     objects.add(box, label)
 

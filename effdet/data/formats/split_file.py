@@ -68,7 +68,9 @@ def select_part(dataset: Dataset, file: Path, part: str) -> Dataset:
     findings.add_all("warning", text, np.flatnonzero(parts == "").tolist(), lambda index: names[index], advice)
     known = set(dataset.names.tolist())
     gone = [name for name in images.get(part, ()) if name not in known]
-    findings.add_all("warning", f"images that {file.name} names are not in the data set", gone)
+    findings.add_all(
+        "warning", f"images that {file.name} names are not in the data set", gone, advice="divide the data anew"
+    )
     if not (parts == part).any():
         raise DataError(f"{file}: none of the images of {dataset.annotation_file} belongs to {part}; divide it anew")
     chosen = dataset.without(np.flatnonzero(parts != part).tolist())

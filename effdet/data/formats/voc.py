@@ -114,7 +114,7 @@ def _read_file(file: Path, stem: str, index: ImageIndex, rows: _Rows, findings: 
     try:
         root = read_xml(file, findings)
     except DataError as error:
-        findings.add("error", "annotation files cannot be read", str(error))
+        findings.add("error", "annotation files cannot be read", str(error), "correct or remove them")
         return
     if root.tag != "annotation":
         example = f"{file.name} has <{root.tag[:40]}>"

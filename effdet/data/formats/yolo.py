@@ -112,7 +112,7 @@ def _lines_of(file: Path, findings: FindingList) -> list[list[bytes]]:
         if not content.isascii():
             content = decode(content, file, findings).encode()
     except DataError as error:
-        findings.add("error", "label files cannot be read", str(error))
+        findings.add("error", "label files cannot be read", str(error), "correct or remove them")
         return []
     return [values for line in content.splitlines() if (values := line.split())]
 
@@ -128,7 +128,7 @@ def _name_orphans(files: Sequence[Path], there: Mapping[Path, set[str]], finding
     orphans = [
         name for folder, known in wanted.items() for name in sorted(there[folder] - known) if name.endswith(".txt")
     ]
-    findings.add_all("warning", "label files have no image", orphans)
+    findings.add_all("warning", "label files have no image", orphans, advice="add the images, or remove the files")
 
 
 def _parse(

@@ -359,7 +359,8 @@ def test_a_finding_counts_all_places_and_names_three() -> None:
 @pytest.mark.parametrize(
     ("ids", "found", "kept"),
     [
-        ([1, 1, 2], ("warning", "annotation ids are given twice"), [1, 2, 3]),
+        ([1, 1, 2], ("warning", "annotation ids are given twice"), [1, 3, 2]),
+        ([1, 1, None], ("warning", "annotation ids are given twice"), [1, 2, 3]),
         ([1, None, 2], ("note", "annotations have no id that is a whole number"), [1, 2, 3]),
         (["a", "b", "c"], ("note", "annotations have no id that is a whole number"), [1, 2, 3]),
         ([10**30, 1, 2], ("note", "annotations have no id that is a whole number"), [1, 2, 3]),

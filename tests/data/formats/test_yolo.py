@@ -193,7 +193,9 @@ def test_wrong_lines(data: Path, lines: str, sentence: str) -> None:
 def test_labels_without_images_are_named(data: Path) -> None:
     (data / "labels/train/gone.txt").write_text("0 0.5 0.5 0.1 0.1")
     found = find_dataset(data, "train").findings
-    assert [str(finding) for finding in found] == ["label files have no image: 1 (gone.txt)"]
+    assert [str(finding) for finding in found] == [
+        "label files have no image: 1 (gone.txt); add the images, or remove the files"
+    ]
 
 
 def test_boxes_of_an_unreadable_image_are_named(data: Path) -> None:
