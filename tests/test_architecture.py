@@ -12,6 +12,7 @@ PACKAGE = ROOT / "effdet"
 # From the ground up: a room may import those before it.
 FLOORS = (
     "atomic_write",
+    "cache",
     "structures",
     "install",
     "packaged_configs",

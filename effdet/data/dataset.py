@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from effdet.data.dependencies import stamp
 from effdet.data.files import resolve_name
 from effdet.data.findings import DataError, Finding
 from effdet.data.text_column import TextColumn
@@ -119,6 +121,16 @@ class Dataset:
                 f"but {self.annotation_file} was made for {width}×{height}"
             )
         return picture
+
+    @functools.cached_property
+    def file_stamps(self) -> NDArray[np.int64]:
+        """(I, 2) bytes of each image file, and time of its last change in ns; -1: no file. Looked up once."""
+        folder = f"{self.folder}/"
+        stamps = np.empty((len(self), 2), np.int64)
+        for index, name in enumerate(self.names):
+            is_plain = name.isascii() and "\\" not in name
+            stamps[index] = stamp(folder + name if is_plain else self.path(index))[:2]
+        return stamps
 
     def without(self, indices: Iterable[int]) -> Dataset:
         """Return the data set without some of its images."""

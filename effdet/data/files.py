@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from effdet.data.dependencies import note
+
 _NUM_LOOKED_AT = 20  # names that tell in which folder the images are
 
 
@@ -59,7 +61,13 @@ def foreign_folder(names: Sequence[str], folders: Sequence[Path]) -> str:
 
 
 def _is_in(folders: Sequence[Path], name: str) -> bool:
-    return any(resolve_name(folder, name).is_file() for folder in folders)
+    return any(_is_file(folder, name) for folder in folders)
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    path = resolve_name(folder, name)
+    note(folder, path.parent)
+    return path.is_file()
 
 
 def choose_folder(names: Sequence[str], folders: Sequence[Path]) -> Path:
@@ -71,4 +79,4 @@ def choose_folder(names: Sequence[str], folders: Sequence[Path]) -> Path:
     """
     places = {place * len(names) // _NUM_LOOKED_AT for place in range(_NUM_LOOKED_AT)} if len(names) else set()
     looked_at = [names[place] for place in sorted(places)]
-    return max(folders, key=lambda folder: sum(resolve_name(folder, name).is_file() for name in looked_at))
+    return max(folders, key=lambda folder: sum(_is_file(folder, name) for name in looked_at))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from effdet.data.dependencies import note
 from effdet.data.files import choose_folder, foreign_folder, resolve_name
 from effdet.images.file_types import IMAGE_SUFFIXES
 
@@ -17,6 +18,7 @@ def list_images(folder: Path) -> list[str]:
     """
     found: list[str] = []
     for where, folders, files in os.walk(folder):
+        note(where)
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = os.path.relpath(where, folder)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"

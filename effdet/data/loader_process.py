@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from effdet.data.array_file import mapped_place
 from effdet.data.dataset import Dataset
 from effdet.data.text_column import TextColumn
 
@@ -23,14 +24,14 @@ class SharedDataset:
     """A data set on its way to loader processes, which share its columns instead of copying them.
 
     Forked processes share memory anyway. A spawned process receives the columns as handles to shared memory, so that
-    a million images are held once, however many processes read them.
+    a million images are held once, however many processes read them. Columns from the cache are a file that all map.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         columns = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
-        self._arrays = {name: _shared(value) for name, value in columns.items() if isinstance(value, np.ndarray)}
+        self._arrays = {name: _SharedArray(value) for name, value in columns.items() if isinstance(value, np.ndarray)}
         self._texts = {
-            name: (_shared(value.blob), _shared(value.offsets))
+            name: (_SharedArray(value.blob), _SharedArray(value.offsets))
             for name, value in columns.items()
             if isinstance(value, TextColumn)
         }
@@ -39,15 +40,26 @@ class SharedDataset:
 
     def open(self) -> Dataset:
         """Return the data set with its columns in shared memory."""
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in self._arrays.items()}
+        arrays: dict[str, Any] = {name: array.open() for name, array in self._arrays.items()}
         texts: dict[str, Any] = {
-            name: TextColumn(blob.numpy(), offsets.numpy()) for name, (blob, offsets) in self._texts.items()
+            name: TextColumn(blob.open(), offsets.open()) for name, (blob, offsets) in self._texts.items()
         }
         return Dataset(**self._rest, **arrays, **texts)
 
 
-def _shared(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.copy()).share_memory_()
+class _SharedArray:
+    """An array in shared memory, or in a file that every process maps."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._mapped = mapped_place(array)
+        self._tensor = torch.from_numpy(array.copy()).share_memory_() if self._mapped is None else None
+
+    def open(self) -> np.ndarray:
+        """Return the array."""
+        if self._mapped is not None:
+            return self._mapped.open()
+        assert self._tensor is not None
+        return self._tensor.numpy()
 
 
 def new_images(count: int, image_size: tuple[int, int]) -> Tensor:

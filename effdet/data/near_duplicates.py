@@ -83,7 +83,7 @@ def _perceptual_hash() -> Callable[[StoredImage], bytes]:
 
     def hash_of(image: StoredImage) -> bytes:
         try:
-            with Image.open(io.BytesIO(image.read())) as opened:
+            with Image.open(io.BytesIO(image.read_bytes())) as opened:
                 opened.draft("L", (256, 256))  # a JPEG is decoded smaller
                 return np.packbits(imagehash.phash(opened).hash.reshape(-1)).tobytes()
         except Exception:  # a damaged file is named by the doctor, and before training
@@ -94,7 +94,7 @@ def _perceptual_hash() -> Callable[[StoredImage], bytes]:
 
 def _file_hash(image: StoredImage) -> bytes:
     try:
-        return hashlib.blake2b(image.read(), digest_size=16).digest()
+        return hashlib.blake2b(image.read_bytes(), digest_size=16).digest()
     except (ImageError, OSError):
         return b""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -60,6 +61,13 @@ class TextColumn(Sequence[str]):
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         bytes_before = np.repeat(self.offsets[:-1][indices] - offsets[:-1], lengths)
         return TextColumn(self.blob[bytes_before + np.arange(offsets[-1])], offsets)
+
+    def __iter__(self) -> Iterator[str]:
+        data, places = self.blob.tobytes(), self.offsets.tolist()
+        if data.isascii():
+            text = data.decode()
+            return (text[start:end] for start, end in itertools.pairwise(places))
+        return (data[start:end].decode() for start, end in itertools.pairwise(places))
 
     def tolist(self) -> list[Any]:
         """Return the texts as a list, as arrays do."""

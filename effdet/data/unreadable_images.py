@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from effdet.data.checked_files import DECODED, UNKNOWN, WHOLE, CheckedFiles
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
 from effdet.images.reading import ImageError
@@ -28,7 +29,8 @@ def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dat
 
     Up to 2,000 images are all decoded. Of a larger set every file is looked at (it exists, and begins and ends as a
     JPEG or PNG does), and only those that fail this, plus a fixed sample of 500, are decoded; what this misses, the
-    loader replaces when it meets it.
+    loader replaces when it meets it. What was found is remembered: the next time only files that are new, have another
+    size or time of change, or were not good are looked at.
 
     Args:
         dataset: The images.
@@ -41,15 +43,8 @@ def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dat
         DataError: If more than ``max_fraction`` of the images, or all of them, cannot be read (it names the first few),
             or no box is left.
     """
-    indices: Sequence[int] = range(len(dataset))
-    if len(dataset) > DECODE_ALL_UP_TO:
-        looks_whole = _in_threads(lambda index: _looks_whole(dataset.stored(index)), indices)
-        sample = np.random.default_rng(0).choice(len(dataset), SAMPLE_SIZE, replace=False)
-        suspicious = [index for index, whole in zip(indices, looks_whole, strict=True) if not whole]
-        indices = sorted({*suspicious, *sample.tolist()})
-
-    faults = _in_threads(lambda index: _fault(dataset, index), indices)
-    unreadable = {index: fault for index, fault in zip(indices, faults, strict=True) if fault}
+    is_large = len(dataset) > DECODE_ALL_UP_TO
+    unreadable = _faults_of_many(dataset) if is_large else _faults(dataset, range(len(dataset)))
     if len(unreadable) > max_fraction * len(dataset) or len(unreadable) == len(dataset):
         raise DataError(_too_many(dataset, list(unreadable.values()), max_fraction))
     if not unreadable:
@@ -61,6 +56,28 @@ def drop_unreadable(dataset: Dataset, *, max_fraction: float = 0.1) -> tuple[Dat
             f"left out: {next(iter(unreadable.values()))}"
         )
     return rest, list(unreadable.values())
+
+
+def _faults_of_many(dataset: Dataset) -> dict[int, str]:
+    """Look at every file that was not looked at before, and decode those that look odd, and a sample."""
+    checked = CheckedFiles(dataset)
+    unknown = np.flatnonzero(checked.levels == UNKNOWN)
+    whole = _in_threads(lambda index: _looks_whole(dataset.stored(index)), unknown.tolist())
+    checked.levels[unknown[np.array(whole, dtype=bool)]] = WHOLE
+    sample = np.random.default_rng(0).choice(len(dataset), SAMPLE_SIZE, replace=False)
+    suspicious = np.flatnonzero(checked.levels == UNKNOWN)
+    decoded = np.union1d(suspicious, sample[checked.levels[sample] < DECODED])
+    unreadable = _faults(dataset, decoded.tolist())
+    checked.levels[decoded] = DECODED
+    checked.levels[list(unreadable)] = UNKNOWN
+    checked.remember()
+    return unreadable
+
+
+def _faults(dataset: Dataset, indices: Sequence[int]) -> dict[int, str]:
+    """Decode images, and return why some of them cannot be read, by their number."""
+    faults = _in_threads(lambda index: _fault(dataset, index), indices)
+    return {index: fault for index, fault in zip(indices, faults, strict=True) if fault}
 
 
 def _looks_whole(image: StoredImage) -> bool:

@@ -28,7 +28,7 @@ def upright_size(image: StoredImage) -> tuple[int, int] | None:
         size = _plain_jpeg_size(image.read_start(_HEAD))
         if size is not None:
             return size
-        with Image.open(io.BytesIO(image.read())) as opened:
+        with Image.open(io.BytesIO(image.read_bytes())) as opened:
             sides_swap = orientation_of(opened) >= 5
             return (opened.width, opened.height) if sides_swap else (opened.height, opened.width)
     except Exception:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effdet.images.faults import ImageError
+
+_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class StoredImage(NamedTuple):
@@ -35,11 +35,19 @@ class StoredImage(NamedTuple):
             FileNotFoundError: If there is no such file.
             ImageError: If it is no regular file, ends too early, or cannot be read.
         """
-        with self._opened() as file:
-            data = np.fromfile(file, np.uint8, -1 if self.length is None else self.length)
+        with os.fdopen(self._open(), "rb", buffering=0) as file:
+            try:
+                file.seek(self.start)
+                data = np.fromfile(file, np.uint8, -1 if self.length is None else self.length)
+            except OSError as error:
+                raise ImageError(f"{self.name}: cannot be read: {error.strerror or error}") from error
         if self.length is not None and len(data) < self.length:
             raise ImageError(f"{self.name}: {self.path} ends before it; the archive is truncated or was replaced")
         return data
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes of the image file; see ``read``."""
+        return self.read().tobytes()
 
     def read_ends(self, count: int) -> tuple[bytes, bytes]:
         """Return the first and the last ``count`` bytes, or all of them twice where there are fewer.
@@ -47,12 +55,15 @@ class StoredImage(NamedTuple):
         Raises:
             FileNotFoundError, ImageError: As ``read``.
         """
-        with self._opened() as file:
-            length = os.fstat(file.fileno()).st_size - self.start if self.length is None else self.length
+        file = self._open()
+        try:
+            length = os.fstat(file).st_size - self.start if self.length is None else self.length
             count = min(count, length)
-            first = file.read(count)
-            file.seek(self.start + length - count)
-            return first, file.read(count)
+            return os.pread(file, count, self.start), os.pread(file, count, self.start + length - count)
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be read: {error.strerror or error}") from error
+        finally:
+            os.close(file)
 
     def read_start(self, count: int) -> bytes:
         """Return the first ``count`` bytes, or all of them where there are fewer.
@@ -60,8 +71,13 @@ class StoredImage(NamedTuple):
         Raises:
             FileNotFoundError, ImageError: As ``read``.
         """
-        with self._opened() as file:
-            return file.read(count if self.length is None else min(count, self.length))
+        file = self._open()
+        try:
+            return os.pread(file, count if self.length is None else min(count, self.length), self.start)
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be read: {error.strerror or error}") from error
+        finally:
+            os.close(file)
 
     def num_bytes(self) -> int:
         """Return how many bytes the image file has; 0 where there is none."""
@@ -73,20 +89,19 @@ class StoredImage(NamedTuple):
         """Return whether there is a regular file."""
         return self.path.is_file()
 
-    @contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
-        """Open a regular file at the place where the image begins; a FIFO or a device could block for ever."""
+    def _open(self) -> int:
+        """Return the descriptor of the opened file; a FIFO or a device is refused, as it could block for ever."""
         try:
-            mode = os.stat(self.path).st_mode
-            if not stat.S_ISREG(mode):
-                raise ImageError(f"{self.name}: must be a file, got a {_kind(mode)}")
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(self.start)
-                yield file
+            file = os.open(self.path, os.O_RDONLY | _DO_NOT_WAIT)
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.name}: no such image file") from None
-        except OSError as error:
-            raise ImageError(f"{self.name}: cannot be read: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{self.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        mode = os.fstat(file).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(file)
+            raise ImageError(f"{self.name}: must be a file, got a {_kind(mode)}")
+        return file
 
 
 def _kind(mode: int) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from effdet.cache import cache_folder
 from effdet.kernels.signatures import SIGNATURES, checked
 
 logger = logging.getLogger(__name__)
@@ -83,11 +84,6 @@ def _build() -> Path:
             _run([compiler, *flags, str(SOURCE), "-o", str(made)])
             made.replace(library)  # at once, so that no other process loads half a file
     return library
-
-
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels: ``effdet`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdet"
 
 
 def _run(command: list[str]) -> bytes:

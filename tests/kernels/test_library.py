@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from effdet.cache import cache_folder
 from effdet.kernels import library
 from effdet.kernels.library import SOURCE, Kernels, load_kernels
 from effdet.kernels.signatures import SIGNATURES
@@ -40,7 +41,7 @@ def test_the_library_is_compiled_once(monkeypatch, tmp_path):
     built = library._build()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    target = library.cache_folder() / built.name
+    target = cache_folder() / built.name
     target.parent.mkdir()
     target.write_bytes(built.read_bytes())
     commands = []
@@ -61,7 +62,7 @@ def test_another_source_makes_another_library(monkeypatch, tmp_path):
         monkeypatch.setattr(library, "SOURCE", source)
         names.add(library._build().name)
     assert len(names) == 2
-    assert sorted(path.name for path in library.cache_folder().iterdir()) == sorted(names)
+    assert sorted(path.name for path in cache_folder().iterdir()) == sorted(names)
 
 
 def test_the_source_has_every_function():

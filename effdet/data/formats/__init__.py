@@ -6,7 +6,9 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from effdet.data.column_cache import read_cached
 from effdet.data.dataset import Dataset
+from effdet.data.dependencies import note
 from effdet.data.findings import DataError
 from effdet.data.formats.finding import FoundData, find_data, find_named_file, split_command
 from effdet.data.formats.folders import remember_folders
@@ -69,6 +71,11 @@ def read_source(source: Source) -> Dataset:
     Raises:
         DataError: If nothing of it can be read.
     """
+    return read_cached(source, lambda: _read(source))
+
+
+def _read(source: Source) -> Dataset:
+    note(*source.folders_upwards())
     with remember_folders():
         dataset = FORMATS[source.format].read(source)
     return dataset if source.names_file is None else select_part(dataset, source.names_file, source.part)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset, clip_boxes
+from effdet.data.dependencies import note_images
 from effdet.data.files import choose_folder, foreign_folder, resolve_name
 from effdet.data.findings import FindingList
 from effdet.data.formats.values import short
@@ -144,6 +145,7 @@ def complete_sizes(sizes: Array, folder: Path, names: TextColumn) -> None:
         return [upright_size(StoredImage.in_file(file)) or (0, 0) for file in files]
 
     if len(unknown):
+        note_images()
         with ThreadPoolExecutor(_THREADS) as pool:
             sizes[unknown] = [size for block in pool.map(read, blocks) for size in block]
 

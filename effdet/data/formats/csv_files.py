@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effdet.data.dependencies import note
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.arrow_table import Texts, read_plain_table
 from effdet.data.formats.text_files import head
@@ -73,6 +74,7 @@ def plain_pieces(
 
 
 def _encoding(path: Path, findings: FindingList) -> str:
+    note(path)
     if not path.is_file():
         raise DataError(f"annotation file {path} {'is no file' if path.exists() else 'does not exist'}")
     try:

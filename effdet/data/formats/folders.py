@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from effdet.data.dependencies import note
 from effdet.data.findings import DataError
 
 
@@ -44,7 +45,9 @@ def list_folder(folder: Path) -> Entries:
     """
     known = _remembered.get()
     if known is not None and folder in known:
+        note(folder)
         return known[folder]
+    note(folder)
     folders: list[str] = []
     files: dict[str, list[str]] = {}
     try:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from effdet.data.dependencies import note
+
 PIECE = 1 << 24  # bytes
 
 _BETWEEN_OBJECTS = re.compile(rb"\}\s*,\s*\{")
@@ -39,6 +41,7 @@ def read_in_pieces(path: Path, parsers: Mapping[str, Parser]) -> Iterator[tuple[
         NotInPiecesError: If the file must be read as a whole, which will tell what is wrong with it.
         OSError: If it cannot be read.
     """
+    note(path)
     with path.open("rb") as file:
         window = _Window(file)
         window.skip(b"{")

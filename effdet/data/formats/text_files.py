@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from effdet.data.dependencies import note
 from effdet.data.findings import DataError, FindingList
 
 _BYTE_ORDER_MARKS = (  # longest first: UTF-32's begins as UTF-16's does
@@ -29,6 +30,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: If there is no such file, or it cannot be read.
     """
+    note(path)
     if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
         raise DataError(f"{path}: cannot be read: it is no file")
     try:
@@ -127,6 +129,7 @@ def read_class_list(folders: Iterable[Path], findings: FindingList) -> tuple[str
 
 def head(path: Path, size: int = 65536) -> str:
     """Return the beginning of a text file, to see what it is; empty where it cannot be read."""
+    note(path)
     try:
         if not path.is_file():
             return ""
