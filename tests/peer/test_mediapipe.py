@@ -19,11 +19,20 @@ from effdet.ops.settings import PostprocessSettings
 SIZE = (192, 256)
 
 
-@pytest.fixture(scope="module")
-def file(photo_sets, tmp_path_factory, like_trained) -> Path:
+CLASS_NAMES = {
+    "3 classes": ["Zelle „rot“", "weiß", "血小板"],
+    "1 class": ["Ελιά"],
+    "90 classes": [f"ثمرة {number}" for number in range(90)],
+}
+KINDS = ["3 classes", *(pytest.param(kind, marks=pytest.mark.sweep) for kind in ("1 class", "90 classes"))]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def file(request, photo_sets, tmp_path_factory, like_trained) -> Path:
     """A Lite0 with random weights that behave as trained ones: real statistics in every BN, scores that spread."""
     torch.manual_seed(0)
-    model = EfficientDet("lite0", 3, image_size=SIZE, class_names=["Zelle „rot“", "weiß", "血小板"])
+    names = CLASS_NAMES[request.param]
+    model = EfficientDet("lite0", len(names), image_size=SIZE, class_names=names)
     photos = [(file.name, read_image(file)) for file in sorted((photo_sets / "bccd" / "images").iterdir())[:8]]
     file = tmp_path_factory.mktemp("mediapipe") / "model.tflite"
     export(like_trained(model, photos), file, ExportOptions(format="tflite"))
