@@ -56,9 +56,10 @@ def test_the_convolution_of_an_output_is_found():
     assert output_convolutions(build_graph()) == ["output"]
 
 
-@pytest.mark.parametrize("float_outputs", [True, False])
-def test_int8_stays_near_float(inputs, expected, float_outputs):
-    graph = quantise(build_graph(), Quantisation(inputs=inputs, float_outputs=float_outputs))
+@pytest.mark.parametrize(("float_outputs", "correct_biases"), [(True, True), (False, True), (True, False)])
+def test_int8_stays_near_float(inputs, expected, float_outputs, correct_biases):
+    settings = Quantisation(inputs=inputs, float_outputs=float_outputs, correct_biases=correct_biases)
+    graph = quantise(build_graph(), settings)
     assert count(graph, "Swish") == 1  # one operation, which a convolution absorbs
     quantised = [
         node.get_friendly_name()

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 from benchmark.command import main, parser
 from benchmark.compare import agreement, same_outputs
+from benchmark.exports import exported_file
+from benchmark.measurements.models import check_kept
 from benchmark.measurements.throughput import doublings
 from benchmark.plot import plot, read_curves
 from benchmark.race import Entry, race, spread
@@ -70,6 +73,13 @@ def test_peers_import_nothing_of_ours(name):
     text = (RUNNERS / f"{name}.py").read_text(encoding="utf-8")
     assert "benchmark." not in text
     assert "import effdet" not in text
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_RR") or os.geteuid() != 0, reason="needs Linux and root")
+def test_measured_steps_go_before_other_programs():
+    with serve.real_time():
+        assert os.sched_getscheduler(0) == os.SCHED_RR
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 # -- the race
@@ -246,6 +256,24 @@ def test_help_tells_how_weights_are_made():
     assert "the best scores 0.9" in parser().format_help()
 
 
+# -- what is prepared
+
+
+def test_files_of_runtimes_have_names(tmp_path):
+    assert exported_file(tmp_path, "litert-int8") == tmp_path / "model-int8.tflite"
+    assert exported_file(tmp_path, "openvino") == tmp_path / "model.xml"
+    assert exported_file(tmp_path, "/other/best.onnx") == Path("/other/best.onnx")
+    with pytest.raises(ValueError, match=r"a runtime must be one of onnxruntime, .* got tensorrt"):
+        exported_file(tmp_path, "tensorrt")
+
+
+def test_a_kept_folder_is_for_the_same_options(tmp_path):
+    check_kept(tmp_path, {"variant": "d0", "num_classes": 3})
+    check_kept(tmp_path, {"variant": "d0", "num_classes": 3})
+    with pytest.raises(ValueError, match=r"--keep must name a folder that was prepared with the same options"):
+        check_kept(tmp_path, {"variant": "d0", "num_classes": 4})
+
+
 # -- the whole command
 
 
@@ -258,8 +286,12 @@ def run_benchmark(tmp_path, *arguments, turns=("--repeats", "1", "--warmup", "0"
 
 @pytest.mark.slow
 def test_benchmark_of_the_network_runs(tmp_path):
-    arguments = ("--size", "64", "--classes", "3", "--images", "2", "--no-peak")
+    arguments = ("--size", "64", "--classes", "3", "--images", "2", "--no-peak", "--keep", str(tmp_path / "kept"))
     found = run_benchmark(tmp_path, "network", "--runtime", "eager", "channels_last", *arguments)
+    kept = tmp_path / "kept" / "d0-1" / "weights.safetensors"
+    before = kept.read_bytes()
+    run_benchmark(tmp_path, "network", "--runtime", "channels_last", "--steps", "2", *arguments)
+    assert kept.read_bytes() == before
     assert {"processor", "cores", "versions", "threads"} <= found["machine"].keys()
     (result,) = found["results"]
     assert [row["name"] for row in result["rows"]] == ["ours, eager", "ours, channels_last"]

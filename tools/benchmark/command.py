@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, least in (("repeats", 1), ("warmup", 0), ("threads", 1), ("images", 1), ("cores", 1), ("streams", 1)):
+    for name in ("repeats", "warmup", "threads", "images", "cores", "streams", "steps"):
+        least = 0 if name == "warmup" else 1
         value = getattr(args, name, None)
         for number in value if isinstance(value, list) else [value]:
             if number is not None and number < least:
@@ -137,6 +138,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _make_absolute(args: argparse.Namespace) -> None:
     """Make the paths among the options absolute, because runners start in other folders."""
+    if getattr(args, "keep", None):
+        args.keep = args.keep.absolute()
     for name in ("weights", "photos", "data"):
         value = getattr(args, name)
         if value is not None and Path(value).exists():  # weights may also be the name of a published model

@@ -7,9 +7,9 @@ from pathlib import Path
 
 PEERS = ("effdet", "torchvision:NAME")
 RUNTIMES = (
-    "of ours: eager, channels_last, compile (torch.compile), onnxruntime, openvino, torch-export, or an exported file; "
-    "for predict also with a preset, as in openvino:effdet (default: eager, onnxruntime and openvino; for predict "
-    "beside effdet also with its preset)"
+    "of ours: eager, channels_last, compile (torch.compile), onnxruntime, openvino, litert, executorch, torch-export, "
+    "openvino-int8, litert-int8, executorch-int8, or an exported file; for predict also with a preset, as in "
+    "openvino:effdet (default: eager, onnxruntime and openvino; for predict beside effdet also with its preset)"
 )
 
 
@@ -47,6 +47,9 @@ def photos(parser: argparse.ArgumentParser) -> None:
 def runtime(parser: argparse.ArgumentParser) -> None:
     """Add the runtimes of our networks."""
     parser.add_argument("--runtime", nargs="+", metavar="NAME", help=RUNTIMES)
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep weights, photos and exports here, for the next call"
+    )
 
 
 def peer_python(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +82,10 @@ def turns(parser: argparse.ArgumentParser) -> None:
     """Add the numbers of measured and of warm-up steps."""
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of turns (default: by the measurement)")
     parser.add_argument("--warmup", type=int, metavar="N", help="steps before them (default: by the measurement)")
+    parser.add_argument("--steps", type=int, default=1, metavar="N", help="steps of a turn (default: 1)")
+    parser.add_argument(
+        "--real-time", action="store_true", help="measured steps go before all other programs (Linux, as root)"
+    )
     threads(parser)
 
 

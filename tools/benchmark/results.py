@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.race import Entry, Row, Runner
+from benchmark.runners.serve import REAL_TIME
 
 REPEATS = {"network": 15, "predict": 15, "train": 8, "loader": 10, "evaluate": 3, "startup": 9}
 WARMUPS = {"network": 3, "predict": 3, "train": 2, "loader": 3, "evaluate": 0, "startup": 1}
 
 
 def threads_of(args: argparse.Namespace) -> dict[str, str]:
-    """Return the variables that set the number of threads of a runner."""
-    return {"OMP_NUM_THREADS": str(args.threads)}
+    """Return the variables that set the number of threads and the priority of a runner."""
+    return {"OMP_NUM_THREADS": str(args.threads), **({REAL_TIME: "1"} if getattr(args, "real_time", False) else {})}
 
 
 def race_options(args: argparse.Namespace) -> dict[str, int]:
-    """Return the numbers of rounds and warm-up steps: the options, or the defaults of the measurement."""
+    """Return the numbers of rounds, warm-up steps, and steps of a turn: the options, or the measurement's defaults."""
     return {
+        "steps": args.steps,
         "rounds": REPEATS[args.measurement] if args.repeats is None else args.repeats,
         "warmup": WARMUPS[args.measurement] if args.warmup is None else args.warmup,
     }

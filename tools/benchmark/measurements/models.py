@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.compare import agreement, same_outputs
+from benchmark.exports import EXPORTS
 from benchmark.measurements.evaluation import evaluate
 from benchmark.measurements.loader import loader
 from benchmark.measurements.quality import quality
@@ -38,8 +40,9 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
         measurements = {"network": _network, "predict": _predict, "train": _train}
         for variant in args.variant:
             for batch in args.batch or [4 if args.measurement == "train" else 1]:
-                facts = prepare(args, folder, variant=variant, batch=batch)
-                yield measurements[args.measurement](args, folder, facts, batch)
+                place = _place(args, folder, variant, batch)
+                facts = prepare(args, place, variant=variant, batch=batch)
+                yield measurements[args.measurement](args, place, facts, batch)
     elif args.measurement == "throughput":
         yield from _throughput(args, folder)
     elif args.measurement == "startup":
@@ -51,26 +54,47 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
 
 def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batch: int) -> dict[str, Any]:
     """Write weights, photos and inputs in another process; return its facts about them."""
-    entry = Entry(
-        name="preparation",
-        module="prepare",
-        task="prepare",
-        settings={
-            "folder": str(folder),
-            "variant": variant,
-            "num_classes": args.classes,
-            "image_size": _image_size(args),
-            "photo_size": list(args.photo_size or PHOTO_SIZES[args.measurement]),
-            "num_photos": args.images or PHOTOS[args.measurement],
-            "batch": batch,
-            "photos": args.photos,
-            "weights": args.weights,
-            "exports": _exports(args),
-            "peer": args.peer_python is not None and "effdet" in args.peer,
-        },
-        environment=threads_of(args),
-    )
+    settings = {
+        "folder": str(folder),
+        "variant": variant,
+        "num_classes": args.classes,
+        "image_size": _image_size(args),
+        "photo_size": list(args.photo_size or PHOTO_SIZES[args.measurement]),
+        "num_photos": args.images or PHOTOS[args.measurement],
+        "batch": batch,
+        "photos": args.photos,
+        "weights": args.weights,
+        "peer": args.peer_python is not None and "effdet" in args.peer,
+    }
+    if getattr(args, "keep", None):
+        check_kept(folder, settings)
+    settings["exports"] = _exports(args)
+    entry = Entry(name="preparation", module="prepare", task="prepare", settings=settings, environment=threads_of(args))
     return ask_once(entry)
+
+
+def _place(args: argparse.Namespace, folder: Path, variant: str, batch: int) -> Path:
+    """Return the folder for what is prepared: one that is kept, if that is asked for."""
+    if getattr(args, "keep", None) is None:
+        return folder
+    place: Path = args.keep / f"{variant}-{batch}"
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def check_kept(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of what is prepared, or compare them with those that are there.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    file, text = folder / "settings.json", json.dumps(settings, indent=1)
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"--keep must name a folder that was prepared with the same options, got other ones in {file}; "
+            "name another folder"
+        )
+    file.write_text(text, encoding="utf-8")
 
 
 def _image_size(args: argparse.Namespace) -> list[int] | None:
@@ -90,13 +114,12 @@ def _runtimes(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def _exports(args: argparse.Namespace) -> list[str]:
-    """Return the export formats that the runtimes need, without repeats."""
+    """Return the runtimes that need an export, without repeats."""
     if args.measurement in ("startup", "throughput"):
-        return ["onnx"]
+        return ["onnxruntime"]
     if args.measurement == "train":
         return []
-    formats = {"onnxruntime": "onnx", "openvino": "openvino", "torch-export": "torch-export"}
-    return list(dict.fromkeys(formats[runtime] for runtime, _ in _runtimes(args) if runtime in formats))
+    return list(dict.fromkeys(runtime for runtime, _ in _runtimes(args) if runtime in EXPORTS))
 
 
 def _can_export() -> bool:

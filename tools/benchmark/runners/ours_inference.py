@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from effdet.deployment.formats import is_exported
+from benchmark.exports import exported_file
 from effdet.deployment.load import load_exported
 from effdet.detector.batches import make_batch
 from effdet.detector.efficientdet import EfficientDet
@@ -20,16 +20,15 @@ from effdet.images.preprocessing import Preprocessing
 from effdet.ops.settings import PostprocessSettings
 
 EAGER = ("eager", "channels_last", "compile")
-FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2"}  # written by ``Prepare``
 Detector: TypeAlias = Any  # EfficientDet or DeployedDetector
 
 PASSES = 5  # over the photos, to measure the parts of a prediction
 
 
 def open_detector(folder: Path, runtime: str, threads: int) -> Detector:
-    """Return the model in a runtime: a name in EAGER or FILES, or the path of an exported file."""
+    """Return the model in a runtime: a name in EAGER or EXPORTS, or the path of an exported file."""
     if runtime not in EAGER:
-        file = Path(runtime) if is_exported(runtime) else folder / FILES[runtime]
+        file = exported_file(folder, runtime)
         return load_exported(file, num_threads=None if file.suffix == ".pt2" else threads)
     model = EfficientDet.from_pretrained(folder / "weights.safetensors")
     if runtime == "channels_last":
@@ -53,7 +52,7 @@ class NetworkAlone:
     def __init__(self, *, folder: str, runtime: str, threads: int, batch: int, name: str) -> None:
         self.folder, self.name = Path(folder), name
         detector = open_detector(self.folder, runtime, threads)
-        images = normalised(detector, np.load(self.folder / "inputs.npy")[:batch])
+        images = network_input(detector, np.load(self.folder / "inputs.npy")[:batch])
         if runtime == "channels_last":
             images = images.contiguous(memory_format=torch.channels_last)
         self.run = _network(detector, images)
@@ -71,10 +70,12 @@ class NetworkAlone:
         return str(file)
 
 
-def normalised(detector: Detector, images: NDArray[np.uint8]) -> Tensor:
-    """Return (B, H, W, 3) uint8 images as the network's input (B, 3, H, W)."""
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float()
-    return (tensor - detector.mean.view(3, 1, 1)) / detector.std.view(3, 1, 1)
+def network_input(detector: Detector, images: NDArray[np.uint8]) -> Tensor:
+    """Return (B, H, W, 3) uint8 images as (B, 3, H, W), normalised unless the graph does that."""
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    if not isinstance(detector, EfficientDet) and detector.description.input == "pixels":
+        return tensor if getattr(detector.runtime, "takes_uint8", False) else tensor.float()
+    return (tensor.float() - detector.mean.view(3, 1, 1)) / detector.std.view(3, 1, 1)
 
 
 def _network(detector: Detector, images: Tensor) -> Callable[[], list[Any]]:

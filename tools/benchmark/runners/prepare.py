@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.exports import EXPORTS, exported_file
 from benchmark.runners.photos import draw_photos
 from effdet.detector.efficientdet import EfficientDet
 from effdet.images.letterbox import Letterbox
@@ -45,7 +46,7 @@ class Prepare:
         batch: Images of the input batch.
         photos: A folder of photos to use instead of drawn ones.
         weights: A .safetensors file to use instead of random weights.
-        exports: Formats of ``effdet.deployment`` that the model is exported to.
+        exports: Names of runtimes, as in ``EXPORTS``, that the model is exported for. A file that is there stays.
         peer: Whether the weights are written for the peer as well.
     """
 
@@ -77,12 +78,16 @@ class Prepare:
         if variant is None:
             return
         # The peer's anchors differ a little from those of the published models, so we use the peer's variant.
-        model = _build(effdet_name(variant) if peer else variant, num_classes, image_size, weights)
+        made = self.folder / "weights.safetensors"  # by an earlier call that kept the folder
+        is_kept = made.exists()
+        source = str(made) if is_kept else weights
+        model = _build(effdet_name(variant) if peer else variant, num_classes, image_size, source)
         inputs = letterboxed(model, [files[index % len(files)] for index in range(max(batch, CALIBRATION_IMAGES))])
-        if weights is None:
+        if source is None:
             calibrate(model, inputs[:CALIBRATION_IMAGES])
         np.save(self.folder / "inputs.npy", inputs[:batch])
-        model.save_pretrained(self.folder / "weights.safetensors")
+        if not is_kept:
+            model.save_pretrained(made)
         self.facts |= {
             "variant": variant if weights is None else model.name,
             "num_classes": model.num_classes,
@@ -93,7 +98,7 @@ class Prepare:
             "macs": count_macs(model),
         }
         for kind in exports:
-            _export(model, self.folder, kind, batch)
+            _export(model, self.folder, kind, inputs, batch)
         if peer:
             self.facts["peer"] = effdet_name(model.name)
             state = to_effdet(model.network.state_dict(), model.name)
@@ -157,14 +162,24 @@ def count_macs(model: EfficientDet) -> int:
     return counter.get_total_flops() // 2  # the counter counts a multiplication and an addition as two
 
 
-def _export(model: EfficientDet, folder: Path, kind: str, batch: int) -> None:
+def _export(
+    model: EfficientDet, folder: Path, runtime: str, images: np.ndarray[Any, np.dtype[np.uint8]], batch: int
+) -> None:
+    """Write the file of a runtime, without NMS; int8 is calibrated with the images."""
     from effdet.deployment.export import ExportOptions, export
-    from effdet.deployment.formats import FORMATS
+    from effdet.deployment.quantise import Quantisation
 
-    if kind not in FORMATS:
-        raise ValueError(f"a runtime must export to one of {', '.join(FORMATS)}, got {kind}")
-    options = ExportOptions(format=kind, batch=batch)
-    export(model, folder / f"model{FORMATS[kind].suffix}", options)
+    file = exported_file(folder, runtime)
+    if file.exists():
+        return
+    format, precision = EXPORTS[runtime]
+    quantisation = None
+    if precision == "int8":
+        inputs = normalised(model, images).contiguous().numpy()
+        chunks = [inputs[start : start + batch] for start in range(0, len(inputs) - batch + 1, batch)]
+        quantisation = Quantisation(inputs=chunks, correct_biases=False)  # for speed, AP does not matter
+    options = ExportOptions(format=format, batch=batch, precision=precision, postprocess=False)
+    export(model, file, options, quantisation=quantisation)
 
 
 TASKS = {"prepare": Prepare}
