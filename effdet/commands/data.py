@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
 from effdet.commands.model_options import image_size
@@ -24,11 +24,26 @@ if TYPE_CHECKING:
     from effdet.data.findings import Finding
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes overrides on either side of the options."""
+
+    _is_inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._is_inside:
+            return super().parse_known_args(args, namespace)
+        self._is_inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_inside = False
+
+
 def parser(command: str = "data") -> argparse.ArgumentParser:
     """Return the parser of ``data``; ``command`` is the name that it goes by."""
     name = program(command)
     result = argparse.ArgumentParser(prog=name, description=_DATA)
-    actions = result.add_subparsers(dest="action", required=True, metavar="ACTION", prog=name)
+    actions = result.add_subparsers(dest="action", required=True, metavar="ACTION", prog=name, parser_class=_Parser)
 
     check = actions.add_parser("check", help="look for mistakes in a data set", description=_CHECK)
     check.add_argument("data", metavar="DATA", help=f"{_ANY_DATA}, or config file (.yaml)")
@@ -45,6 +60,9 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     )
     check.add_argument("--anchor-scale", type=float, metavar="SCALE", help="smallest anchor / stride")
     check.add_argument("--quick", action="store_true", help="do not open the images, only see whether they exist")
+    check.add_argument(
+        "--no-estimate", action="store_true", help="do not measure training steps to estimate time and memory"
+    )
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
     check.add_argument("--fix", metavar="DST", help="write a cleaned copy to this new folder; DATA stays as it is")
 
@@ -177,10 +195,15 @@ def _check(args: argparse.Namespace) -> int:
     from effdet.runs.check_data import check_data, clean_data
 
     options = {"config": args.config, "overrides": _overrides(args), "quick": args.quick}
+    options["estimate"] = not args.no_estimate and args.fix is None
     with ProgressBar(seconds_between_lines=10) as progress:
         result = check_data(args.data, **options, report=progress)
         cleaned = None if args.fix is None else clean_data(args.data, args.fix, report=progress)
-        left = None if args.fix is None else check_data(args.fix, **options, report=progress)
+        left = (
+            None
+            if args.fix is None
+            else check_data(args.fix, **{**options, "estimate": not args.no_estimate}, report=progress)
+        )
     if args.json:
         extra = {} if cleaned is None or left is None else {"fixed": {**cleaned.to_dict(), "check": left.to_dict()}}
         write_json({**result.to_dict(), **extra}, STDOUT, indent=1)

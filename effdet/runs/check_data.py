@@ -13,7 +13,7 @@ from effdet.data.doctor.anchor_fit import Network
 from effdet.data.doctor.cleaning import Cleaning, clean
 from effdet.data.doctor.examination import Examination, check_columns, examine
 from effdet.data.findings import DataError, Finding
-from effdet.data.formats import Source, find_source
+from effdet.data.formats import Source, find_source, read_source
 from effdet.data.formats.finding import find_data, split_command
 from effdet.data.formats.interface import SPLITS
 from effdet.data.formats.yolo_layouts import is_data_yaml
@@ -36,6 +36,7 @@ def check_data(
     overrides: Sequence[str] = (),
     *,
     quick: bool = False,
+    estimate: bool = True,
     report: Report = report_nothing,
 ) -> Examination:
     """Look for everything that is wrong with a data set, and with training on it as a config says.
@@ -44,7 +45,8 @@ def check_data(
         data: Folder or annotation file in any known format, or a config file, whose section ``data`` names the data.
         config: What will be trained; None: ``data`` where that is a config, else the packaged config ``custom``.
         overrides: Texts such as ``"data.long_side=640"``, laid over the config.
-        quick: Do not open the images, only see whether they exist.
+        quick: Do not open the images, only see whether they exist; and estimate nothing.
+        estimate: Measure a few training steps, and say what a training on this machine will need.
         report: Called often while images are opened.
 
     Raises:
@@ -62,7 +64,24 @@ def check_data(
     )
     for split, finding in notes:
         result.add(split, [finding])
+    if estimate and not quick and not result.has_errors:
+        _estimate(result, settings, sources)
     return result
+
+
+def _estimate(result: Examination, config: Config, sources: dict[str, Source]) -> None:
+    from effdet.runs.estimate import estimate_training
+
+    train = next((sources[split] for split in ("train", "data") if split in sources), None)
+    if train is None:
+        return
+    num_val = next((split["images"] for split in result.splits if split["split"] == "val"), 0)
+    found = estimate_training(config, read_source(train), num_val)
+    result.estimate = found.to_dict()
+    result.add("", [*found.findings(), Finding("note", str(found), _FASTER)])
+
+
+_FASTER = "train.epochs, data.image_size and model.name change it most"
 
 
 def clean_data(data: str | Path, folder: str | Path, report: Report = report_nothing) -> Cleaning:

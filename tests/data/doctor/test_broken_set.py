@@ -523,7 +523,7 @@ def result(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
     out = folder / "found.json"
     with out.open("w") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", file)
-        main(["data", "check", str(copy.root), "--json", "--fix", str(folder / "fixed")])
+        main(["data", "check", str(copy.root), "--json", "--no-estimate", "--fix", str(folder / "fixed")])
     return Result(json.loads(out.read_text()), expected, copy.root, folder / "fixed", before)
 
 
