@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from effdet.commands import program
-from effdet.commands.model_options import add_model_options, load_model
+from effdet.commands.model_options import add_model_options, add_view_options, load_model, views_of
 from effdet.commands.output import STDOUT, prepare_output, write_json
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--workers", type=int, metavar="N", help="processes that read images (default: by the machine)")
     result.add_argument("--backend", choices=("auto", "pycocotools", "hotcoco"), default="auto", help=_BACKEND)
     result.add_argument("--as", dest="as_program", choices=("mediapipe",), help=_AS)
+    add_view_options(result)
     add_model_options(result)
     result.add_argument("--score-threshold", type=float, metavar="SCORE", help="smallest score that counts")
     return result
@@ -103,13 +104,24 @@ def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any
 def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:
     from effdet.runs.evaluate import evaluate_with_results, find_data
 
+    views = views_of(args)
     dataset = find_data(args.data, args.split or "val")
     model = load_model(args)
     if args.as_program == "mediapipe":
         from effdet.deployment.mediapipe import as_mediapipe
 
         model = as_mediapipe(model)
-    done = evaluate_with_results(model, dataset, batch_size=args.batch_size, workers=args.workers, backend=args.backend)
+    done = evaluate_with_results(
+        model,
+        dataset,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        backend=args.backend,
+        tiles=views.tiles,
+        overlap=views.overlap,
+        flip=views.flip,
+        scales=views.scales,
+    )
     count = len(done.dataset)
     logger.info(
         "%d images in %.1f s (%.1f images/s) at %d×%d on %s",

@@ -19,14 +19,13 @@ from effdet.data.findings import DataError
 from effdet.data.formats import Split, find_dataset
 from effdet.data.formats.values import look_up
 from effdet.data.formats.yolo_layouts import is_data_yaml
-from effdet.data.loader import EvalLoader
 from effdet.data.unreadable_images import drop_unreadable
+from effdet.detector.views import PLAIN, TileChoice, Views
 from effdet.evaluation.backends import Backend, choose_backend
 from effdet.evaluation.categories import match_categories, to_categories
 from effdet.evaluation.coco import CocoMetrics, evaluate_coco
 from effdet.evaluation.result_columns import Results, join_results, to_results
-from effdet.progress import track
-from effdet.runs.workers import choose_workers
+from effdet.runs.detecting import detect_batches
 from effdet.training.distributed import World
 
 if TYPE_CHECKING:
@@ -60,6 +59,10 @@ def evaluate(
     backend: Backend = "auto",
     score_threshold: float | None = None,
     image_ids: Collection[Any] | None = None,
+    tiles: TileChoice = None,
+    overlap: float | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
     progress: bool = True,
 ) -> CocoMetrics:
     """Return the COCO numbers of a model on a data set.
@@ -80,6 +83,10 @@ def evaluate(
         backend: "auto" is hotcoco when it is installed, else pycocotools. The numbers are the same.
         score_threshold: Detections below it do not count; None: as the model's settings say.
         image_ids: Only these images are read and count; None: all.
+        tiles: Cut images into tiles, as ``EfficientDet.predict`` does.
+        overlap: Of the tiles.
+        flip: Look at the mirror image too.
+        scales: Factors of the network input.
         progress: Show a bar if stderr is a terminal.
 
     Raises:
@@ -96,6 +103,10 @@ def evaluate(
         backend=backend,
         score_threshold=score_threshold,
         image_ids=image_ids,
+        tiles=tiles,
+        overlap=overlap,
+        flip=flip,
+        scales=scales,
         progress=progress,
     ).metrics
 
@@ -110,10 +121,16 @@ def evaluate_with_results(
     backend: Backend = "auto",
     score_threshold: float | None = None,
     image_ids: Collection[Any] | None = None,
+    tiles: TileChoice = None,
+    overlap: float | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
     progress: bool = True,
 ) -> Evaluation:
     """Return the numbers of ``evaluate`` with the detections; arguments and errors are the same."""
     choose_backend(backend)
+    views = Views(tiles=tiles, overlap=overlap, flip=flip, scales=tuple(scales))
+    views.check(model)
     model = _for_evaluation(model, score_threshold)
     dataset = find_data(data, split)
     if image_ids is not None:
@@ -122,7 +139,7 @@ def evaluate_with_results(
     dataset, unreadable = leave_out_unreadable(dataset)
 
     started = time.perf_counter()
-    found = _detect(model, dataset, batch_size=batch_size, workers=workers, progress=progress)
+    found = _detect(model, dataset, views=views, batch_size=batch_size, workers=workers, progress=progress)
     seconds = time.perf_counter() - started
     if found.unreadable:
         dataset = _select(dataset, found.image_ids)
@@ -133,9 +150,6 @@ def evaluate_with_results(
         unreadable=(*unreadable, *found.unreadable),
         seconds=seconds,
     )
-
-
-# --- parts that training and export use too --------------------------------------------------------------------------
 
 
 def find_data(data: Dataset | Config | str | Path, split: Split) -> Dataset:
@@ -197,6 +211,7 @@ def detect_dataset(
     *,
     batch_size: int,
     workers: int | None = None,
+    views: Views = PLAIN,
     world: World | None = None,
     progress: bool = False,
 ) -> Results:
@@ -207,6 +222,7 @@ def detect_dataset(
         dataset: The images. Those that cannot be read have no detections, and a warning names them.
         batch_size: Images that go through the network together, in each process.
         workers: Processes that read images for each process of ``world``; None: chosen from the machine.
+        views: Which views of each image are looked at.
         world: The processes that share the images; None: this one alone.
         progress: Show a bar on a terminal.
 
@@ -217,7 +233,10 @@ def detect_dataset(
         DataError: If more than a tenth of the images cannot be read.
         ValueError: If a category of the data set is not among the model's classes, or a detection is not finite.
     """
-    return _detect(model, dataset, batch_size=batch_size, workers=workers, world=world, progress=progress).results
+    found = _detect(
+        model, dataset, views=views, batch_size=batch_size, workers=workers, world=world, progress=progress
+    )
+    return found.results
 
 
 def evaluate_dataset(
@@ -227,6 +246,7 @@ def evaluate_dataset(
     batch_size: int,
     workers: int | None = None,
     backend: Backend = "auto",
+    views: Views = PLAIN,
     world: World | None = None,
     progress: bool = False,
 ) -> CocoMetrics:
@@ -237,7 +257,13 @@ def evaluate_dataset(
     """
     world = world or World(model.device)
     found = _detect(
-        model, dataset, batch_size=batch_size, workers=workers, world=world, progress=progress and world.is_main
+        model,
+        dataset,
+        views=views,
+        batch_size=batch_size,
+        workers=workers,
+        world=world,
+        progress=progress and world.is_main,
     )
     metrics: CocoMetrics | None = None
     if world.is_main:
@@ -261,31 +287,26 @@ def _detect(
     model: Detector,
     dataset: Dataset,
     *,
+    views: Views,
     batch_size: int,
     workers: int | None,
     world: World | None = None,
     progress: bool,
 ) -> _Detected:
-    """Return what is found in all images, on the main process; see ``detect_dataset``."""
+    """Return what is found in all images, on the main process."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     world = world or World(model.device)
     categories = _match(model, dataset)
-    loader = EvalLoader(
-        dataset,
-        letterbox=model.letterbox,
-        batch_size=batch_size,
-        workers=choose_workers(workers, model.device, local_size=world.local_size),
-        rank=world.rank,
-        world_size=world.size,
-    )
     parts: list[Results] = []
     image_ids: list[Any] = []
     unreadable: list[str] = []
-    for batch in track(loader, "evaluating") if progress else loader:
+    for batch in detect_batches(
+        model, dataset, views=views, batch_size=batch_size, workers=workers, world=world, progress=progress
+    ):
         unreadable += batch.unreadable
         if batch.image_ids:
-            found = [to_categories(detections, categories) for detections in model.detect(batch)]
+            found = [to_categories(detections, categories) for detections in batch.detections]
             parts.append(to_results(found, batch.image_ids))
             parts[-1].check(f"detections of {model.name}")
             image_ids += batch.image_ids

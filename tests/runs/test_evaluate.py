@@ -16,6 +16,7 @@ from effdet.config import load_config
 from effdet.data.findings import DataError
 from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
+from effdet.detector.views import Views
 from effdet.evaluation.coco import evaluate_coco
 from effdet.runs.evaluate import (
     check_measurable,
@@ -161,6 +162,37 @@ def test_two_processes_share_the_images(val, model):
     assert ids[0] == set(val.image_ids[::2].tolist())
     assert ids[1] == set(val.image_ids[1::2].tolist())
     assert len(halves[0]) + len(halves[1]) == len(whole)
+
+
+def test_tiles_larger_than_the_images_give_the_detections_of_the_images(val, model):
+    plain = detect_dataset(model, val, batch_size=3, workers=0)
+    tiled = detect_dataset(model, val, batch_size=3, workers=1, views=Views(tiles=10_000))
+    assert tiled.image_ids.tolist() == plain.image_ids.tolist()
+    np.testing.assert_allclose(tiled.boxes, plain.boxes, atol=1e-3)
+    np.testing.assert_allclose(tiled.scores, plain.scores, atol=1e-5)
+
+
+def test_views_are_evaluated_as_they_predict(val, model, demo_root):
+    options = {"tiles": 100, "overlap": 0.3, "flip": True, "scales": (1, 0.5)}
+    found = evaluate_with_results(model, val, workers=0, image_ids=[val.image_ids[2]], **options).results
+    rows = found.image_ids == val.image_ids[2]
+    (predicted,) = model.predict(val.path(2), score_threshold=0, batch_size=8, **options)
+    assert int(rows.sum()) == len(predicted) > 100
+    np.testing.assert_allclose(np.sort(found.scores[rows])[-20:], predicted.scores[:20].flip(0).numpy(), rtol=1e-3)
+
+
+def test_views_leave_out_what_cannot_be_read_and_are_shared_by_processes(demo_root, model, tmp_path, caplog):
+    dataset = with_damaged_images(demo_root, tmp_path / "other", 1)
+    options = {"batch_size": 3, "workers": 0, "views": Views(tiles=200)}
+    assert set(detect_dataset(model, dataset, **options).image_ids) == set(dataset.image_ids[:-1])
+    assert "damaged-" in caplog.text
+    half = detect_dataset(model, dataset, **options, world=OneOfTwo(torch.device("cpu"), 0, 2))
+    assert set(half.image_ids.tolist()) == set(dataset.image_ids[::2].tolist())
+
+
+def test_views_that_do_not_suit_the_model_are_found_before_the_first_image_is_read(val, model):
+    with pytest.raises(ValueError, match="tiles must be a number of pixels for lite0, got 'auto'"):
+        evaluate(model, val, tiles="auto")
 
 
 class OneOfTwo(World):
