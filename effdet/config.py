@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from effdet.packaged_configs import find_config
 
+AUTO_TILES = "auto"
+
 
 class ConfigError(ValueError):
     """A config file or an override says something that cannot be."""
@@ -172,6 +174,8 @@ class DataConfig:
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
     max_train_images: int | None = None  # use at most so many, always the same ones; null: all
     max_val_images: int | None = None
+    tiles: Any = None  # cut images into tiles: a side or [height, width] in pixels, or auto; null: whole images
+    tile_overlap: float | None = None  # share of a tile's side; null: 0.2, or as long as objects with tiles: auto
     resize: Resize = Resize.letterbox  # stretch: fill the input without padding, as MediaPipe does; see docs/edge.md
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -188,6 +192,10 @@ class DataConfig:
                 f"be at least data.long_side={self.long_side}",
                 self.max_long_side,
             )
+        _check(_are_tiles(self.tiles), "data.tiles", f"be a side, [height, width], {AUTO_TILES} or null", self.tiles)
+        overlap = self.tile_overlap
+        good = overlap is None or (self.tiles is not None and 0 <= overlap <= 0.9)
+        _check(good, "data.tile_overlap", "lie in [0, 0.9], and be null where data.tiles is null", overlap)
         for name in ("max_train_images", "max_val_images"):
             number = getattr(self, name)
             _check(number is None or number >= 1, f"data.{name}", "be 1 or more", number)
@@ -424,6 +432,13 @@ def _check_keys(schema: type, values: Any, where: str, prefix: str) -> None:
         section = known[key]
         if isinstance(section, type) and is_dataclass(section) and value is not None:
             _check_keys(section, value, where, prefix=f"{prefix}.{key}" if prefix else str(key))
+
+
+def _are_tiles(value: Any) -> bool:
+    """Return whether a value can be ``data.tiles``: in pixels, so that tiny sides are a mistake."""
+    sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 32 for side in sides)
+    return value is None or value == AUTO_TILES or whole
 
 
 def _check(ok: bool, key: str, must: str, got: Any) -> None:

@@ -14,6 +14,7 @@ from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.build import build_loader, build_trainer
 from effdet.runs.evaluate import evaluate_dataset
 from effdet.runs.process_state import process_state
+from effdet.runs.training_tiles import validation_views
 from effdet.structures import Batch
 from effdet.training.distributed import World
 from effdet.training.interrupt import Interrupted, StopRequest
@@ -75,7 +76,8 @@ def fine_tune(model: EfficientDet, config: Config, images: Dataset, steps: int) 
 
 def measure_ap(model: EfficientDet, config: Config, images: Dataset) -> float:
     """Return the COCO AP of a model on some images."""
-    return evaluate_dataset(model, images, batch_size=config.eval.batch_size, workers=config.data.workers).ap
+    views, workers = validation_views(config.data), config.data.workers
+    return evaluate_dataset(model, images, batch_size=config.eval.batch_size, workers=workers, views=views).ap
 
 
 def _batches(loader: TrainLoader, count: int) -> Iterator[Batch]:

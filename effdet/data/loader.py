@@ -18,24 +18,18 @@ from effdet.config import AugmentConfig, ConfigError
 from effdet.data.dataset import Dataset
 from effdet.data.loader_process import SharedDataset, new_images, prepare_process
 from effdet.data.mixing import mixup, mosaic
+from effdet.data.order import EvalOrder, Place, TrainOrder
+from effdet.data.tiles import TileTable
 from effdet.data.transforms import Augmented, Sample, build_train_transform
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Fit
 from effdet.images.reading import ImageError
+from effdet.ops.tiles import Tiles
 from effdet.structures import Batch, Target
 
 Array: TypeAlias = NDArray[Any]
 
 MAX_REPLACEMENTS = 100  # unreadable images in a row before the loader gives up
-
-
-class _Place(NamedTuple):
-    """Which image is at which position of an epoch: all that a loader process needs to build it."""
-
-    epoch: int
-    position: int  # in the epoch, over all processes
-    image_index: int  # in the data set
-    plain: bool  # no mosaic and mixup
 
 
 class _Item(NamedTuple):
@@ -76,6 +70,7 @@ class TrainLoader:
         fit: How images are brought into the network input.
         rank: Number of this process among ``world_size`` ones, which share each epoch.
         world_size: Number of processes.
+        tiles: Cut the images into tiles; each is then an image of the epoch.
         pin_memory: Put images into page-locked memory, for CUDA.
 
     Raises:
@@ -94,15 +89,18 @@ class TrainLoader:
         workers: int,
         fill: tuple[int, int, int],
         fit: Fit = "letterbox",
+        tiles: Tiles | None = None,
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError(f"training needs at least one image, {dataset.annotation_file} has none left")
-        self.steps_per_epoch = math.ceil(len(dataset) / (batch_size * world_size))
-        self._order = _TrainOrder(len(dataset), batch_size, self.steps_per_epoch, seed, rank, world_size)
-        items = _TrainItems(dataset, image_size, augment, fill, fit, seed)
+        table = TileTable.of(dataset, tiles)
+        self.num_items = len(table)  # images, or tiles of them, of an epoch
+        self.steps_per_epoch = math.ceil(self.num_items / (batch_size * world_size))
+        self._order = TrainOrder(self.num_items, batch_size, self.steps_per_epoch, seed, rank, world_size)
+        items = _TrainItems(dataset, table, image_size, augment, fill, fit, seed)
         self._loader = _build_loader(items, self._order, workers, pin_memory=pin_memory, persistent=workers > 0)
 
     def epoch(self, epoch: int, start_step: int = 0, *, plain: bool = False) -> Iterator[Batch]:
@@ -146,7 +144,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._order = _EvalOrder(len(dataset), batch_size, rank, world_size)
+        self._order = EvalOrder(len(dataset), batch_size, rank, world_size)
         items = _EvalItems(dataset, letterbox)
         self._loader = _build_loader(items, self._order, workers, pin_memory=False, persistent=False)
 
@@ -157,51 +155,11 @@ class EvalLoader:
         return map(_unpack, iter(self._loader) if len(self) else iter(()))
 
 
-class _TrainOrder(Sampler[list[_Place]]):
-    """Distribute the positions of an epoch over steps and processes; ``TrainLoader.epoch`` sets the epoch."""
-
-    def __init__(
-        self, num_images: int, batch_size: int, steps_per_epoch: int, seed: int, rank: int, world_size: int
-    ) -> None:
-        self.num_images = num_images
-        self.batch_size = batch_size
-        self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.start_step = 0
-        self.plain = False
-
-    def __len__(self) -> int:
-        return self.steps_per_epoch - self.start_step
-
-    def __iter__(self) -> Iterator[list[_Place]]:
-        epoch, plain = self.epoch, self.plain
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
-        for step in range(self.start_step, self.steps_per_epoch):
-            first = (step * self.world_size + self.rank) * self.batch_size
-            positions = range(first, first + self.batch_size)
-            yield [_Place(epoch, position, int(order[position % self.num_images]), plain) for position in positions]
-
-
-class _EvalOrder(Sampler[list[int]]):
-    def __init__(self, num_images: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.indices = range(rank, num_images, world_size)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for first in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[first : first + self.batch_size])
-
-
 class _TrainItems:
     def __init__(
         self,
         dataset: Dataset,
+        tiles: TileTable,
         image_size: tuple[int, int],
         augment: AugmentConfig,
         fill: tuple[int, int, int],
@@ -209,6 +167,7 @@ class _TrainItems:
         seed: int,
     ) -> None:
         self.dataset = dataset
+        self.tiles = tiles
         self.image_size = image_size
         self.fill = fill
         self.fit = fit
@@ -217,13 +176,13 @@ class _TrainItems:
         self.mixup = augment.mixup
         self.transform = build_train_transform(augment, image_size, fill, fit)
 
-    def batch(self, places: Sequence[_Place]) -> tuple[Tensor, list[_Item], list[str]]:
+    def batch(self, places: Sequence[Place]) -> tuple[Tensor, list[_Item], list[str]]:
         """Return the images, (B, H, W, 3) uint8, their items, and the files that could not be read."""
         images = new_images(len(places), self.image_size)
         items = [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
         return images, items, [name for item in items for name in item.unreadable]
 
-    def _make(self, place: _Place, out: Array) -> _Item:
+    def _make(self, place: Place, out: Array) -> _Item:
         """Augment one image into ``out``."""
         rng = np.random.default_rng([self.seed, place.epoch, place.position])
         unreadable: list[str] = []
@@ -232,22 +191,24 @@ class _TrainItems:
 
         use_mosaic, use_mixup = rng.random(2) < (self.mosaic, self.mixup)
         if use_mosaic and not place.plain:
-            others = [self._read(int(other), unreadable)[1] for other in rng.integers(len(self.dataset), size=3)]
+            others = [self._read(int(other), unreadable)[1] for other in rng.integers(len(self.tiles), size=3)]
             sample = mosaic([sample, *others], self.image_size, self.fill, rng, self.fit)
         if use_mixup and not place.plain:
-            sample = mixup(sample, self._read(int(rng.integers(len(self.dataset))), unreadable)[1], rng, self.fit)
+            sample = mixup(sample, self._read(int(rng.integers(len(self.tiles))), unreadable)[1], rng, self.fit)
 
         augmented = self.transform(*sample, seed=int(rng.integers(2**63)), out=out)
         return _Item(augmented, original_size, self.dataset.image_id(index), tuple(unreadable))
 
     def _read(self, index: int, unreadable: list[str]) -> tuple[int, Sample]:
-        """Return the index and the image, or those of the next readable one; add unreadable files to the list."""
+        """Return the number of the image and the tile, or those of the next readable image; name unreadable files."""
         for attempt in range(min(len(self.dataset), MAX_REPLACEMENTS)):
-            candidate = (index + attempt) % len(self.dataset)
+            image = (int(self.tiles.images[index]) + attempt) % len(self.dataset)
+            tile = index if attempt == 0 else self.tiles.first_of(image)
             try:
-                return candidate, Sample(self.dataset.read(candidate), *self.dataset.annotations(candidate))
+                sample = Sample(self.dataset.read(image), *self.dataset.annotations(image))
+                return image, self.tiles.cut(sample, tile)
             except (ImageError, OSError):
-                unreadable.append(self.dataset.stored(candidate).name)
+                unreadable.append(self.dataset.stored(image).name)
         raise ImageError(f"{unreadable[-1]}: cannot be read, and neither can the images that could take its place")
 
 

@@ -17,6 +17,7 @@ from effdet.runs.evaluate import check_measurable, evaluate_dataset
 from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import SCORE_COLUMNS, RunLog
 from effdet.runs.training_run import Plan, TrainingRun
+from effdet.runs.training_tiles import tiles_of, validation_views
 from effdet.runs.workers import choose_workers
 from effdet.training.ema import EMA
 from effdet.training.freezing import freeze
@@ -74,7 +75,7 @@ def build_run(
             trainer,
             progress,
             steps_per_epoch=plan.steps_per_epoch(loader),
-            num_images=len(train),
+            num_images=loader.num_items,
             fingerprints=fingerprints,
             description=model.description(),
             minutes=config.train.checkpoint_minutes,
@@ -83,6 +84,7 @@ def build_run(
         save_best=lambda best: best.save_pretrained(folder / "best.safetensors"),
         log=RunLog(reporting, total_steps=total_steps),
         plan=plan,
+        views=validation_views(config.data),
         fusion_log=FusionLog(reporting, model.network.neck, total_steps=total_steps),
     )
 
@@ -169,6 +171,7 @@ def build_loader(config: Config, model: EfficientDet, train: Dataset, world: Wor
         workers=choose_workers(config.data.workers, world.device, local_size=world.local_size),
         fill=model.fill,
         fit=model.preprocessing.fit,
+        tiles=tiles_of(config.data),
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
@@ -197,10 +200,11 @@ def build_evaluation(
 ) -> Callable[[EfficientDet], Mapping[str, float]]:
     """Return the function that scores a model on the validation images, which all processes share."""
     check_measurable(model, val)
+    views = validation_views(config.data)
 
     def evaluate(candidate: EfficientDet) -> Mapping[str, float]:
         metrics = evaluate_dataset(
-            candidate, val, batch_size=config.eval.batch_size, workers=config.data.workers, world=world
+            candidate, val, batch_size=config.eval.batch_size, workers=config.data.workers, views=views, world=world
         )
         return dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
 

@@ -233,9 +233,7 @@ def detect_dataset(
         DataError: If more than a tenth of the images cannot be read.
         ValueError: If a category of the data set is not among the model's classes, or a detection is not finite.
     """
-    found = _detect(
-        model, dataset, views=views, batch_size=batch_size, workers=workers, world=world, progress=progress
-    )
+    found = _detect(model, dataset, views=views, batch_size=batch_size, workers=workers, world=world, progress=progress)
     return found.results
 
 

@@ -24,6 +24,7 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
     from effdet.images.preprocessing import Preprocessing
     from effdet.ops.settings import PostprocessSettings
     from effdet.runs.architecture import architecture_of
+    from effdet.runs.training_tiles import tiles_like_training, tiles_of
     from effdet.training.checkpoint import load_tensors, tensors_of
 
     wanted, options = config.model, config.eval
@@ -48,6 +49,8 @@ def build_model(config: Config, data: Dataset, *, resumed: bool) -> EfficientDet
             max_detections=options.max_detections,
         ),
     )
+    shown = tiles_of(config.data)
+    model.training_tiles = shown or tiles_like_training(model.image_size, model.preprocessing, data)
     if first is not None:
         load_tensors(model, tensors_of(first))
         model.start = first.start

@@ -118,7 +118,7 @@ def _train(
             _run(run, after_epoch)
             result = Run(folder, progress.history)
             if world.is_main:
-                draw_pictures(folder, result.best, val)
+                draw_pictures(folder, result.best, val, run.views)
                 _log_result(result)
     return result
 

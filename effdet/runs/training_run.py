@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from effdet.detector.views import PLAIN, Views
 from effdet.runs.checkpoints import Checkpoints
 from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import RunLog
@@ -48,6 +49,7 @@ class TrainingRun:
         log: Of the main process; silent elsewhere.
         plan: Numbers of epochs.
         fusion_log: Records the fusion weights of the neck.
+        views: How the model looks at the validation images.
     """
 
     trainer: Trainer
@@ -59,6 +61,7 @@ class TrainingRun:
     log: RunLog
     plan: Plan
     fusion_log: FusionLog | None = None
+    views: Views = PLAIN
     _unreadable: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
