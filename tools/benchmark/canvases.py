@@ -1,9 +1,9 @@
 """Paste the photos of a data set into large canvases, to measure what tiles do for small objects.
 
-python tools/benchmark/canvases.py ../shared/data/bccd /tmp/canvases
+python tools/benchmark/canvases.py ../shared/data/bccd canvases
 effdet evaluate --weights W --data ../shared/data/bccd
-effdet evaluate --weights W --data /tmp/canvases --tiles 480 640
-effdet evaluate --weights W --data /tmp/canvases
+effdet evaluate --weights W --data canvases --tiles 480 640
+effdet evaluate --weights W --data canvases
 """
 
 from __future__ import annotations
