@@ -90,17 +90,21 @@ def run(args: argparse.Namespace) -> int:
     _propose_size(args, model)
     quantisation = _quantisation(args, model, options) if args.precision == "int8" else None
     description = export(model, file, options, quantisation=quantisation)
+    comparison: Comparison | None = None
+    raw: float | None = None
     where = FORMATS[args.format].runs_elsewhere
-    comparison = None if where else _compare(args, as_exported(model, description), load_exported(file), file)
+    if where is None:
+        comparison, raw = _compare(args, as_exported(model, description), load_exported(file), file)
 
     report = sys.stderr if args.json == "-" else sys.stdout
     size = _size(file)
-    result = comparison or f"not run and not compared with PyTorch, as such a file runs {where}"
+    result = str(comparison or f"not run and not compared with PyTorch, as such a file runs {where}")
+    if raw is not None:
+        result += f"; logits and deltas differ by at most {raw:.2g} of their standard deviation"
     print(f"{file}: {args.format} {args.precision}, {size / 1e6:.1f} MB; {result}", file=report)
     if args.json:
-        write_json(
-            {"file": str(file), "bytes": size, **(asdict(comparison) if comparison else {})}, args.json, indent=2
-        )
+        compared = {**asdict(comparison), "raw_difference": raw} if comparison else {}
+        write_json({"file": str(file), "bytes": size, **compared}, args.json, indent=2)
     return 0
 
 
@@ -236,13 +240,13 @@ def _undivided(data: str) -> Dataset | None:
         return None
 
 
-def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) -> Comparison:
-    """Return how far the detections of the exported file differ from those of PyTorch on some photos.
+def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) -> tuple[Comparison, float | None]:
+    """Return how far detections and, without NMS inside, raw outputs of a file are from those of PyTorch on photos.
 
     Raises:
         ValueError: If a detection differs by more than the tolerance; the message names it.
     """
-    from effdet.deployment.compare import TOLERANCES, compare
+    from effdet.deployment.compare import TOLERANCES, compare, raw_difference
     from effdet.images.sources import iterate_images
 
     tolerance = TOLERANCES[args.precision]
@@ -255,15 +259,11 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
     else:
         print("compared on a drawn image, as --check names no photos", file=sys.stderr)
         photos = _drawn_images()
-    comparison = compare(
-        model,
-        exported,
-        islice(photos, NUM_CHECKED),
-        min_score=tolerance.min_score,
-        at_least=tolerance.at_least,
-    )
+    chosen = list(islice(photos, NUM_CHECKED))
+    comparison = compare(model, exported, chosen, min_score=tolerance.min_score, at_least=tolerance.at_least)
     comparison.check(tolerance, str(file))
-    return comparison
+    is_raw = exported.description.outputs == "raw" and chosen
+    return comparison, raw_difference(model, exported, chosen) if is_raw else None
 
 
 def _drawn_images() -> Iterator[tuple[str, np.ndarray]]:

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from effdet.deployment.detector import DeployedDetector
 from effdet.detector.batches import make_batch
+from effdet.detector.efficientdet import EfficientDet
 from effdet.detector.prediction import Detector
 from effdet.ops.boxes import iou_matrix
 from effdet.structures import Detections
@@ -120,6 +123,29 @@ def compare(
         min_iou=min((one.iou for one in differences), default=1.0),
         worst=max(differences, key=lambda one: one.score_difference + 1 - one.iou, default=None),
     )
+
+
+@torch.inference_mode()
+def raw_difference(model: EfficientDet, export: DeployedDetector, images: Iterable[tuple[str, np.ndarray]]) -> float:
+    """Return how far class logits and box deltas of an export are from those of PyTorch.
+
+    Args:
+        model: The PyTorch model, with the input size of the export.
+        export: A file without NMS.
+        images: (name, (H, W, 3) uint8 RGB), one or more.
+
+    Returns:
+        The largest absolute difference on any image, divided by the standard deviation of PyTorch's output there.
+    """
+    found = []
+    for image in images:
+        batch = make_batch([image] * (export.description.batch or 1), model.letterbox)
+        expected = model.network(model.network_input(batch)).float()
+        outputs = export.runtime.run(export.network_input(batch).contiguous().numpy())
+        for ours, theirs in zip((expected.class_logits, expected.box_deltas), outputs, strict=True):
+            difference = (ours.cpu() - torch.from_numpy(theirs).float()).abs().max()
+            found.append(float(difference / ours.std()))
+    return max(found)
 
 
 def _differences(

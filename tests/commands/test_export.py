@@ -29,6 +29,7 @@ def test_an_export_is_compared_and_then_predicts(weights, tmp_path, capsys, demo
     report = json.loads(out)
     assert report["images"] == 1
     assert report["max_score_difference"] < 1e-3
+    assert 0 < report["raw_difference"] < 1e-3
     assert report["bytes"] == file.stat().st_size
     assert "compared on a drawn image" in err
 

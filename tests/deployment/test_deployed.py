@@ -12,9 +12,10 @@ from torch import nn
 import effdet
 from effdet import EfficientDet
 from effdet.deployment import export as export_module
-from effdet.deployment.compare import TOLERANCES, compare
+from effdet.deployment.compare import TOLERANCES, compare, raw_difference
 from effdet.deployment.description import KEY
-from effdet.deployment.export import ExportOptions, as_exported, export
+from effdet.deployment.detector import DeployedDetector
+from effdet.deployment.export import ExportOptions, as_exported, describe, export
 from effdet.deployment.load import load
 from effdet.deployment.onnx_graph import trace_onnx
 from effdet.detector.batches import make_batch
@@ -316,3 +317,15 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
 def test_options_that_cannot_be_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         ExportOptions(**values)
+
+
+def test_the_difference_of_raw_outputs_is_in_standard_deviations(model, photos):
+    class Shifted:
+        def run(self, images):
+            with torch.no_grad():
+                found = model.network(torch.from_numpy(images))
+            logits, deltas = found.class_logits, found.box_deltas
+            return [(logits + 0.5 * logits.std()).numpy(), (deltas - 0.25 * deltas.std()).numpy()]
+
+    detector = DeployedDetector(describe(model, ExportOptions()), Shifted())
+    assert raw_difference(model, detector, photos[:2]) == pytest.approx(0.5, rel=1e-3)
