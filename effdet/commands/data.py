@@ -1,6 +1,7 @@
-"""Check a data set, write it in another format, divide it, draw the demo set, download COCO.
+"""Check a data set, show it, write it in another format, divide it, draw the demo set, download COCO.
 
 effdet data check data/coco --image-size 512
+effdet data show photos --out shown
 effdet data convert data/coco data/yolo --to yolo
 effdet data split photos --val 0.2 --test 0.1
 effdet data demo --root data/demo
@@ -50,11 +51,7 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     check.add_argument(
         "overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the config"
     )
-    check.add_argument(
-        "--config",
-        metavar="CONFIG",
-        help="what will be trained (default: DATA if it is a config, else configs/custom.yaml)",
-    )
+    check.add_argument("--config", metavar="CONFIG", help=_CONFIG_HELP)
     check.add_argument(
         "--image-size", nargs="+", type=int, metavar="PIXELS", help="network input, one side or height and width"
     )
@@ -65,6 +62,14 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
     check.add_argument("--fix", metavar="DST", help="write a cleaned copy to this new folder; DATA stays as it is")
+
+    show = actions.add_parser("show", help="draw images with their boxes, and plots", description=_SHOW)
+    show.add_argument("data", metavar="DATA", help=f"{_ANY_DATA}, or config file (.yaml)")
+    show.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the config")
+    show.add_argument("--config", metavar="CONFIG", help=_CONFIG_HELP)
+    show.add_argument("--out", default="shown", metavar="DIR", help="folder of the pictures (default: shown)")
+    show.add_argument("--images", type=int, default=8, metavar="N", help="images on the contact sheet (default: 8)")
+    show.add_argument("--json", action="store_true", help="print the names of the files as JSON")
 
     convert = actions.add_parser("convert", help="write a data set in another format", description=_CONVERT)
     convert.add_argument("data", metavar="SRC", help=_ANY_DATA)
@@ -105,8 +110,13 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     return result
 
 
-_DATA = "Check a data set, write it in another format, divide it; draw the demo set, download COCO."
+_DATA = "Check a data set, show it, write it in another format, divide it; draw the demo set, download COCO."
 _ANY_DATA = "folder or annotation file in any format that docs/your_data.md lists"
+_CONFIG_HELP = "what will be trained (default: DATA if it is a config, else configs/custom.yaml)"
+_SHOW = (
+    "Draw a data set: images as annotated, and as augmentation shows them to the network (contact_sheet.png), plots of "
+    "classes, sizes, places and shapes of the boxes (boxes.png), and a page with both (index.html)."
+)
 _CONVERT = (
     "Write a data set to a new folder in another format. Image files become hard links to the originals where the file "
     "system allows it, else copies. docs/your_data.md says what each format cannot hold."
@@ -123,7 +133,14 @@ _DOWNLOAD = "Download COCO 2017 (20 GB, and as much again unpacked). After an in
 
 def run(args: argparse.Namespace) -> int:
     """Do what ``args.action`` says and return the exit status."""
-    actions = {"check": _check, "convert": _convert, "split": _split, "demo": _demo, "download": _download}
+    actions = {
+        "check": _check,
+        "show": _show,
+        "convert": _convert,
+        "split": _split,
+        "demo": _demo,
+        "download": _download,
+    }
     return actions[args.action](args)
 
 
@@ -143,6 +160,17 @@ def _convert(args: argparse.Namespace) -> int:
     print(f"image files: {files}")
     for text in done.lost:
         print(f"not held by this format: {text}")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from effdet.runs.show_data import show_data
+
+    shown = show_data(args.data, args.out, args.config, args.overrides, images=args.images)
+    if args.json:
+        write_json({name: str(path) for name, path in vars(shown).items()}, STDOUT, indent=1)
+    else:
+        print(f"written: {shown.page}, {shown.contact_sheet}, {shown.plots}")
     return 0
 
 

@@ -237,3 +237,25 @@ def test_fix_writes_a_copy_and_the_status_is_that_of_the_copy(small, tmp_path, c
     assert out.endswith("0 errors, 0 warnings\n")
     assert check(small, "--fix", tmp_path / "fixed") == 1
     assert "must be a new or an empty folder" in capsys.readouterr().err
+
+
+def test_show_writes_a_page_and_two_pictures(small, tmp_path, capsys):
+    out = tmp_path / "shown"
+    assert call("show", small, "--out", out, "--images", 2, "--json", "data.long_side=96", "data.max_long_side=96") == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written == {
+        "page": str(out / "index.html"),
+        "contact_sheet": str(out / "contact_sheet.png"),
+        "plots": str(out / "boxes.png"),
+    }
+    assert "The network input is 96×96." in (out / "index.html").read_text()
+    assert all(Path(file).stat().st_size > 10_000 for file in written.values())
+    assert call("show", small, "--out", out, "--images", 0) == 1
+    assert "the number of images to show must be 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_show_of_a_set_without_images_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "train.json").write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}')
+    assert call("show", tmp_path, "--out", tmp_path / "shown") == 1
+    assert "train.json: must have images to show, but there are none" in capsys.readouterr().err
+    assert not (tmp_path / "shown").exists()

@@ -1,0 +1,1 @@
+"""Pictures of a data set for people: a contact sheet of annotated images, plots of the boxes, one HTML page of both."""
