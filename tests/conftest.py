@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 import time
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -131,6 +132,7 @@ class FileServer(ThreadingHTTPServer):
         self.statuses = []  # of the next answers
         self.pause = 0.0  # seconds between pieces of 4 KiB
         self.lie_about_range = ""
+        self.content_type = ""
         self.requests = []  # (path, Range header or None)
         self.sent = 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -145,10 +147,11 @@ class _FileHandler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         server.requests.append((self.path, asked))
         status = server.statuses.pop(0) if server.statuses else server.status
-        if status or self.path not in server.files:
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        if status or path not in server.files:
             self.send_error(status or 404)
             return
-        data = server.files[self.path]
+        data = server.files[path]
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.knows_ranges else 0
         if start >= len(data):
             self.send_response(416)
@@ -160,6 +163,8 @@ class _FileHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         if start:
             self.send_header("Content-Range", server.lie_about_range or f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if server.content_type:
+            self.send_header("Content-Type", server.content_type)
         self.end_headers()
         self.send_body(data[start:], server.cut_after.pop(0) if server.cut_after else None)
 

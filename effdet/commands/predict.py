@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         description="Detect objects in images, folders, glob patterns or videos. DIR gets the drawn pictures, "
         "results.json (COCO's results format) and images.json (which image_id is which file).",
     )
-    result.add_argument("sources", nargs="+", metavar="SOURCE", help="image, folder, glob pattern or video")
+    result.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
     result.add_argument("--weights", required=True, metavar="W", help="model: a .safetensors file of a run")
     result.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for what is found")
     result.add_argument("--score-threshold", type=float, default=0.3, metavar="SCORE", help=_THRESHOLD)
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+_SOURCE = "image, folder, glob pattern, video, http(s) address, rtsp stream or webcam:0"
 _THRESHOLD = "smallest score that is reported (default: 0.3; to evaluate results.json afterwards take 0.001)"
 _ANNOTATIONS = "COCO JSON that lists the images: results.json gets its image and category ids"
 

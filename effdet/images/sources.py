@@ -6,7 +6,6 @@ import glob
 import io
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from effdet.images.addresses import Address, as_address
 from effdet.images.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image, is_video
 from effdet.images.pixels import to_rgb
 from effdet.images.reading import EncodedImage, ImageError, Picture, read_picture
@@ -27,8 +27,7 @@ log = logging.getLogger(__name__)
 
 _PATHS = (str, os.PathLike)
 _BYTES = (bytes, bytearray, memoryview)
-_IN_MEMORY = (Image.Image, np.ndarray, Tensor, Picture, EncodedImage)
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_IN_MEMORY = (Image.Image, np.ndarray, Tensor, Picture, EncodedImage, Address)
 _NAMED = 20  # files that a message names before it counts the rest
 
 
@@ -37,7 +36,8 @@ def iterate_images(source: Any) -> Iterator[tuple[str, Array]]:
 
     Args:
         source: An image file; a folder (its images by name; what it leaves out is logged); a glob pattern (``**`` goes
-            into sub-folders); a video file (through PyAV); the bytes of an image file, as bytes, bytearray, memoryview,
+            into sub-folders); a video file (through PyAV); an ``http(s)://`` address of an image or video; a stream
+            such as ``rtsp://…``; ``webcam:0``; the bytes of an image file, as bytes, bytearray, memoryview,
             ``io.BytesIO`` or another open binary file; a Pillow image, an array or a tensor as ``to_rgb`` takes them; a
             (B, H, W, C) array or (B, C, H, W) tensor; a ``Picture``; or a list or an iterator of any of these.
 
@@ -106,10 +106,13 @@ def _pictures(source: Any, read: Callable[[Path | EncodedImage], Picture], first
             yield read(EncodedImage(f"<bytes {number}>", np.frombuffer(item, dtype=np.uint8)))
         elif isinstance(item, EncodedImage):
             yield read(item)
-        elif not isinstance(item, Path):
+        elif not isinstance(item, Path | Address):
             yield _whole(name or f"image-{number}", to_rgb(item))
-        elif is_video(item):
-            yield from (_whole(f"{item}#{frame}", pixels) for frame, pixels in enumerate(read_frames(item)))
+        elif isinstance(item, Address) and not item.is_video():
+            yield read(item.read())
+        elif isinstance(item, Address) or is_video(item):
+            name = item.url if isinstance(item, Address) else str(item)
+            yield from (_whole(f"{name}#{frame}", pixels) for frame, pixels in enumerate(read_frames(item)))
         else:
             yield read(item)
 
@@ -120,7 +123,11 @@ def _whole(name: str, pixels: Array) -> Picture:
 
 def _expand(source: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, file, bytes or image in memory) for everything in a source, in order."""
-    if isinstance(source, _PATHS):
+    if isinstance(source, str) and (address := as_address(source)) is not None:
+        source = address
+    if isinstance(source, Address):
+        yield source.url, source
+    elif isinstance(source, _PATHS):
         yield from ((str(path), path) for path in find_files(os.fsdecode(source)))
     elif isinstance(source, Picture | EncodedImage):
         yield source.name, source
@@ -170,7 +177,7 @@ def find_files(source: str | Path) -> list[Path]:
     them. Hidden files are left out without a word.
 
     Raises:
-        FileNotFoundError: If there is no such file, nothing matches, or the source is an address of the web.
+        FileNotFoundError: If there is no such file, or nothing matches.
         ImageError: If a folder holds no image.
     """
     if not str(source):
@@ -180,8 +187,6 @@ def find_files(source: str | Path) -> list[Path]:
         return _images_of_folder(path)
     if path.exists():  # before the glob: a file may have brackets in its name
         return [path]
-    if _ADDRESS.match(str(source)):
-        raise FileNotFoundError(f"{source}: addresses are not read; download the file, or give its bytes")
     if not glob.has_magic(str(path)):
         raise FileNotFoundError(f"{path}: no such image, folder or video")
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))

@@ -1,4 +1,4 @@
-"""Read and write videos through PyAV."""
+"""Read and write videos through PyAV; webcams are read through OpenCV."""
 
 from __future__ import annotations
 
@@ -7,44 +7,105 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from effdet.images.reading import ImageError
+from effdet.images.addresses import Address
+from effdet.images.faults import ImageError
+from effdet.images.webcam import frames_of, open_webcam, rate_of
 from effdet.install import hint
 
+_PATIENCE = (30.0, 30.0)  # seconds to open a stream, and between two packets of it
+_STREAM_OPTIONS = {
+    "rtsp_transport": "tcp",  # packets of UDP get lost
+    "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto,rtsp,rtp,udp,rtmp,rtmps,srt",  # a playlist opens no file
+}
 _TRANSPORT_STREAM = b"\x47"  # the first byte of each packet
 
 
-def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of a video as upright (H, W, 3) uint8 RGB arrays.
+class Video:
+    """The frames of a video file, a stream or a webcam, and how many there are in a second; for a ``with`` block.
 
-    Raises:
-        ImageError: If it is not a readable video, or PyAV is missing.
-    """
-    with _open(path) as container:
-        for frame in container.decode(video=0):
-            quarter_turns = int(getattr(frame, "rotation", 0)) // 90 % 4  # counter-clockwise, of the display matrix
-            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+        with Video(Path("clip.mp4")) as video:
+            for frame in video:  # upright (H, W, 3) uint8 RGB
+                ...
 
-
-def frame_rate(file: Path) -> Fraction:
-    """Return the frames per second of a video, 25 where the file does not tell.
+    Args:
+        source: The file or address.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImageError: If it is not a video.
+        ImageError: If it is not a readable video, ends in an error, or PyAV is missing.
     """
-    with _open(file) as container:
-        return Fraction(container.streams.video[0].average_rate or 25)
+
+    def __init__(self, source: Path | Address) -> None:
+        self._source = source
+        self._stack = contextlib.ExitStack()
+        self._frames: Iterator[NDArray[np.uint8]] = iter(())
+        self.rate = Fraction(25)  # frames per second, where the video does not tell
+
+    def __enter__(self) -> Video:
+        with self._stack:
+            if isinstance(self._source, Address) and self._source.webcam is not None:
+                camera = self._stack.enter_context(open_webcam(self._source.webcam))
+                self._frames, self.rate = frames_of(camera), rate_of(camera)
+            else:
+                container = self._stack.enter_context(_open(self._source))
+                self._frames = self._decode(container)
+                self.rate = Fraction(container.streams.video[0].average_rate or self.rate)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return self._frames
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _decode(self, container: Any) -> Iterator[NDArray[np.uint8]]:
+        with _one_sentence(self._source):
+            for frame in container.decode(video=0):
+                quarter_turns = int(getattr(frame, "rotation", 0)) // 90 % 4  # counter-clockwise, of the display matrix
+                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+
+
+def read_frames(source: Path | Address) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames of a video; see ``Video``."""
+    with Video(source) as video:
+        yield from video
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a video that has frames; what PyAV raises in the block becomes one sentence."""
-    av = _pyav(path)
+def _one_sentence(source: Path | Address) -> Iterator[None]:
+    """Let what PyAV raises in the block become one sentence."""
+    av = _pyav(source)
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise ImageError(f"{_name(source)}: not a readable video: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _open(source: Path | Address) -> Iterator[Any]:
+    """Open a video that has frames."""
+    av = _pyav(source)
+    with contextlib.ExitStack() as stack:
+        file = source.url if isinstance(source, Address) else stack.enter_context(_opened_file(source))
+        options = _STREAM_OPTIONS if isinstance(source, Address) else {}
+        with _one_sentence(source):
+            container = av.open(file, metadata_errors="replace", options=options, timeout=_PATIENCE)
+            stack.enter_context(container)
+        if not container.streams.video:
+            raise ImageError(f"{_name(source)}: holds no video stream")
+        yield container
+
+
+@contextlib.contextmanager
+def _opened_file(path: Path) -> Iterator[BinaryIO]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such video")
     if not path.is_file():  # a named pipe could block for ever
@@ -53,13 +114,7 @@ def _open(path: Path) -> Iterator[Any]:
         if path.suffix.lower() == ".ts" and file.read(1) != _TRANSPORT_STREAM:
             raise ImageError(f"{path}: not a video: an MPEG transport stream begins with the byte 0x47")
         file.seek(0)
-        try:
-            with av.open(file, metadata_errors="replace") as container:
-                if not container.streams.video:
-                    raise ImageError(f"{path}: holds no video stream")
-                yield container
-        except av.FFmpegError as error:
-            raise ImageError(f"{path}: not a readable video: {error.strerror}") from error
+        yield file
 
 
 class VideoWriter:
@@ -102,9 +157,13 @@ class VideoWriter:
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
 
 
-def _pyav(file: Path) -> Any:
+def _name(source: Path | Address) -> str:
+    return source.url if isinstance(source, Address) else str(source)
+
+
+def _pyav(source: Path | Address) -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImageError(f"{file}: video needs PyAV; install it with: {hint('video')}") from error
+        raise ImageError(f"{_name(source)}: video needs PyAV; install it with: {hint('video')}") from error
     return av

@@ -17,10 +17,11 @@ import numpy as np
 from effdet.detector.prediction import Detector, check_batch_size, labels_of, predict_iter
 from effdet.detector.views import PLAIN, Views
 from effdet.evaluation.categories import match_categories, to_categories
+from effdet.images.addresses import Address, as_address
 from effdet.images.file_types import is_video
 from effdet.images.reading import ImageError, Picture, read_picture
 from effdet.images.sources import check_source, find_files, iterate_pictures
-from effdet.images.video import VideoWriter, frame_rate
+from effdet.images.video import Video, VideoWriter
 from effdet.runs.image_ids import ListedImages
 from effdet.runs.prediction_files import PredictionFiles
 from effdet.structures import Detections
@@ -96,17 +97,18 @@ def predict_to_folder(
     listed = None if annotations is None else ListedImages(Path(annotations))
     items = list(enumerate(_expand(sources, fail)))
     naming = _Naming.of(model, listed)
-    originals = [item for _, item in items if isinstance(item, Path)]
+    sources_of_items = [item.source if isinstance(item, _Video) else item for _, item in items]
+    originals = [source for source in sources_of_items if isinstance(source, Path)]
     with PredictionFiles(Path(folder), originals, naming.names_of_ids, details) as files:
         predict = functools.partial(
             predict_iter, model, score_threshold=score_threshold, batch_size=batch_size, views=views, classes=classes
         )
         read = model.letterbox.read if views.is_plain else read_picture
         job = _Job(predict, read, files, listed, naming.categories, batch_size, draw, report, fail)
-        for videos, group in groupby(items, key=lambda item: isinstance(item[1], Path) and is_video(item[1])):
+        for videos, group in groupby(items, key=lambda item: isinstance(item[1], _Video)):
             if videos:
-                for _, file in group:
-                    job.predict_video(file)
+                for _, item in group:
+                    job.predict_video(item.source)
             else:
                 job.predict_images(group)
     return PredictedFolder(Path(folder), files.num_images, files.num_detections, tuple(failures))
@@ -119,19 +121,28 @@ def one_line(text: str) -> str:
     )
 
 
+class _Video(NamedTuple):
+    source: Path | Address
+
+
 def _expand(sources: Any, fail: Callable[[str], None]) -> Iterator[Any]:
     """Yield each file once as a path, and everything else as it is."""
     seen: set[Path] = set()
     for source in sources if isinstance(sources, list | tuple) and not isinstance(sources, Picture) else [sources]:
-        if not isinstance(source, str | Path):
+        if not isinstance(source, str | Path | Address):
             yield source
             continue
         try:
+            if isinstance(source, str):
+                source = as_address(source) or source
+            if isinstance(source, Address):
+                yield _Video(source) if source.is_video() else source
+                continue
             files = find_files(source)
         except (OSError, ImageError) as error:  # a folder may also be closed to this user
             fail(str(error))
             continue
-        yield from (file for file in files if file not in seen)
+        yield from (_Video(file) if is_video(file) else file for file in files if file not in seen)
         seen.update(files)
 
 
@@ -169,30 +180,32 @@ class _Job:
             found = self.predict([picture for _, picture in chunk])
             for (image_id, picture), (detections, pixels) in zip(chunk, found, strict=True):
                 detections = to_categories(detections, self.categories)
-                target = self.files.path_for(Path(picture.name)) if self.draw else None
+                target = self.files.path_for(_file_name(picture.name)) if self.draw else None
                 if target is not None:
                     save_image(target, detections.draw(pixels))
                 self.files.add(detections, image_id, target)
                 self.report(one_line(f"{picture.name}: {_counted(detections)}{_arrow(target)}"))
 
-    def predict_video(self, file: Path) -> None:
+    def predict_video(self, source: Path | Address) -> None:
         """Draw every frame into a video of the same rate; the frames before a damaged one are kept."""
-        target = self.files.path_for(file, ".mp4") if self.draw else None
+        name, file_name = (str(source), source) if isinstance(source, Path) else (source.url, Path(source.file_name))
+        target = self.files.path_for(file_name, ".mp4") if self.draw else None
         frames = found = 0
         try:
             if self.listed is not None:
-                raise ImageError(f"{file}: a video has no image ids; leave it out or leave out the annotations")
+                raise ImageError(f"{name}: a video has no image ids; leave it out or leave out the annotations")
             with contextlib.ExitStack() as stack:
-                video = None if target is None else stack.enter_context(VideoWriter(target, frame_rate(file)))
-                for detections, image in self.predict(file):
-                    if video is not None:
-                        video.write(detections.draw(image))
+                video = stack.enter_context(Video(source))
+                out = None if target is None else stack.enter_context(VideoWriter(target, video.rate))
+                for detections, image in self.predict(_pictures_of(name, video)):
+                    if out is not None:
+                        out.write(detections.draw(image))
                     self.files.add(detections, None, target)
                     frames, found = frames + 1, found + len(detections)
         except (ImageError, FileNotFoundError) as error:
             self.fail(str(error))
         if frames:
-            self.report(one_line(f"{file}: {frames} frames, {found} detections{_arrow(target)}"))
+            self.report(one_line(f"{name}: {frames} frames, {found} detections{_arrow(target)}"))
 
     def _read(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[Any, Picture]]:
         """Yield the image id (None: the next number) and picture of what can be read."""
@@ -209,6 +222,15 @@ def _path_of(item: Any, number: int) -> Path:
     if not isinstance(item, Path):
         raise ValueError(f"image {number}: only files have ids in the annotations, got {type(item).__name__}")
     return item
+
+
+def _file_name(name: str) -> Path:
+    return Path(Address(name).file_name) if "://" in name else Path(name)
+
+
+def _pictures_of(name: str, video: Video) -> Iterator[Picture]:
+    for number, pixels in enumerate(video):
+        yield Picture(f"{name}#{number}", pixels, (pixels.shape[0], pixels.shape[1]))
 
 
 def _arrow(target: Path | None) -> str:

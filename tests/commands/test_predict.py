@@ -431,3 +431,14 @@ def test_wrong_views_are_one_sentence(weights, seer, photos, args, message, caps
     assert predict(weights, photos / "a", "--out", photos / "out", *args) == 1
     assert message in capsys.readouterr().err
     assert not (photos / "out").exists()
+
+
+def test_images_and_videos_of_the_web_are_predicted(weights, seer, photos, file_server, capsys):
+    file_server.files["/x.jpg"] = (photos / "a/x.jpg").read_bytes()
+    file_server.files["/clip.mp4"] = write_video(photos / "clip.mp4", 3).read_bytes()
+    urls = [f"{file_server.url}/{name}" for name in ("x.jpg", "clip.mp4", "gone.jpg")]
+    assert predict(weights, *urls, "--out", photos / "out") == 1
+    names = [image["file_name"] for image in read(photos / "out", "images.json")["images"]]
+    assert names == [urls[0], *(f"{urls[1]}#{frame}" for frame in range(3))]
+    assert sorted(path.name for path in (photos / "out").glob("*.[jm]p*")) == ["clip.mp4", "x.jpg"]
+    assert f"{urls[2]}: cannot be read: Not Found" in capsys.readouterr().err

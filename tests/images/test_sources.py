@@ -99,8 +99,6 @@ def test_a_text_that_is_no_path_is_named(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(folder)  # an empty text is not the folder of the process
     with pytest.raises(FileNotFoundError, match="must be a path or a pattern, got an empty text"):
         names("")
-    with pytest.raises(FileNotFoundError, match=r"^https://a\.org/b\.jpg\?c=1: addresses are not read; download"):
-        names("https://a.org/b.jpg?c=1")
 
 
 @pytest.mark.parametrize(

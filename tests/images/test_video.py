@@ -12,7 +12,7 @@ import pytest
 
 from effdet.images.reading import ImageError
 from effdet.images.sources import iterate_images
-from effdet.images.video import VideoWriter, frame_rate
+from effdet.images.video import Video, VideoWriter
 from effdet.install import hint
 
 
@@ -70,13 +70,13 @@ def test_odd_frames_get_an_even_size(tmp_path):
         assert [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)] == [(34, 48, 3)]
 
 
-def test_frame_rate_names_what_is_no_video(tmp_path):
+def test_what_is_no_video_is_named(tmp_path):
     pytest.importorskip("av")
     with pytest.raises(FileNotFoundError, match=r"gone.mp4: no such video"):
-        frame_rate(tmp_path / "gone.mp4")
+        Video(tmp_path / "gone.mp4").__enter__()
     (tmp_path / "noise.mp4").write_bytes(b"noise" * 100)
     with pytest.raises(ImageError, match=r"noise.mp4: not a readable video"):
-        frame_rate(tmp_path / "noise.mp4")
+        Video(tmp_path / "noise.mp4").__enter__()
 
 
 def test_without_pyav_the_message_says_how_to_install_it(tmp_path, monkeypatch):
