@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,13 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from effdet.atomic_write import replace_file
+from effdet.weights.limits import check_size, short
+from effdet.weights.pickles import check_proportions, load_plain
 
 FORMAT = 1
-
-_UNREADABLE = (
-    *(RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError, AssertionError),
-    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
-)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -44,11 +40,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
+    check_size(path)
     try:
+        check_proportions(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+        state = None if damaged else load_plain(path)
+    except (OSError, ValueError, RuntimeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} must be a checkpoint of a run, but cannot be read: it is damaged or another file; "
             f"{advise_new_run(path)}"
@@ -57,7 +55,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: the checksum of its part {damaged} is wrong; {advise_new_run(path)}")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{path} must be a training checkpoint of format {FORMAT}, got {found}")
+        raise ValueError(f"{path} must be a training checkpoint of format {FORMAT}, got {short(found)}")
     return state
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from effdet.atomic_write import replace_file
+from effdet.weights.limits import check_size, check_tensors, first_line, parse_json
 
 FORMAT = "effdet-1"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"  # of a folder, as timm and the hub name them
@@ -53,8 +54,8 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"a state dict is saved as .pth, .pt or .safetensors, got '{path}'")
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Return the tensors of any ``.safetensors`` file, and the description if ``save_native`` wrote it.
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors of any ``.safetensors`` file, and the description if ``save_native`` wrote it, unchecked.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -63,13 +64,23 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights {path} do not exist")
+    check_size(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable .safetensors file: {error}; it is damaged or incomplete") from error
-    return state, json.loads(metadata["description"]) if metadata.get("format") == FORMAT else None
+    except Exception as error:  # SafetensorError, or what PyTorch says about a type or a shape that it does not know
+        raise ValueError(
+            f"{path} is not a readable .safetensors file: {first_line(error)}; it is damaged or incomplete"
+        ) from error
+    check_tensors(state, str(path), size=path.stat().st_size)
+    return state, _description(path, metadata) if metadata.get("format") == FORMAT else None
+
+
+def _description(path: Path, metadata: Mapping[str, str]) -> Any:
+    if "description" not in metadata:
+        raise ValueError(f"{path} must have a description of its model beside the format {FORMAT}; it is damaged")
+    return parse_json(metadata["description"], f"{path}: its description")
 
 
 def is_folder(path: str | Path) -> bool:

@@ -7,14 +7,24 @@ stand-in instead, so not even NumPy's own constructors run on bytes of the file.
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
+
+from effdet.weights.limits import check_size, check_tensors, first_line, short
+from effdet.weights.pickle_scan import MAX_PICKLE, check_pickle
+
+_SMALL = 1 << 28  # bytes that a file of any size may unpack to
+_LARGEST_RATIO = 8  # unpacked to packed size; torch.save does not pack, but others may pack its files again
+_PICKLES_OF_OLD_FILES = 5
 
 
 class SavedState(NamedTuple):
@@ -24,7 +34,7 @@ class SavedState(NamedTuple):
     arch: str  # model name that the file gives itself; empty if none
     part: str  # key of the file that held the weights, as "state_dict_ema"; empty if the file is a plain state dict
     is_run: bool = False  # last.ckpt of a run of this project
-    description: Mapping[str, Any] | None = None  # of the model, if such a file has one; earlier versions wrote none
+    description: Any = None  # of the model, if such a file has one, not checked; earlier versions wrote none
 
 
 # Where projects keep weights inside a checkpoint; averaged ones come first.
@@ -43,10 +53,16 @@ def read_state(path: str | Path) -> SavedState:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights {path} do not exist")
-    content = _load(path)
+    check_size(path)
+    content = load_plain(path)
     tensors, part = _find_weights(content)
+    check_tensors(tensors, str(path), size=path.stat().st_size)
     if not tensors:
-        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        keys = (
+            ", ".join(short(key) for key in list(content)[:5])
+            if isinstance(content, Mapping)
+            else type(content).__name__
+        )
         raise ValueError(f"{path} must hold a state dict, plain or under one of {', '.join(_WEIGHTS)}; it holds {keys}")
     if part and {"format", "progress", "ema"} <= set(content):
         network = {name: tensor for name, tensor in tensors.items() if name.startswith("network.")}
@@ -109,17 +125,80 @@ _HARMLESS_DICTS = (
 )
 
 
-def _load(path: Path) -> Any:
+def load_plain(path: Path) -> Any:
+    """Return what a file of ``torch.save`` holds, tensors on the CPU, with nothing in it executed.
+
+    Raises:
+        ValueError: If it is damaged, wants to build other things than tensors and plain values, or would take memory or
+            time out of proportion to its size.
+    """
     allowed = [(_StandIn, name) for name in _HARMLESS] + [(_DictStandIn, name) for name in _HARMLESS_DICTS]
     try:
         # An open file, because by its name torch would take it for another format.
         with path.open("rb") as file, torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
+            _check_proportions(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} {_refusal(str(error))}") from error
+    except _OutOfProportionError as error:
+        raise ValueError(f"{path} was not loaded: {error}") from error
     except Exception as error:  # the unpickler meets damage in many ways: EOFError, KeyError, RuntimeError, …
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a readable file of weights: {cause}") from error
+        raise ValueError(f"{path} is not a readable file of weights: {first_line(error)}") from error
+
+
+class _OutOfProportionError(ValueError):
+    """A file would take much more memory or time than its size lets expect."""
+
+
+def check_proportions(path: Path) -> None:
+    """Check that a file of ``torch.save`` would not take much more memory or time than its size lets expect.
+
+    Raises:
+        ValueError: If it would, or is a damaged archive.
+    """
+    try:
+        with path.open("rb") as file:
+            _check_proportions(file)
+    except _OutOfProportionError as error:
+        raise ValueError(f"{path} was not loaded: {error}") from error
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is not a readable file of weights: {first_line(error)}") from error
+
+
+def _check_proportions(file: BinaryIO) -> None:
+    """Look at the instructions of a file before they are followed, and go back to its beginning.
+
+    Raises:
+        _OutOfProportionError: If they would take much more than the file's size.
+        zipfile.BadZipFile: If the file is a damaged archive.
+    """
+    is_archive = file.read(4) == b"PK\x03\x04"
+    if is_archive:
+        with zipfile.ZipFile(file) as archive:
+            pickled = next((entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")), None)
+            _check_archive(archive, os.fstat(file.fileno()).st_size, pickled)
+            starts = [archive.read(pickled)] if pickled is not None else []
+    else:  # before torch 1.6: five pickles and then the numbers
+        file.seek(0)
+        starts = [file.read(MAX_PICKLE)]
+    position = 0
+    for data in starts:
+        for _ in range(1 if is_archive else _PICKLES_OF_OLD_FILES):
+            try:
+                position = check_pickle(data, position)
+            except ValueError as error:
+                raise _OutOfProportionError(str(error)) from error
+    file.seek(0)
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int, pickled: zipfile.ZipInfo | None) -> None:
+    unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > max(_SMALL, _LARGEST_RATIO * size):
+        raise _OutOfProportionError(f"{size:,} bytes of it would unpack to {unpacked:,}, which no file of weights does")
+    if pickled is not None and pickled.file_size > MAX_PICKLE:
+        raise _OutOfProportionError(
+            f"the list of its tensors must have {MAX_PICKLE:,} bytes or less, got {pickled.file_size:,}"
+        )
 
 
 def _refusal(message: str) -> str:

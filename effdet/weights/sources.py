@@ -5,7 +5,6 @@ The kind of a file follows from its first bytes, not from its name.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from effdet.weights import hub, tensorflow
+from effdet.weights.limits import MAX_TEXT, parse_json, short
 from effdet.weights.own_format import CONFIG, WEIGHTS, read_safetensors
 from effdet.weights.pickles import read_state
 from effdet.weights.published_files import PublishedFile, find_by_file_name, find_published, list_published, local_file
@@ -36,7 +36,7 @@ class Source:
     where: str  # for people
     tensors: dict[str, Tensor]  # by the names of the file
     hint: str = ""  # what the source calls its model, or itself
-    description: Mapping[str, Any] | None = None  # written by save_pretrained
+    description: Any = None  # what save_pretrained wrote; not checked
     config: Mapping[str, Any] = field(default_factory=dict)  # config.json of another project's folder
     published: PublishedFile | None = None  # the source was a published file's name
 
@@ -106,8 +106,9 @@ def read_folder(path: Path) -> Source:
     for name in (WEIGHTS, hub.PICKLED_WEIGHTS, "best.safetensors"):
         if (path / name).is_file():
             found, config = read_file(path / name), _read_config(path / CONFIG)
-            hint = str(config.get("architecture") or path.name)
-            return replace(found, hint=hint, config=config, description=found.description or config.get("effdet"))
+            hint = config.get("architecture") or path.name
+            description = config.get("effdet") if found.description is None else found.description
+            return replace(found, hint=short(hint), config=config, description=description)
     if tensorflow.is_checkpoint(path):
         return _read_tensorflow(path)
     files = sorted(item.name for item in path.iterdir())
@@ -120,10 +121,9 @@ def read_folder(path: Path) -> Source:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON: {error}") from error
+    if path.stat().st_size > MAX_TEXT:
+        raise ValueError(f"{path} must have {MAX_TEXT:,} bytes or less, got {path.stat().st_size:,}")
+    config = parse_json(path.read_bytes(), str(path))
     if not isinstance(config, dict):
         raise ValueError(f"{path} must be a JSON object, got {type(config).__name__}")
     return config
