@@ -13,6 +13,8 @@ from effdet.weights.crc32c import masked_crc32c
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER_BYTES = 48  # two block handles, padding, magic
 _PLAIN, _SNAPPY = 0, 1
+_MAX_KEY = 4096  # bytes; keys are names of variables
+_MAX_BLOCK = 1 << 24  # bytes; TensorFlow's have 256 kB
 
 
 def read_table(table: bytes) -> dict[bytes, bytes]:
@@ -28,8 +30,12 @@ def read_table(table: bytes) -> dict[bytes, bytes]:
         _, _, position = read_handle(footer, 0)  # a block about the blocks, which is empty
         offset, size, _ = read_handle(footer, position)
         entries: dict[bytes, bytes] = {}
+        left = len(table)  # no block is there twice
         for _, handle in _entries(_read_block(table, offset, size)):
             offset, size, _ = read_handle(handle, 0)
+            left -= size
+            if left < 0:
+                raise ValueError("the blocks of the table have more bytes than the table")
             entries.update(_entries(_read_block(table, offset, size)))
     except IndexError as error:
         raise ValueError("a block of the table ends too early") from error
@@ -37,9 +43,16 @@ def read_table(table: bytes) -> dict[bytes, bytes]:
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return a number stored in groups of seven bits, lowest first, and the position after it."""
+    """Return a number stored in groups of seven bits, lowest first, and the position after it.
+
+    Raises:
+        IndexError: If the data ends before the number does.
+        ValueError: If it has more than 64 bits.
+    """
     number, shift = 0, 0
     while True:
+        if shift > 63:
+            raise ValueError("a number in it has more than 64 bits")
         byte = data[position]
         number |= (byte & 0x7F) << shift
         position, shift = position + 1, shift + 7
@@ -74,6 +87,8 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         shared, position = read_varint(block, position)
         own, position = read_varint(block, position)
         length, position = read_varint(block, position)
+        if shared > len(key) or own > _MAX_KEY - shared or position + own + length > end:
+            raise ValueError("a key or a value in a block of the table is longer than it can be")
         key = key[:shared] + block[position : position + own]
         position += own
         yield key, block[position : position + length]
@@ -88,7 +103,9 @@ def unpack_snappy(data: bytes) -> bytes:
     """
     length, position = read_varint(data, 0)
     out = bytearray()
-    while position < len(data):
+    if length > _MAX_BLOCK:
+        raise ValueError(f"a Snappy block must unpack to {_MAX_BLOCK:,} bytes or less, got {length:,}")
+    while position < len(data) and len(out) <= length:
         tag = data[position]
         position += 1
         if tag & 3 == 0:  # bytes as they are

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-import tarfile
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effdet.weights.archives import ARCHIVES, unpacked
 from effdet.weights.crc32c import masked_crc32c
+from effdet.weights.limits import first_line, short
 from effdet.weights.sstable import read_table, read_varint
 
 # Numbers of tensorflow/core/framework/types.proto.
@@ -38,7 +37,9 @@ _DTYPES = {
     19: torch.float16,
 }
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # only in object-based (Keras) checkpoints
-_ARCHIVES = (".tar.gz", ".tgz", ".tar")
+_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+_MAX_INDEX = 1 << 26  # bytes; the largest published one has 0.1 million
+_NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no checkpoint, or one of its files is absent.
         ValueError: If a file is truncated or damaged, or a variable is saved in slices.
     """
-    with _unpacked(Path(path)) as place:
-        prefix = find_prefix(place)
-        num_shards, entries = _read_index(prefix)
-        shards = _Shards(prefix, num_shards)
-        names = _variable_names(shards.read_string(entries[_OBJECT_GRAPH])) if _OBJECT_GRAPH in entries else {}
-        tensors: dict[str, Tensor] = {}
-        for key in sorted(
-            entries, key=lambda key: ".OPTIMIZER_SLOT" in key
-        ):  # the names of the model's own variables come first
-            name = names.get(key, key)
-            if entries[key].dtype in _DTYPES:
-                tensors[key if name in tensors else name] = shards.read(key, entries[key])
+    path = Path(path)
+    with unpacked(path, is_part=_is_part) as place:
+        try:
+            return _read_files(find_prefix(place))
+        except (FileNotFoundError, ValueError) as error:
+            if place == path:
+                raise
+            text = str(error).replace(f"{place}/", "").replace(str(place), "it")
+            raise ValueError(f"{path} holds no checkpoint that can be read: {text}") from error
+
+
+def _read_files(prefix: Path) -> dict[str, Tensor]:
+    num_shards, entries = _read_index(prefix)
+    shards = _Shards(prefix, num_shards)
+    shards.check_room(entries.values())
+    names = shards.read_names(entries[_OBJECT_GRAPH]) if _OBJECT_GRAPH in entries else {}
+    tensors: dict[str, Tensor] = {}
+    for key in sorted(entries, key=lambda key: ".OPTIMIZER_SLOT" in key):  # the model's own variables come first
+        name = names.get(key, key)
+        if entries[key].dtype in _DTYPES:
+            tensors[key if name in tensors else name] = shards.read(key, entries[key])
     return tensors
 
 
@@ -92,8 +102,7 @@ def is_checkpoint(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         return any(path.glob("*.index"))
-    is_part = re.search(r"\.(index|meta|data-\d{5}-of-\d{5})$", path.name) is not None
-    return is_part or path.name.endswith(_ARCHIVES) or Path(f"{path}.index").is_file()
+    return _PART.search(path.name) is not None or path.name.endswith(ARCHIVES) or Path(f"{path}.index").is_file()
 
 
 def find_prefix(path: str | Path) -> Path:
@@ -105,7 +114,7 @@ def find_prefix(path: str | Path) -> Path:
     """
     path = Path(path)
     prefix = _newest(path) if path.is_dir() else path
-    prefix = prefix.with_name(re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", prefix.name))
+    prefix = prefix.with_name(_PART.sub("", prefix.name) or prefix.name)
     if not Path(f"{prefix}.index").is_file():
         raise FileNotFoundError(f"a TensorFlow checkpoint needs the file {prefix}.index beside its .data-… files")
     return prefix
@@ -129,22 +138,9 @@ def _newest(folder: Path) -> Path:
     return found[0]
 
 
-@contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """Unpack an archive to a temporary folder and yield the checkpoint's path in it; yield any other path unchanged."""
-    if not (path.is_file() and path.name.endswith(_ARCHIVES)):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    source = archive.extractfile(member) if member.isfile() else None
-                    if source is not None and re.search(r"(^|/)[^./][^/]*$", member.name):
-                        (Path(folder) / Path(member.name).name).write_bytes(source.read())
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise ValueError(f"{path} is not a readable archive: {error}") from error
-        yield Path(folder)
+def _is_part(name: str) -> bool:
+    """Return whether a file belongs to a checkpoint; the others of an archive are not needed."""
+    return name == "checkpoint" or _PART.search(name) is not None
 
 
 # -- the index -------------------------------------------------------------------------------------------------------
@@ -154,31 +150,49 @@ def _read_index(prefix: Path) -> tuple[int, dict[str, _Entry]]:
     """Return the number of data files, and the entry of each tensor by key."""
     index = Path(f"{prefix}.index")
     try:
+        if index.stat().st_size > _MAX_INDEX:
+            raise ValueError(f"it must have {_MAX_INDEX:,} bytes or less, got {index.stat().st_size:,}")
         table = read_table(index.read_bytes())
         header = _fields(table.pop(b"", b""))
         if header.get(2, [0])[0]:
             raise ValueError("its numbers are stored big-endian, which is not supported")
         entries = {key.decode(errors="replace"): _parse_entry(value) for key, value in table.items()}
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{index} cannot be read: {error}") from error
+        num_shards = _number(header, 1, default=1)
+    except (ValueError, IndexError, TypeError) as error:  # a number where there should be a message, or the reverse
+        raise ValueError(f"{index} cannot be read: {first_line(error)}") from error
     sliced = [name for name, entry in entries.items() if entry.is_sliced]
     if sliced:
-        raise ValueError(f"{index}: variable {sliced[0]} is saved in slices; save it whole with TensorFlow first")
-    return header.get(1, [1])[0], entries
+        raise ValueError(
+            f"{index}: variable {short(sliced[0])} is saved in slices; save it whole with TensorFlow first"
+        )
+    outside = next((name for name, entry in entries.items() if entry.shard >= num_shards), None)
+    if outside is not None:
+        raise ValueError(
+            f"{index}: {short(outside)} lies in data file {entries[outside].shard} of {num_shards}; the index is "
+            "damaged"
+        )
+    return num_shards, entries
 
 
 def _parse_entry(message: bytes) -> _Entry:
     fields = _fields(message)
     dimensions = _fields(fields[2][0]).get(2, []) if 2 in fields else []
     return _Entry(
-        dtype=fields.get(1, [0])[0],
-        shape=tuple(_fields(dimension).get(1, [0])[0] for dimension in dimensions),
-        shard=fields.get(3, [0])[0],
-        offset=fields.get(4, [0])[0],
-        size=fields.get(5, [0])[0],
-        crc=fields.get(6, [0])[0],
+        dtype=_number(fields, 1),
+        shape=tuple(_number(_fields(dimension), 1) for dimension in dimensions),
+        shard=_number(fields, 3),
+        offset=_number(fields, 4),
+        size=_number(fields, 5),
+        crc=_number(fields, 6),
         is_sliced=7 in fields,
     )
+
+
+def _number(fields: dict[int, list[Any]], place: int, default: int = 0) -> int:
+    value = fields.get(place, [default])[0]
+    if not isinstance(value, int):
+        raise TypeError(f"field {place} of a protocol buffer must be a number, got {len(value)} bytes")
+    return value
 
 
 def _fields(message: bytes) -> dict[int, list[Any]]:
@@ -209,7 +223,7 @@ def _variable_names(graph: bytes) -> dict[str, str]:
     for node in _fields(graph).get(1, []):
         for attribute in map(_fields, _fields(node).get(2, [])):
             if attribute.get(2, [b""])[0] and 3 in attribute:
-                names[attribute[3][0].decode()] = attribute[2][0].decode()
+                names[attribute[3][0].decode(errors="replace")] = attribute[2][0].decode(errors="replace")
     return names
 
 
@@ -220,24 +234,64 @@ class _Shards:
     """The data files of a checkpoint."""
 
     def __init__(self, prefix: Path, count: int) -> None:
-        self.paths = [Path(f"{prefix}.data-{shard:05d}-of-{count:05d}") for shard in range(count)]
-        absent = [path.name for path in self.paths if not path.is_file()]
+        self.prefix, self.count = prefix, count
+
+    def path(self, shard: int) -> Path:
+        """Return one of the files."""
+        return Path(f"{self.prefix}.data-{shard:05d}-of-{self.count:05d}")
+
+    def check_room(self, entries: Iterable[_Entry]) -> None:
+        """Check that the files which tensors lie in are there, and hold as many bytes as all their tensors.
+
+        Raises:
+            FileNotFoundError: If one is absent.
+            ValueError: If the tensors of a file claim more bytes than it has.
+        """
+        claimed: dict[int, int] = {}
+        for entry in entries:
+            claimed[entry.shard] = claimed.get(entry.shard, 0) + entry.size
+        absent = [self.path(shard).name for shard in sorted(claimed) if not self.path(shard).is_file()]
         if absent:
-            raise FileNotFoundError(f"{prefix} lacks {', '.join(absent)}; put it beside the .index file")
+            more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+            raise FileNotFoundError(
+                f"{self.prefix} lacks {', '.join(absent[:_NAMED])}{more}; put it beside the .index file"
+            )
+        for shard, size in claimed.items():
+            there = self.path(shard).stat().st_size
+            if size > there:
+                raise ValueError(
+                    f"{self.path(shard)} is truncated, or its index is damaged: it is {there:,} bytes long, and its "
+                    f"tensors claim {size:,}; copy both again"
+                )
+
+    def read_names(self, entry: _Entry) -> dict[str, str]:
+        """Return the variable name for each key, from the object graph."""
+        try:
+            return _variable_names(self.read_string(entry))
+        except (IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path(entry.shard)}: its object graph is damaged; copy the file again") from error
 
     def read(self, name: str, entry: _Entry) -> Tensor:
         """Return one tensor."""
         dtype = _DTYPES[entry.dtype]
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             raise ValueError(
-                f"tensor {name} of shape {entry.shape} cannot have {entry.size} bytes: the index is damaged"
+                f"tensor {short(name)} of shape {short(entry.shape)} cannot have {entry.size} bytes: the index is "
+                "damaged"
             )
         data = self._read_bytes(name, entry)
         if masked_crc32c(data) != entry.crc:
-            raise ValueError(f"{self.paths[entry.shard]}: the checksum of {name} is wrong; copy the file again")
-        return (
-            torch.frombuffer(data, dtype=dtype).reshape(entry.shape) if data else torch.empty(entry.shape, dtype=dtype)
-        )
+            raise ValueError(f"{self.path(entry.shard)}: the checksum of {short(name)} is wrong; copy the file again")
+        try:
+            return (
+                torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
+                if data
+                else torch.empty(entry.shape, dtype=dtype)
+            )
+        except (RuntimeError, OverflowError, TypeError) as error:  # a side of 2^63 beside one of 0
+            raise ValueError(
+                f"{self.prefix}: tensor {short(name)} cannot have the shape {short(entry.shape)}"
+            ) from error
 
     def read_string(self, entry: _Entry) -> bytes:
         """Return a tensor that is one string: its length, a checksum of the length, its bytes."""
@@ -245,17 +299,17 @@ class _Shards:
         length, position = read_varint(bytes(data[:10]), 0)
         if masked_crc32c(length.to_bytes(4, "little") + data[position:]) != entry.crc:
             raise ValueError(
-                f"{self.paths[entry.shard]}: the checksum of the object graph is wrong; copy the file again"
+                f"{self.path(entry.shard)}: the checksum of the object graph is wrong; copy the file again"
             )
         return bytes(data[position + 4 :])
 
     def _read_bytes(self, name: str, entry: _Entry) -> bytearray:
-        path = self.paths[entry.shard]
+        path = self.path(entry.shard)
         data = bytearray(entry.size)
         with path.open("rb") as file:
             file.seek(entry.offset)
             count = file.readinto(data)
         if count < entry.size:
-            missing = f"{path.stat().st_size} bytes long, {name} ends at {entry.offset + entry.size}"
+            missing = f"{path.stat().st_size} bytes long, {short(name)} ends at {entry.offset + entry.size}"
             raise ValueError(f"{path} is truncated: it is {missing}; copy it again")
         return data

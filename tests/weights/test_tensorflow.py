@@ -133,7 +133,7 @@ def test_absent_data_file_is_named(folder):
 def test_truncated_data_file_is_named(folder):
     path = folder / "shards.data-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"data-00001-of-00002 is truncated: it is 11 bytes long, x1 ends at 12"):
+    with pytest.raises(ValueError, match=r"data-00001-of-00002 is truncated, .*: it is 11 bytes long, .* claim 12"):
         read_checkpoint(folder / "shards")
 
 
