@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from effdet.deployment.formats import Precision
@@ -12,15 +11,23 @@ from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
 from effdet.ops.tiles import Tiles, tiles_from_dict
+from effdet.weights.described import (
+    check,
+    check_ids,
+    check_input_size,
+    check_names,
+    check_normalisation,
+    is_whole,
+    list_of,
+    settings_of,
+)
+from effdet.weights.limits import first_line, parse_json
 
 KEY = "effdet"  # under which ONNX, OpenVINO and torch.export files hold the description
 FORMAT = "effdet-deployed-2"
 _FIRST_FORMAT = "effdet-deployed-1"  # had the name of a published architecture instead of the architecture
 
 _FIRST_ANCHOR_KEYS = ("max_level", "anchor_scale", "aspect_ratios")  # follow from the architecture
-
-
-_SIZE = "be two whole numbers of pixels, height and width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +50,17 @@ class Description:
     training_tiles: Tiles | None = None  # in which objects have the size that they had in training; None: unknown
 
     def __post_init__(self) -> None:
-        texts = all(isinstance(name, str) for name in self.class_names)
-        _check(bool(self.class_names) and texts, "class_names", "be texts, one or more", self.class_names)
-        ids = self.category_ids
-        _check(all(map(_is_whole, ids)), "category_ids", "be whole numbers", ids)
-        _check(len(ids) == len(self.class_names), "category_ids", f"be {len(self.class_names)} numbers", len(ids))
-        size = self.image_size
-        _check(len(size) == 2 and all(_is_whole(side) and side > 0 for side in size), "image_size", _SIZE, size)
+        check_names(self.class_names)
+        check_ids(self.category_ids, len(self.class_names))
+        check_input_size(self.image_size)
         channels = len(self.mean) if self.architecture is None else self.architecture.in_channels
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            _check(len(values) == channels and _are_finite(values), name, f"be {channels} finite numbers", values)
-        _check(min(self.std) > 0, "std", "be positive", self.std)
+        check_normalisation(self.mean, self.std, channels)
         batch = self.batch
-        _check(batch is None or (_is_whole(batch) and batch > 0), "batch", "be 1 or more, or null for any", batch)
-        _check(isinstance(self.dynamic_size, bool), "dynamic_size", "be true or false", self.dynamic_size)
-        _check(self.input in ("normalised", "pixels"), "input", "be normalised or pixels", self.input)
-        _check(self.outputs in ("raw", "detections"), "outputs", "be raw or detections", self.outputs)
-        _check(self.precision in get_args(Precision), "precision", f"be one of {get_args(Precision)}", self.precision)
+        check(batch is None or (is_whole(batch) and 0 < batch < 2**31), "batch", "be 1 or more, or null for any", batch)
+        check(isinstance(self.dynamic_size, bool), "dynamic_size", "be true or false", self.dynamic_size)
+        check(self.input in ("normalised", "pixels"), "input", "be normalised or pixels", self.input)
+        check(self.outputs in ("raw", "detections"), "outputs", "be raw or detections", self.outputs)
+        check(self.precision in get_args(Precision), "precision", f"be one of {get_args(Precision)}", self.precision)
 
     @property
     def name(self) -> str:
@@ -78,16 +79,13 @@ class Description:
         Raises:
             ValueError: If there is none, it is of another version, or a value is missing or cannot be.
         """
-        try:
-            values = json.loads(text) if text else {}
-            if not isinstance(values, dict) or values.get("format") not in (FORMAT, _FIRST_FORMAT):
-                raise ValueError(f"{file} holds no description of this package; export it with tools/export.py")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} holds a damaged description: {error}; export it again") from error
+        values = parse_json(text, f"{file} holds a damaged description: it") if text else {}
+        if not isinstance(values, dict) or values.get("format") not in (FORMAT, _FIRST_FORMAT):
+            raise ValueError(f"{file} holds no description of this package; export it with tools/export.py")
         try:
             return cls(**_checked_values(values))
         except (KeyError, TypeError, ValueError) as error:
-            wrong = f"{error} is missing" if isinstance(error, KeyError) else error
+            wrong = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise ValueError(f"{file} holds a damaged description: {wrong}; export it again") from error
 
 
@@ -97,27 +95,15 @@ def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
     file_format, name = values.pop("format"), values.pop("name", "")
     if file_format == _FIRST_FORMAT:
         values = {key: value for key, value in values.items() if key not in _FIRST_ANCHOR_KEYS}
+        check(isinstance(name, str), "name", "be a text", name)
         values["architecture"] = Architecture.named(name)
     else:
         values["architecture"] = Architecture.from_dict(values["architecture"])
-    values["settings"] = PostprocessSettings(**values["settings"])
-    values["preprocessing"] = Preprocessing(**values["preprocessing"])
+    unknown = sorted(set(values) - {field.name for field in fields(Description)})
+    check(not unknown, "its entries", "be known to this version", ", ".join(unknown))
+    values["settings"] = settings_of(values["settings"], "settings", PostprocessSettings)
+    values["preprocessing"] = settings_of(values["preprocessing"], "preprocessing", Preprocessing)
     values["training_tiles"] = tiles_from_dict(values.get("training_tiles"))
-    for field in ("class_names", "category_ids", "image_size", "mean", "std"):
-        if not isinstance(values[field], list):
-            raise TypeError(f"{field} must be a list, got {values[field]!r}")
-        values[field] = tuple(values[field])
+    for name in ("class_names", "category_ids", "image_size", "mean", "std"):
+        values[name] = list_of(values, name)
     return values
-
-
-def _check(good: bool, name: str, must: str, got: object) -> None:
-    if not good:
-        raise ValueError(f"{name} must {must}, got {got}")
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_finite(values: tuple[object, ...]) -> bool:
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -32,7 +33,7 @@ def check_classes(
     ids = tuple(labels) if category_ids is None else tuple(int(i) for i in category_ids)
     check_same_length(names, ids, num_classes)
     if len(set(ids)) < num_classes:
-        twice = next(category_id for category_id in ids if ids.count(category_id) > 1)
+        twice = Counter(ids).most_common(1)[0][0]
         raise ValueError(f"category_ids must differ from each other, got {twice} more than once")
     return num_classes, names, ids
 

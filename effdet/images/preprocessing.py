@@ -18,7 +18,7 @@ Sizes: TypeAlias = Literal["float32", "float64", "exact"]
 
 def _check(ok: bool, name: str, must: str, got: object) -> None:
     if not ok:
-        raise ValueError(f"{name} must {must}, got {got}")
+        raise ValueError(f"{name} must {must}, got {got!s:.80}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,12 @@ class Preprocessing:
         _check(self.resize in get_args(Resize), "resize", f"be one of {', '.join(get_args(Resize))}", self.resize)
         _check(self.sizes in get_args(Sizes), "sizes", f"be one of {', '.join(get_args(Sizes))}", self.sizes)
         if self.fill is not None:
-            good = len(self.fill) == 3 and all(value in range(256) for value in self.fill)
+            is_list = isinstance(self.fill, list | tuple) and len(self.fill) == 3
+            good = is_list and all(type(value) is int and 0 <= value < 256 for value in self.fill)
             _check(good, "fill", "be three whole numbers in 0…255", self.fill)
             object.__setattr__(self, "fill", tuple(self.fill))  # JSON gives a list
+        for name in ("zero_padding", "reduced_decoding"):
+            _check(isinstance(getattr(self, name), bool), name, "be true or false", getattr(self, name))
 
     @classmethod
     def preset(cls, name: str) -> Preprocessing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
@@ -23,6 +24,15 @@ EXACT_RATIOS: AspectRatios = tuple((math.sqrt(ratio), 1 / math.sqrt(ratio)) for 
 ROUNDED_RATIOS: AspectRatios = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 
 NAS_FPN_LEVELS = 5  # P3…P7 where it was found
+MAX_INPUT_PIXELS = 200_000_000  # of a network input; no machine runs an EfficientDet on one that large
+_MAX_REPEATS, _MAX_CHANNELS, _MAX_LEVEL, _MAX_SCALES, _MAX_LIST = (
+    200,
+    10**15,
+    20,
+    100,
+    1000,
+)
+
 COARSEST_FEATURE = 5  # C5, at stride 32, is the coarsest map of the backbone; coarser levels are pooled from it
 
 
@@ -217,7 +227,7 @@ _Check: TypeAlias = Callable[[str, Any], Any]
 
 
 def _wrong_type(name: str, must: str, got: Any) -> TypeError:
-    return TypeError(f"{name} must be {must}, got {got!r}")
+    return TypeError(f"{name} must be {must}, got {reprlib.repr(got)}")
 
 
 def _text(name: str, value: Any) -> str:
@@ -234,12 +244,14 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _whole(least: int) -> _Check:
+def _whole(least: int, most: int = _MAX_CHANNELS) -> _Check:
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _wrong_type(name, "a whole number", value)
         if value < least:
             raise ValueError(f"{name} must be {least} or more, got {value}")
+        if value > most:
+            raise ValueError(f"{name} must be {most} or less, got {value!s:.40}")
         return value
 
     return check
@@ -248,9 +260,13 @@ def _whole(least: int) -> _Check:
 def _any_number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _wrong_type(name, "a number", value)
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!s:.40}")
+    return number
 
 
 def _positive(name: str, value: Any) -> float:
@@ -273,6 +289,8 @@ def _list_of(check_item: _Check, what: str) -> _Check:
             raise _wrong_type(name, what, value)
         if not value:
             raise ValueError(f"{name} must be {what}, got an empty list")
+        if len(value) > _MAX_LIST:
+            raise ValueError(f"{name} must have {_MAX_LIST:,} entries or less, got {len(value):,}")
         return tuple(check_item(f"{name}[{index}]", item) for index, item in enumerate(value))
 
     return check
@@ -291,7 +309,9 @@ def _block_string(name: str, value: Any) -> str:
 def _image_size(name: str, value: Any) -> tuple[int, ...]:
     sides = _list_of(_whole(1), "two whole numbers [height, width]")(name, value)
     if len(sides) != 2:
-        raise ValueError(f"{name} must be two whole numbers [height, width], got {list(sides)}")
+        raise ValueError(f"{name} must be two whole numbers [height, width], got {reprlib.repr(list(sides))}")
+    if sides[0] * sides[1] > MAX_INPUT_PIXELS:
+        raise ValueError(f"{name} must have {MAX_INPUT_PIXELS:,} pixels or less, got {reprlib.repr(list(sides))}")
     return sides
 
 
@@ -310,9 +330,9 @@ def _one_of(kind: Any) -> _Check:
 
     def check(name: str, value: Any) -> str:
         if value not in known:
-            near = difflib.get_close_matches(str(value), known, n=1)
+            near = difflib.get_close_matches(f"{value!s:.40}", known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{hint}")
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {reprlib.repr(value)}{hint}")
         return str(value)
 
     return check
@@ -331,8 +351,8 @@ _CHECKS: dict[str, _Check] = {
     "channels": _whole(1),
     "neck": _one_of(Neck),
     "fusion": _one_of(Fusion),
-    "neck_repeats": _whole(1),
-    "head_repeats": _whole(1),
+    "neck_repeats": _whole(1, _MAX_REPEATS),
+    "head_repeats": _whole(1, _MAX_REPEATS),
     "head_channels": _or_none(_whole(1)),
     "activation": _one_of(Activation),
     "head_activation": _or_none(_one_of(Activation)),
@@ -340,10 +360,10 @@ _CHECKS: dict[str, _Check] = {
     "conv_order": _one_of(ConvOrder),
     "skip_edges": _flag,
     "single_input_nodes": _flag,
-    "min_level": _whole(2),
-    "max_level": _whole(2),
+    "min_level": _whole(2, _MAX_LEVEL),
+    "max_level": _whole(2, _MAX_LEVEL),
     "anchor_scale": _positive,
-    "scales_per_octave": _whole(1),
+    "scales_per_octave": _whole(1, _MAX_SCALES),
     "aspect_ratios": _list_of(_aspect_ratio, "a list of numbers or of factors [width, height]"),
     "mean": _list_of(_any_number, "a list of numbers, one per channel"),
     "std": _list_of(_positive, "a list of numbers, one per channel"),

@@ -7,12 +7,22 @@ from typing import Literal, TypeAlias, get_args
 
 MAX_COORDINATE = 1e6  # pixels; a larger coordinate, from a very large delta, would overflow areas
 
+MAX_SIGMA = 1e6  # of soft NMS, which then decays nothing
+
 Clip: TypeAlias = Literal["after", "before", "network", "none"]
 
 
 def _check(ok: bool, name: str, must: str, got: object) -> None:
     if not ok:
-        raise ValueError(f"{name} must {must}, got {got}")
+        raise ValueError(f"{name} must {must}, got {got!s:.80}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or isinstance(value, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +52,16 @@ class PostprocessSettings:
         if isinstance(self.clip, bool):  # files of version 0.1
             object.__setattr__(self, "clip", "after" if self.clip else "none")
         _check(self.nms in ("hard", "soft"), "nms", "be 'hard' or 'soft'", self.nms)
-        _check(0 <= self.iou_threshold <= 1, "iou_threshold", "lie in [0, 1]", self.iou_threshold)
-        _check(self.sigma > 0, "sigma", "be positive", self.sigma)
-        _check(0 <= self.score_threshold <= 1, "score_threshold", "lie in [0, 1]", self.score_threshold)
-        _check(self.max_candidates >= 1, "max_candidates", "be 1 or more", self.max_candidates)
-        _check(self.max_detections >= 1, "max_detections", "be 1 or more", self.max_detections)
+        for name in ("iou_threshold", "score_threshold"):
+            value = getattr(self, name)
+            _check(_is_number(value) and 0 <= value <= 1, name, "lie in [0, 1]", value)
+        _check(_is_number(self.sigma) and 0 < self.sigma < MAX_SIGMA, "sigma", "be positive", self.sigma)
+        for name in ("max_candidates", "max_detections"):
+            value = getattr(self, name)
+            _check(_is_whole(value), name, "be a whole number", value)
+            _check(1 <= value < 2**31, name, "be 1 or more" if value < 1 else "be less than 2^31", value)
+        for name in ("class_agnostic", "best_class_only", "drop_empty"):
+            _check(isinstance(getattr(self, name), bool), name, "be true or false", getattr(self, name))
         _check(self.clip in get_args(Clip), "clip", f"be one of {', '.join(get_args(Clip))}", self.clip)
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,8 +13,10 @@ from torch import Tensor
 
 from effdet.models.architecture import Architecture
 from effdet.models.network import Network
+from effdet.weights.limits import first_line, short
 
 _SHOWN = 6  # names of each kind in an error
+_CLASS_OUTPUTS = re.compile(r"class_head\.(?:\w+\.)*predict\.(?:\w+\.)*bias$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,42 @@ def network_shapes(architecture: Architecture, num_classes: int) -> Mapping[str,
 def have_same_network(one: Architecture, other: Architecture) -> bool:
     """Return whether two networks have the same tensors, so that weights of one fit the other."""
     return one == other or dict(network_shapes(one, 1)) == dict(network_shapes(other, 1))
+
+
+def check_room(architecture: Architecture, num_classes: int, state: Mapping[str, Tensor], where: str) -> None:
+    """Check that a description does not ask for a network much larger than the tensors that are there.
+
+    The network is built before the tensors are loaded, so that a description could make it take any amount of memory.
+    A published architecture is known to fit, all but its classes; any other is compared as a whole.
+
+    Args:
+        architecture: As described.
+        num_classes: As described.
+        state: The tensors of the file, by the names of ``EfficientDet.state_dict()``.
+        where: What a message calls the file.
+
+    Raises:
+        ValueError: If it does.
+    """
+    found = [len(value) for name, value in state.items() if _CLASS_OUTPUTS.search(name) and value.ndim == 1]
+    outputs = num_classes * architecture.anchors_per_cell
+    if outputs not in found:
+        raise ValueError(
+            f"{where} must have a class head with {num_classes} × {architecture.anchors_per_cell} outputs, as its "
+            f"description says, but it has {found[0] if found else 'none'}; it is damaged"
+        )
+    if architecture.name == "custom":
+        try:
+            shapes = network_shapes(architecture, num_classes)
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: its architecture cannot be built: {first_line(error)}") from error
+        described = sum(math.prod(shape) for shape in shapes.values())
+        given = sum(value.numel() for value in state.values())
+        if described > 2 * given + 1_000_000:
+            raise ValueError(
+                f"{where} holds {given:,} numbers, but its description is that of a network of {described:,}; it is "
+                "damaged"
+            )
 
 
 def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor], what: str) -> None:
@@ -78,4 +118,6 @@ def check_fit(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor
 
 
 def _count(kind: str, names: Sequence[str]) -> str:
-    return f"{len(names)} tensors {kind} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"
+    return (
+        f"{len(names)} tensors {kind} ({', '.join(map(short, names[:_SHOWN]))}{', …' if len(names) > _SHOWN else ''})"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,20 @@ from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
 from effdet.ops.tiles import Tiles, tiles_from_dict
 from effdet.weights import effdet, google, own_state_dict, zylo
-from effdet.weights.checkpoint import Checkpoint, have_same_network
+from effdet.weights.checkpoint import Checkpoint, check_room, have_same_network
 from effdet.weights.coco_classes import COCO_IDS, COCO_NAMES
+from effdet.weights.described import (
+    check,
+    check_ids,
+    check_input_size,
+    check_names,
+    check_normalisation,
+    is_finite,
+    is_whole,
+    list_of,
+    settings_of,
+)
+from effdet.weights.limits import first_line, short
 from effdet.weights.sources import Source, read_source
 
 logger = logging.getLogger(__name__)
@@ -95,7 +107,7 @@ def load(source: str | Path, *, variant: str | None = None) -> Loaded:
         num_classes=checkpoint.num_classes,
         state={f"network.{key}": value for key, value in checkpoint.state.items()},
         image_size=_image_size(found, config),
-        class_names=found.config.get("label_names") or (COCO_NAMES if coco else None),
+        class_names=_label_names(found.config.get("label_names")) or (COCO_NAMES if coco else None),
         category_ids=COCO_IDS if coco else _category_ids(checkpoint),
         mean=_pixels(config.get("mean")) or _buffer(found.tensors, "mean"),
         std=_pixels(config.get("std")) or _buffer(found.tensors, "std"),
@@ -105,45 +117,58 @@ def load(source: str | Path, *, variant: str | None = None) -> Loaded:
     )
 
 
-def _described(found: Source, description: Mapping[str, Any], variant: str | None) -> Loaded:
+def _described(found: Source, description: Any, variant: str | None) -> Loaded:
     """Return what ``save_pretrained`` wrote."""
+    try:
+        loaded = _from_description(found, description)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{found.where}: its description cannot be used: {first_line(error)}") from error
+    if variant is not None and variant != loaded.architecture.name:
+        _check_same_network(variant, loaded.architecture, found.where)
+        loaded = replace(loaded, architecture=Architecture.named(variant))
+    check_room(loaded.architecture, loaded.num_classes, loaded.state, found.where)
+    return loaded
+
+
+def _from_description(found: Source, description: Any) -> Loaded:
+    check(isinstance(description, Mapping), "it", "be an object of names and values", description)
     missing = [name for name in _DESCRIBED if name not in description]
-    unknown = [
-        *(set(description.get("settings", {})) - {field.name for field in fields(PostprocessSettings)}),
-        *(set(description.get("preprocessing", {})) - {field.name for field in fields(Preprocessing)}),
-    ]
-    if missing or unknown:
-        what = f"does not say {', '.join(missing)}" if missing else f"has the unknown settings {', '.join(unknown)}"
-        raise ValueError(f"{found.where}: its description {what}; another version of this package may have written it")
-    architecture = _architecture_of(description, found.where)
-    if variant is not None and variant != architecture.name:
-        _check_same_network(variant, architecture, found.where)
-        architecture = Architecture.named(variant)
+    if missing:
+        raise ValueError(f"it does not say {', '.join(missing)}; another version of this package may have written it")
+    architecture = _architecture_of(description)
+    names, ids, size, mean, std = (
+        list_of(description, name) for name in ("class_names", "category_ids", "image_size", "mean", "std")
+    )
+    check_names(names)
+    check_ids(ids, len(names))
+    check(description["num_classes"] == len(names), "num_classes", f"be {len(names)}", description["num_classes"])
+    check_input_size(size)
+    check_normalisation(mean, std, architecture.in_channels)
+    depth = description["stochastic_depth"]
+    check(is_finite(depth) and 0 <= depth < 1, "stochastic_depth", "lie in [0, 1)", depth)
     return Loaded(
         where=found.where,
         architecture=architecture,
-        num_classes=description["num_classes"],
+        num_classes=len(names),
         state=found.tensors,
-        image_size=tuple(description["image_size"]),
-        class_names=description["class_names"],
-        category_ids=description["category_ids"],
-        mean=description["mean"],
-        std=description["std"],
-        stochastic_depth=description["stochastic_depth"],
-        settings=PostprocessSettings(**description["settings"]),
-        preprocessing=Preprocessing(**description.get("preprocessing", {})),
+        image_size=size,
+        class_names=names,
+        category_ids=ids,
+        mean=mean,
+        std=std,
+        stochastic_depth=depth,
+        settings=settings_of(description["settings"], "settings", PostprocessSettings),
+        preprocessing=settings_of(description.get("preprocessing", {}), "preprocessing", Preprocessing),
         training_tiles=tiles_from_dict(description.get("training_tiles")),
     )
 
 
-def _architecture_of(description: Mapping[str, Any], where: str) -> Architecture:
+def _architecture_of(description: Mapping[str, Any]) -> Architecture:
     """Return the architecture in a description; the first files had only the name of a published one."""
-    try:
-        if "architecture" in description:
-            return Architecture.from_dict(description["architecture"])
-        return Architecture.named(description["name"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: its architecture cannot be read: {error}") from error
+    if "architecture" in description:
+        return Architecture.from_dict(description["architecture"])
+    check(isinstance(description["name"], str), "name", "be a text", description["name"])
+    return Architecture.named(description["name"])
 
 
 # -- recognising -----------------------------------------------------------------------------------------------------
@@ -162,6 +187,10 @@ def _convert(found: Source, variant: str | None) -> Checkpoint:
                 checkpoint = layout.convert(tensors, variant or found.hint)
             except ValueError as error:
                 raise ValueError(f"{found.where}: {error}") from error
+            except (TypeError, LookupError, RuntimeError, OverflowError) as error:  # of tensors without dimensions, …
+                raise ValueError(
+                    f"{found.where}: its tensors have the names of a detector, but not the shapes: {first_line(error)}"
+                ) from error
             used = {ours: names.get(theirs, theirs) for ours, theirs in checkpoint.sources.items()}
             outside = set(found.tensors) - set(names.values())
             skipped = (*(names.get(name, name) for name in checkpoint.skipped), *sorted(outside))
@@ -188,7 +217,7 @@ def _without_prefix(found: Source) -> dict[str, str]:
 
 def _unknown(found: Source) -> str:
     names = list(found.tensors)
-    shown = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+    shown = f"{', '.join(map(short, names[:5]))}{', …' if len(names) > 5 else ''}"
     if any(_CLASSIFIER.search(name) for name in names):
         return (
             f"{found.where} holds {len(names)} tensors of an image classifier ({shown}), not of a detector; to start "
@@ -248,12 +277,23 @@ def _image_size(found: Source, config: Mapping[str, Any]) -> tuple[int, int] | N
     if found.published is not None:
         return found.published.image_size
     size = config.get("input_size")
-    return (int(size[1]), int(size[2])) if isinstance(size, list) and len(size) == 3 else None
+    if not (isinstance(size, list) and len(size) == 3 and all(map(is_whole, size))):
+        return None
+    check_input_size(size[1:])
+    return size[1], size[2]
+
+
+def _label_names(names: Any) -> list[str] | None:
+    if not isinstance(names, list) or not names:
+        return None
+    check_names(names)
+    return names
 
 
 def _pixels(values: Any) -> list[float] | None:
     """Return mean or standard deviation of pixels in 0…255 from timm's, of pixels in 0…1."""
-    return [255 * float(value) for value in values] if isinstance(values, list) and len(values) == 3 else None
+    is_usable = isinstance(values, list) and len(values) == 3 and all(map(is_finite, values))
+    return [255 * float(value) for value in values] if is_usable else None
 
 
 def _buffer(tensors: Mapping[str, Tensor], name: str) -> list[float] | None:

@@ -190,11 +190,11 @@ def test_a_description_by_another_version_is_said_to_be_one(model, tmp_path):
     save_file(model.state_dict(), tmp_path / "w" / "model.safetensors")  # without the description inside
     config["effdet"]["settings"]["wbf"] = True
     (tmp_path / "w" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="its description has the unknown settings wbf; another version"):
+    with pytest.raises(ValueError, match="cannot be used: it has the unknown settings wbf; another version"):
         load(tmp_path / "w")
     del config["effdet"]["mean"]
     (tmp_path / "w" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="its description does not say mean; another version"):
+    with pytest.raises(ValueError, match="it does not say mean; another version"):
         load(tmp_path / "w")
 
 
