@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from effdet.config import Config, load_config
 from effdet.data.doctor.anchor_fit import Network
 from effdet.data.doctor.cleaning import Cleaning, clean
@@ -136,13 +138,18 @@ def _places(data: DataConfig) -> dict[str, str | None]:
     return {name: getattr(data, name) for name in ("root", *_NO_PLACES)}
 
 
-def network_of(config: Config, train: Dataset) -> Network:
+def network_of(config: Config, train: Dataset) -> Network | None:
     """Return what the doctor has to know of the network that a config trains on these images.
+
+    The size of its input may follow from those of the images; None if no image has a known one.
 
     Raises:
         ConfigError: If the config does not go together, or not with the data.
     """
-    resolved = resolve(replace(config, model=replace(config.model, num_classes=None)), train)
+    of_known_size = train.without(np.flatnonzero((train.sizes == 0).any(axis=1)))
+    if not len(of_known_size):
+        return None
+    resolved = resolve(replace(config, model=replace(config.model, num_classes=None)), of_known_size)
     architecture = architecture_of(config.model)
     assert resolved.data.image_size is not None
     return Network(

@@ -64,6 +64,8 @@ def show_data(
     if not len(first):
         raise DataError(f"{first.annotation_file}: must have images to show, but there are none")
     network = network_of(settings, first)
+    if network is None:
+        raise DataError(f"{first.annotation_file}: must have images that can be read to show, but none of them can")
     rows = contact_rows(first, _augmentation(settings, network.image_size), images)
     figure = plot_boxes(datasets, network)
     picture = io.BytesIO()

@@ -24,9 +24,12 @@ _EMPTY = 0.5  # part of the images without boxes that is seldom meant so
 
 def namer(dataset: Dataset) -> Callable[[int], str]:
     """Return a function that gives what messages call the box of a row."""
+    has_ids = dataset.annotation_file.suffix.lower() == ".json"  # other formats number no boxes
 
     def name(row: int) -> str:
         image = int(np.searchsorted(dataset.offsets, row, side="right")) - 1
+        if not has_ids:
+            return f"box {row - int(dataset.offsets[image]) + 1} of {dataset.names[image]}"
         return f"annotation {dataset.annotation_ids[row]} of {dataset.names[image]}"
 
     return name

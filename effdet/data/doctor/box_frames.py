@@ -25,8 +25,12 @@ _SWAPPED_SIZE, _SWAPPED_CORNERS = "y, x, height, width", "y1, x1, y2, x2"
 EXCHANGED_CORNERS, PARTS, PIXELS = "x2, y2, x1, y1", "parts of the image", "pixels"
 THOUSANDTHS = "thousandths of the image"
 
-# What a single box may hold; other readings are too often right by chance.
-_OF_SINGLE_BOXES = (PARTS, PIXELS, TWO_CORNERS, CORNER_AND_SIZE, EXCHANGED_CORNERS)
+# What a single box may hold, by what the format has; other readings are too often right by chance.
+_OF_SINGLE_BOXES = {
+    CORNER_AND_SIZE: (PARTS, TWO_CORNERS),
+    TWO_CORNERS: (PARTS, PIXELS, CORNER_AND_SIZE, EXCHANGED_CORNERS),
+    CENTRE_AND_SIZE: (PIXELS,),
+}
 
 # What the four numbers of a format are; and the formats whose numbers are parts of the image.
 NATIVE = {"coco": CORNER_AND_SIZE, "yolo": CENTRE_AND_SIZE, "voc": TWO_CORNERS, "csv": TWO_CORNERS}
@@ -113,7 +117,8 @@ def find_misread(dataset: Dataset, format: str) -> list[Misread]:
     fits[native] &= (as_given[:, 2:] * pixels > 1).any(axis=1)
     if whole := _whole_set(fits, native):
         return [Misread(known, others[whole] * np.tile(pixels, 2), whole, True, int((~fits[native]).sum()))]
-    return list(_single_boxes(known, as_given, others, limits, pixels))
+    single = {meant: others[meant] for meant in _OF_SINGLE_BOXES[native] if meant in others}
+    return list(_single_boxes(known, as_given, single, limits, pixels))
 
 
 def _whole_set(fits: dict[str, Array], native: str) -> str | None:
@@ -135,13 +140,11 @@ def _single_boxes(
     sides = as_given[:, 2:]
     far_out = (as_given[:, :2] < -_FAR_OUT * limits) | (as_given[:, :2] + sides > (1 + _FAR_OUT) * limits)
     left = (far_out | (sides < 0)).any(axis=1) | (sides * pixels <= 1).all(axis=1)
-    for meant in _OF_SINGLE_BOXES:
-        if meant not in others:
-            continue
-        chosen = left & _fits(others[meant], limits, _SLACK)
+    for meant, boxes in others.items():
+        chosen = left & _fits(boxes, limits, _SLACK)
         if chosen.any():
             rows = np.flatnonzero(chosen)
-            yield Misread(known[rows], others[meant][rows] * np.tile(pixels[rows], 2), meant, False, len(rows))
+            yield Misread(known[rows], boxes[rows] * np.tile(pixels[rows], 2), meant, False, len(rows))
         left &= ~chosen
 
 

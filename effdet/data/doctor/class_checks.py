@@ -96,7 +96,7 @@ def _nearly_same_names(names: Iterable[str], counts: dict[str, int]) -> list[str
 
 
 def _may_be_slip(one: str, other: str) -> bool:
-    if one.rstrip("s") == other.rstrip("s"):
+    if one.rstrip("s") == other.rstrip("s") or sorted(one) == sorted(other):
         return True
     if min(len(one), len(other)) < _LONG_NAME or any(letter.isdigit() for letter in one + other):
         return False
@@ -117,7 +117,8 @@ def check_same_classes(train: Dataset, other: Dataset, split: str) -> Iterator[F
             text = f"categories of train and {split} have other ids or are not the same"
             yield Finding("note", text, "they are matched by name")
     else:
-        unknown = [name for name in other.class_names if _folded(name) not in set(map(_folded, train.class_names))]
+        known = {_folded(name): name for name in train.class_names}
+        unknown = [_with_hint(name, known) for name in other.class_names if _folded(name) not in known]
         text = f"categories of {split} are not among those of train"
         yield from found("error", text, unknown or other.class_names, "a model finds only what train lists")
     learned, measured = class_counts(train), class_counts(other)
@@ -133,6 +134,12 @@ def _known(train: Dataset, other: Dataset) -> bool:
     if any([str(i) for i in part.category_ids] == list(part.class_names) for part in (train, other)):
         return set(other.category_ids) <= set(train.category_ids)
     return set(map(_folded, other.class_names)) <= set(map(_folded, train.class_names))
+
+
+def _with_hint(name: str, known: Mapping[str, str]) -> str:
+    """Return a name with the most similar one of those that are known by their folded form."""
+    near = difflib.get_close_matches(_folded(name), known, n=1)
+    return f"{name}; did you mean {known[near[0]]}?" if near else name
 
 
 def _folded(name: str) -> str:

@@ -104,7 +104,16 @@ def _clean_split(
     done = FindingList()
     for finding in dataset.findings:
         if finding.severity == "error" and finding.examples:  # of a row or file that reading left out
-            done.extend([replace(finding, severity="note", text=f"left out: {finding.text}", advice="")])
+            done.extend(
+                [
+                    replace(
+                        finding,
+                        severity="note",
+                        text=f"the copy does not have what reading could not use: {finding.text}",
+                        advice="",
+                    )
+                ]
+            )
     dataset = replace(dataset, findings=())
     dataset = rename_images(dataset, done)
     files = {file.name: file for file in open_images(dataset, split, report, decode=True)}

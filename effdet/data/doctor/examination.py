@@ -70,7 +70,7 @@ def examine(
     sources: Mapping[str, Source],
     *,
     decode_images: bool = True,
-    network_for: Callable[[Dataset], Network] | None = None,
+    network_for: Callable[[Dataset], Network | None] | None = None,
     report: Report = report_nothing,
 ) -> Examination:
     """Run every check on the splits of a data set.

@@ -60,13 +60,16 @@ def resize_annotations(dataset: Dataset, files: Mapping[str, ImageFile], done: F
             continue
         rows = slice(dataset.offsets[index], dataset.offsets[index + 1])
         factors = np.array(file.size) / sizes[index]  # along y and x
+        fits_file = clip_boxes(boxes[rows], np.array(file.size))[1].all()
         is_exchanged = file.size == tuple(sizes[index, ::-1].tolist())
         if abs(factors[0] / factors[1] - 1) < _SAME_SHAPE:
             boxes[rows] *= factors[[1, 0, 1, 0]]
             areas[rows] *= factors.prod()
             text = "boxes are scaled with their image, which has another size than annotated"
-        elif is_exchanged and clip_boxes(boxes[rows], np.array(file.size))[1].all():
+        elif is_exchanged and fits_file:
             text = "width and height of images are exchanged"
+        elif fits_file and not clip_boxes(boxes[rows], sizes[index])[1].all():
+            text = "sizes of images, outside of which boxes lie, become those of their files"
         else:
             continue
         sizes[index] = file.size

@@ -127,7 +127,7 @@ def read_csv(source: Source) -> Dataset:
             labels=label_of_code[columns["label"][has_box]] if has_box.any() else columns["label"][has_box],
             class_names=class_names,
             category_ids=_category_ids(source, class_names),
-            sizes=_sizes(columns, len(names)),
+            sizes=_sizes(columns, resolved, findings),
             is_crowd=columns["crowd"][has_box],
             areas=columns["area"][has_box],
             findings=findings,
@@ -206,11 +206,15 @@ def _file_name(text: str) -> str | None:
     return name if name and is_encodable(name) else None
 
 
-def _sizes(columns: dict[str, Array], num_images: int) -> Array:
+def _sizes(columns: dict[str, Array], names: Sequence[str], findings: FindingList) -> Array:
     """Return (I, 2) height and width: of each image what its last row says."""
-    sizes = np.zeros((num_images, 2), dtype=np.int64)
+    sizes = np.zeros((len(names), 2), dtype=np.int64)
     known = (columns["size"] > 0).all(axis=1)
-    sizes[columns["image"][known]] = columns["size"][known]
+    images, given = columns["image"][known], columns["size"][known]
+    sizes[images] = given
+    unequal = np.unique(images[(given != sizes[images]).any(axis=1)])
+    text, advice = "rows of one image have different width and height", "the last row counts"
+    findings.add_all("warning", text, unequal.tolist(), lambda index: names[index], advice)
     return sizes
 
 

@@ -194,6 +194,9 @@ def _class_names(source: Source, used: Array, findings: FindingList) -> dict[int
     if isinstance(names, list):
         names = dict(enumerate(names))
     if isinstance(names, dict) and all(type(key) is int and 0 <= key < 2**31 for key in names):
+        if content.get("nc", len(names)) != len(names):
+            text = f"{file.name} has nc: {short(content['nc'])}, but {len(names)} names"
+            findings.add("warning", text, advice="the names count; correct nc, or complete them")
         return {int(key): str(name) for key, name in sorted(names.items())}
     if names is not None:
         raise DataError(

@@ -355,11 +355,11 @@ def box_of_parts(copy: Copy) -> str:
     return str(row["id"])
 
 
-@fault("single boxes seem to hold x2, y2, x1, y1")
-def box_of_exchanged_corners(copy: Copy) -> str:
+@fault("boxes have no area")
+def box_with_negative_sides(copy: Copy) -> str:
     row = copy.box()
-    row["bbox"] = [420, 330, 300, 210]
-    return ""
+    row["bbox"] = [420, 330, -60, -50]
+    return str(row["id"])
 
 
 @fault("boxes are narrower than 4 pixels:")

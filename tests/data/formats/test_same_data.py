@@ -82,7 +82,7 @@ def test_a_training_has_the_same_losses(
     assert losses(tmp_path / "data", tmp_path / "runs") == losses_of_coco
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("photos", ["bccd", "microcontroller", "coco_open"])
 def test_whole_sets_have_the_same_losses_in_every_format(
     photos: str, shared_data: Path, tmp_path: Path, write_as: Write
