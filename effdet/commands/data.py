@@ -74,7 +74,7 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     convert = actions.add_parser("convert", help="write a data set in another format", description=_CONVERT)
     convert.add_argument("data", metavar="SRC", help=_ANY_DATA)
     convert.add_argument("folder", metavar="DST", help="new or empty folder")
-    convert.add_argument("--to", required=True, choices=("coco", "yolo", "voc", "csv", "openimages"), help="format")
+    convert.add_argument("--to", required=True, choices=_WRITABLE, help="format")
     convert.add_argument("--copy", action="store_true", help="copy the image files instead of linking to them")
     convert.add_argument("--json", action="store_true", help="print what was written as JSON")
 
@@ -110,6 +110,7 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
     return result
 
 
+_WRITABLE = ("coco", "yolo", "voc", "csv", "openimages", "shards")
 _DATA = "Check a data set, show it, write it in another format, divide it; draw the demo set, download COCO."
 _ANY_DATA = "folder or annotation file in any format that docs/your_data.md lists"
 _CONFIG_HELP = "what will be trained (default: DATA if it is a config, else configs/custom.yaml)"

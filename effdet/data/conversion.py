@@ -38,7 +38,7 @@ def convert(
     Args:
         source: A data set in any known format: folder, file, or its parts.
         folder: New, or empty.
-        to: "coco", "yolo", "voc", "csv" or "openimages".
+        to: "coco", "yolo", "voc", "csv", "openimages" or "shards" (tar archives with an index).
         images: "link": image files are hard links to the originals, or copies where that is not possible; "copy".
 
     Raises:
@@ -85,7 +85,7 @@ def _relabelled(dataset: Dataset, names: tuple[str, ...], ids: tuple[int, ...]) 
 
 
 def _check_class_names(dataset: Dataset, to: str) -> None:
-    if to == "coco":
+    if to in ("coco", "shards"):
         return
     names = [" ".join(name.split()) for name in dataset.class_names]
     if len(set(names)) < len(names) or "" in names:
@@ -101,7 +101,7 @@ def _what_is_lost(parts: Mapping[Part, Dataset], to: str) -> tuple[str, ...]:
         lost.append(f"{crowds:,} crowd boxes are written as ordinary boxes")
     if to == "voc" and crowds:
         lost.append(f"{crowds:,} crowd boxes are written as difficult")
-    if to not in ("coco", "csv"):
+    if to not in ("coco", "csv", "shards"):
         areas = sum(int((_areas_differ(dataset)).sum()) for dataset in parts.values())
         lost += [f"{areas:,} areas of masks become width × height"] if areas else []
     unknown = sum(int((dataset.sizes == 0).any(axis=1).sum()) for dataset in parts.values())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from effdet.data.archives import stored_image
 from effdet.data.dependencies import stamp
 from effdet.data.files import resolve_name
 from effdet.data.findings import DataError, Finding
@@ -56,6 +57,7 @@ class Dataset:
     offsets: NDArray[np.int64]  # (I + 1,)
     annotation_file: Path
     findings: tuple[Finding, ...] = ()
+    spans: NDArray[np.int64] | None = None  # (I, 2) start and length in bytes of images in tar archives; -1: a file
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -89,7 +91,7 @@ class Dataset:
 
     def stored(self, index: int) -> StoredImage:
         """Return where image number ``index`` is. Everything that opens an image of a data set goes through here."""
-        return StoredImage.in_file(self.path(index))
+        return stored_image(self.folder, self.names[index], self.spans, index)
 
     def read(self, index: int) -> Array:
         """Return image number ``index`` as (H, W, 3) uint8 RGB.
@@ -125,11 +127,24 @@ class Dataset:
     @functools.cached_property
     def file_stamps(self) -> NDArray[np.int64]:
         """(I, 2) bytes of each image file, and time of its last change in ns; -1: no file. Looked up once."""
+        if self.spans is not None:
+            return self._stamps_of_members()
         folder = f"{self.folder}/"
         stamps = np.empty((len(self), 2), np.int64)
         for index, name in enumerate(self.names):
             is_plain = name.isascii() and "\\" not in name
             stamps[index] = stamp(folder + name if is_plain else self.path(index))[:2]
+        return stamps
+
+    def _stamps_of_members(self) -> NDArray[np.int64]:
+        archives: dict[Path, tuple[int, int]] = {}
+        stamps = np.empty((len(self), 2), np.int64)
+        for index in range(len(self)):
+            image = self.stored(index)
+            if image.path not in archives:
+                archives[image.path] = stamp(image.path)[:2]
+            size, changed = archives[image.path]
+            stamps[index] = (image.length if image.length is not None and size >= 0 else size), changed
         return stamps
 
     def without(self, indices: Iterable[int]) -> Dataset:
@@ -143,6 +158,7 @@ class Dataset:
             image_ids=ids.take(kept) if isinstance(ids, TextColumn) else ids[kept],
             names=self.names.take(kept),
             sizes=self.sizes[kept],
+            spans=None if self.spans is None else self.spans[kept],
             boxes_xywh=self.boxes_xywh[rows],
             labels=self.labels[rows],
             is_crowd=self.is_crowd[rows],

@@ -65,7 +65,8 @@ def _is_in(folders: Sequence[Path], name: str) -> bool:
 
 
 def _is_file(folder: Path, name: str) -> bool:
-    path = resolve_name(folder, name)
+    archive, slash, _ = name.partition(".tar/")  # an image in an archive
+    path = resolve_name(folder, archive + ".tar" if slash else name)
     note(folder, path.parent)
     return path.is_file()
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from effdet.data.archives import NO_SPAN, archive_sizes
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.boxes import read_boxes
@@ -60,7 +61,7 @@ def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path])
     lists = _read_large(file)
     if lists is None:
         return parse_coco(read_json(file, findings, "COCO JSON"), file, folders, findings)
-    return _join(lists, file, folders, findings)
+    return join_lists(lists, file, folders, findings)
 
 
 def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings: FindingList | None = None) -> Dataset:
@@ -78,12 +79,13 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings:
     """
     findings = FindingList() if findings is None else findings
     images, annotations, categories = (_objects(content, key, file, findings) for key in _KEYS)
-    return _join(_Lists(images, [annotations], categories), file, folders, findings)
+    return join_lists(CocoLists(images, [annotations], categories, content.get("archives")), file, folders, findings)
 
 
-def _join(lists: _Lists, file: Path, folders: Sequence[Path], findings: FindingList) -> Dataset:
+def join_lists(lists: CocoLists, file: Path, folders: Sequence[Path], findings: FindingList) -> Dataset:
+    """Return the data set in the lists of a COCO file; arguments as for ``parse_coco``. The annotations are used up."""
     class_names = _read_categories(lists.categories, lists.annotations, findings)
-    image_of, names, sizes = _read_images(lists.images, findings, need_files=bool(folders))
+    image_of, names, sizes, spans = _read_images(lists.images, findings, need_files=bool(folders))
     image_ids = _id_column(list(image_of))
     label_of = {category_id: label for label, category_id in enumerate(class_names)}
     boxes = read_boxes(lists.annotations, image_of, label_of, findings)
@@ -101,6 +103,8 @@ def _join(lists: _Lists, file: Path, folders: Sequence[Path], findings: FindingL
             category_ids=list(class_names),
             image_ids=image_ids,
             sizes=sizes,
+            spans=spans,
+            archive_sizes=archive_sizes(lists.archives),
             is_crowd=boxes.is_crowd,
             areas=boxes.areas,
             annotation_ids=boxes.ids,
@@ -112,30 +116,31 @@ def _join(lists: _Lists, file: Path, folders: Sequence[Path], findings: FindingL
 # --- the file ------------------------------------------------------------------------------------------------------
 
 
-class _Lists(NamedTuple):
+class CocoLists(NamedTuple):
     """The three lists of a COCO file."""
 
     images: list[Row]
     annotations: list[PlainBoxes | list[Row]]  # in pieces
     categories: list[Row]
+    archives: Any = None  # the bytes of each archive that images are in
 
 
-def _read_large(file: Path) -> _Lists | None:
+def _read_large(file: Path) -> CocoLists | None:
     """Return the lists of a large file, its boxes as arrays where possible; None if it must be read as a whole."""
     try:
         if not file.is_file() or file.stat().st_size < LARGE:
             return None
         found: dict[str, list[Any]] = {key: [] for key in _KEYS}
         keys = set()
-        for key, piece in read_in_pieces(
-            file, {"images": parse_rows, "annotations": parse_annotations, "categories": parse_rows}
-        ):
+        found["archives"] = []
+        parsers = dict.fromkeys(("images", "categories", "archives"), parse_rows)
+        for key, piece in read_in_pieces(file, {**parsers, "annotations": parse_annotations}):
             keys.add(key)
             found[key].append(piece)
     except (NotInPiecesError, OSError):
         return None
-    images, categories = (list(itertools.chain.from_iterable(found[key])) for key in ("images", "categories"))
-    return _Lists(images, found["annotations"], categories) if keys == set(_KEYS) else None
+    images, categories, archives = (list(itertools.chain.from_iterable(found[key])) for key in parsers)
+    return CocoLists(images, found["annotations"], categories, archives) if keys >= set(_KEYS) else None
 
 
 def _objects(content: Any, key: str, file: Path, findings: FindingList) -> list[Row]:
@@ -221,14 +226,18 @@ def _has_box(piece: PlainBoxes | list[Row], category_id: int | None) -> bool:
 
 def _read_images(
     images: list[Row], findings: FindingList, *, need_files: bool
-) -> tuple[dict[int | str, int], TextColumn, NDArray[np.int64]]:
-    """Return the number of each image by its id, the names of the files, and the sizes, (I, 2) height and width."""
+) -> tuple[dict[int | str, int], TextColumn, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of each image by its id, the names of the files, their sizes, and their places in archives.
+
+    Sizes are (I, 2) height and width; places (I, 2) start and length, -1 where no index tells them.
+    """
     if not images:
         findings.add("error", "there are no images", advice="list the images")
     ids_as_numbers = any(not isinstance(image.get("id"), str) for image in images)
     number_of: dict[int | str, int] = {}
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for place, image in enumerate(images):
         image_id, name = identifier(image.get("id")), file_name(image)
         if isinstance(image_id, str) and ids_as_numbers:
@@ -246,10 +255,20 @@ def _read_images(
             number_of[image_id] = len(names)
             names.append(name or "")
             sizes.append(_size(image, name or f"image id {image_id}", findings))
+            spans.append(_span(image))
     if not _fit_one_type(number_of):
         findings.add("error", "image ids are negative in part and above 2⁶³ in part", advice="number the images anew")
         number_of = {str(image_id): number for image_id, number in number_of.items()}
-    return number_of, TextColumn.from_texts(names), np.array(sizes, dtype=np.int64).reshape(-1, 2)
+    columns = (np.array(pairs, dtype=np.int64).reshape(-1, 2) for pairs in (sizes, spans))
+    return number_of, TextColumn.from_texts(names), *columns
+
+
+def _span(image: Row) -> tuple[int, int]:
+    """Return start and length in bytes of an image in its archive, as ``--to shards`` writes them."""
+    start, length = image.get("start"), image.get("length")
+    if type(start) is int and type(length) is int and 0 <= start < 2**62 and 0 <= length < 2**62:
+        return start, length
+    return NO_SPAN
 
 
 def file_name(image: Row) -> str | None:

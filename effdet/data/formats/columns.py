@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effdet.data.archives import find_spans, stored_image
 from effdet.data.dataset import Dataset, clip_boxes
 from effdet.data.dependencies import note_images
-from effdet.data.files import choose_folder, foreign_folder, resolve_name
+from effdet.data.files import choose_folder, foreign_folder
 from effdet.data.findings import FindingList
 from effdet.data.formats.values import short
 from effdet.data.text_column import TextColumn
 from effdet.images.header import upright_size
-from effdet.images.stored import StoredImage
 
 Array = NDArray[Any]
 
@@ -42,6 +42,8 @@ class Columns:
     category_ids: Sequence[int] | None = None  # K, ascending; None: from 1
     image_ids: Array | TextColumn | None = None  # I; None: from 1
     sizes: Array | None = None  # (I, 2) height, width; 0 or None where only the image file tells
+    spans: Array | None = None  # (I, 2) start and length of images in their archives, as far as an index tells them
+    archive_sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of the archives that the index is for
     is_crowd: Array | None = None  # (M,); None: none is
     areas: Array | None = None  # (M,); NaN or None: width × height
     annotation_ids: Array | None = None  # (M,) each once; None: from 1
@@ -58,8 +60,9 @@ def to_dataset(columns: Columns) -> Dataset:
         findings.add("error", "there are no categories", advice="list the classes")
     folder, names = _find_images(columns)
     sizes = np.zeros((len(names), 2), np.int64) if columns.sizes is None else columns.sizes.astype(np.int64)
+    spans = find_spans(folder, names, columns.spans, columns.archive_sizes) if columns.folders else None
     if columns.folders:
-        complete_sizes(sizes, folder, names)
+        complete_sizes(sizes, folder, names, spans)
 
     order = np.argsort(columns.images, kind="stable")
     images, labels = columns.images[order].astype(np.int64), columns.labels[order].astype(np.int64)
@@ -81,6 +84,7 @@ def to_dataset(columns: Columns) -> Dataset:
         names=names,
         folder=folder,
         sizes=sizes,
+        spans=spans,
         boxes_xywh=boxes,
         labels=labels,
         is_crowd=np.zeros(len(boxes), bool) if columns.is_crowd is None else columns.is_crowd[order].astype(bool),
@@ -135,14 +139,14 @@ def _find_images(columns: Columns) -> tuple[Path, TextColumn]:
     return choose_folder(names, folders), names
 
 
-def complete_sizes(sizes: Array, folder: Path, names: TextColumn) -> None:
+def complete_sizes(sizes: Array, folder: Path, names: TextColumn, spans: Array | None = None) -> None:
     """Fill in the sizes, (I, 2) height and width, that are 0, from the headers of the image files."""
     unknown = np.flatnonzero((sizes == 0).any(axis=1))
     blocks = np.array_split(unknown, max(len(unknown) // _BLOCK, min(len(unknown), _THREADS)) or 1)
 
     def read(block: Array) -> list[tuple[int, int]]:
-        files = (resolve_name(folder, names[index]) for index in block.tolist())
-        return [upright_size(StoredImage.in_file(file)) or (0, 0) for file in files]
+        places = (stored_image(folder, names[index], spans, index) for index in block.tolist())
+        return [upright_size(place) or (0, 0) for place in places]
 
     if len(unknown):
         note_images()

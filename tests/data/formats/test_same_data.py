@@ -25,12 +25,13 @@ CONFIG = Path(__file__).resolve().parents[1] / "cases" / "tiny.yaml"
 @pytest.mark.parametrize("name", FORMATS)
 def test_boxes_come_back(name: str, photos: str, photo_sets: Path, tmp_path: Path, write_as: Write) -> None:
     write_as(name, photo_sets / photos, tmp_path)
-    assert {source.format for source in find_data(tmp_path).parts.values()} == {name}
+    assert {source.format for source in find_data(tmp_path).parts.values()} == {"coco" if name == "shards" else name}
     plain, written = read_parts(photo_sets / photos), read_parts(tmp_path)
     assert written.keys() == plain.keys() == {"train", "val"}
     for part, dataset in written.items():
         expected = plain[part]
-        assert dataset.names.tolist() == expected.names.tolist()
+        if name != "shards":  # where images are numbered
+            assert dataset.names.tolist() == expected.names.tolist()
         assert dataset.class_names == expected.class_names
         np.testing.assert_array_equal(dataset.sizes, expected.sizes)
         np.testing.assert_array_equal(dataset.offsets, expected.offsets)
@@ -41,7 +42,7 @@ def test_boxes_come_back(name: str, photos: str, photo_sets: Path, tmp_path: Pat
         for index in range(len(dataset)):
             boxes = dataset.annotations(index).boxes, expected.annotations(index).boxes
             np.testing.assert_array_equal(*boxes)  # float32: equal to the last bit
-            assert dataset.path(index).read_bytes() == expected.path(index).read_bytes()
+            assert dataset.stored(index).read_bytes() == expected.stored(index).read_bytes()
 
 
 @pytest.mark.parametrize("name", FORMATS)
