@@ -221,28 +221,37 @@ def _download(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from effdet.progress import ProgressBar
-    from effdet.runs.check_data import check_data, clean_data
+    from effdet.runs.check_data import check_data
 
-    options = {"config": args.config, "overrides": _overrides(args), "quick": args.quick}
+    options: dict[str, Any] = {"config": args.config, "overrides": _overrides(args), "quick": args.quick}
     options["estimate"] = not args.no_estimate and args.fix is None
     with ProgressBar(seconds_between_lines=10) as progress:
         result = check_data(args.data, **options, report=progress)
-        cleaned = None if args.fix is None else clean_data(args.data, args.fix, report=progress)
-        left = (
-            None
-            if args.fix is None
-            else check_data(args.fix, **{**options, "estimate": not args.no_estimate}, report=progress)
-        )
-    if args.json:
-        extra = {} if cleaned is None or left is None else {"fixed": {**cleaned.to_dict(), "check": left.to_dict()}}
-        write_json({**result.to_dict(), **extra}, STDOUT, indent=1)
-    else:
+    if not args.json:
         print(_as_text(result))
-        if cleaned is not None and left is not None:
-            print(f"\n{cleaned.folder} has a cleaned copy in {cleaned.format}:")
-            print(*map(_in_words, cleaned.changes), sep="\n", end="\n\n")
-            print(_as_text(left))
-    return 1 if (left or result).has_errors else 0
+    if args.fix is not None:
+        return _fix(args, options, result)
+    if args.json:
+        write_json(result.to_dict(), STDOUT, indent=1)
+    return 1 if result.has_errors else 0
+
+
+def _fix(args: argparse.Namespace, options: dict[str, Any], result: Examination) -> int:
+    """Write a cleaned copy, check it, print what was done, and return the exit status."""
+    from effdet.progress import ProgressBar
+    from effdet.runs.check_data import check_data, clean_data
+
+    with ProgressBar(seconds_between_lines=10) as progress:
+        cleaned = clean_data(args.data, args.fix, report=progress)
+        left = check_data(args.fix, **{**options, "estimate": not args.no_estimate}, report=progress)
+    if args.json:
+        fixed = {**cleaned.to_dict(), "check": left.to_dict()}
+        write_json({**result.to_dict(), "fixed": fixed}, STDOUT, indent=1)
+    else:
+        print(f"\n{cleaned.folder} has a cleaned copy in {cleaned.format}:")
+        print(*map(_in_words, cleaned.changes), sep="\n", end="\n\n")
+        print(_as_text(left))
+    return 1 if left.has_errors else 0
 
 
 def _in_words(finding: Finding) -> str:

@@ -141,13 +141,14 @@ def _places(data: DataConfig) -> dict[str, str | None]:
 def network_of(config: Config, train: Dataset) -> Network | None:
     """Return what the doctor has to know of the network that a config trains on these images.
 
-    The size of its input may follow from those of the images; None if no image has a known one.
+    The size of its input may follow from those of the images; None if no image has a known one, or there
+    are no classes.
 
     Raises:
         ConfigError: If the config does not go together, or not with the data.
     """
     of_known_size = train.without(np.flatnonzero((train.sizes == 0).any(axis=1)))
-    if not len(of_known_size):
+    if not len(of_known_size) or not train.num_classes:
         return None
     resolved = resolve(replace(config, model=replace(config.model, num_classes=None)), of_known_size)
     architecture = architecture_of(config.model)

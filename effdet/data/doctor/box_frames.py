@@ -174,8 +174,9 @@ def _readings(numbers: Array, native: str, limits: Array, pixels: Array) -> dict
         CENTRE_AND_SIZE: _from_centre(numbers),
         _SWAPPED_CORNERS: _from_corners(swapped),
         _SWAPPED_SIZE: swapped,
-        EXCHANGED_CORNERS: _from_corners(numbers[:, [2, 3, 0, 1]]),
     }
+    if native == TWO_CORNERS:
+        by_order[EXCHANGED_CORNERS] = _from_corners(numbers[:, [2, 3, 0, 1]])
     if (limits == 1).all():
         return {PIXELS: _if_large(by_order[native]) / np.tile(pixels, 2), **by_order}
     parts = _if_small(numbers)

@@ -9,6 +9,7 @@ from typing import Any
 
 from effdet.data.conversion import WRITABLE, convert, with_same_classes
 from effdet.data.dataset import Dataset
+from effdet.data.doctor.examination import LEARNED
 from effdet.data.doctor.image_files import ImageFile, open_images
 from effdet.data.doctor.repairs import (
     join_entries,
@@ -83,11 +84,14 @@ def clean(sources: Mapping[str, Source], folder: str | Path, report: Report = re
     parts = _tidy_classes(parts, together)
     first = next(iter(sources.values()))
     to = first.format if first.format in WRITABLE else "coco"
-    for split, dataset in parts.items():
-        if not dataset.has_usable_box():
+    for split in [split for split, dataset in parts.items() if not dataset.has_usable_box()]:
+        if split in LEARNED or len(parts) == 1:
             raise DataError(
                 f"{sources[split].annotations}: a cleaned copy of {split} must have a box, but none is left"
             )
+        advice = "divide train with effdet data split" if split == "val" else ""
+        together.extend([Finding("note", f"the copy has no part {split}, as no box of it is left", advice)])
+        del parts[split]
     convert({_PART_OF[split]: dataset for split, dataset in parts.items()}, folder, to=to, images="copy")
     return Cleaning(
         folder=Path(folder).expanduser(),

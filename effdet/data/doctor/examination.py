@@ -27,7 +27,7 @@ from effdet.data.formats import Source, read_source
 from effdet.progress import Report, report_nothing
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
-_LEARNED = ("train", "data")  # the split that a model learns; "data" is a set that is not divided
+LEARNED = ("train", "data")  # the split that a model learns; "data" is a set that is not divided
 
 
 @dataclass
@@ -88,7 +88,7 @@ def examine(
             datasets[split] = read_source(source)
         except DataError as error:
             result.add(split, [Finding("error", str(error), "correct or remove the file")])
-    learned = next((datasets[split] for split in _LEARNED if split in datasets), None)
+    learned = next((datasets[split] for split in LEARNED if split in datasets), None)
     if network_for is not None and learned is not None and len(learned):
         result.network = network_for(learned)
     for split, dataset in datasets.items():
@@ -119,7 +119,7 @@ def check_columns(
     anchors = None
     for split, dataset in datasets.items():
         own = list(check_annotations(dataset, split, formats[split], network))
-        if network is not None and split in _LEARNED:
+        if network is not None and split in LEARNED:
             missed, anchors = check_anchors(dataset, network)
             own += missed
         findings += [replace(finding, split=split) for finding in own]

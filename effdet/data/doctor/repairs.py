@@ -24,6 +24,7 @@ from effdet.data.text_column import TextColumn
 Array = NDArray[Any]
 
 _SAME_SHAPE = 0.02  # relative difference of two ratios of sides, so that one image is the other one resized
+_MOST_OF_TRAIN = 0.5  # of its images, that may be left out as another split has them
 _SMALLEST = 1.0  # pixels; a thinner box shows nothing
 
 
@@ -203,10 +204,16 @@ def tidy_classes(parts: Mapping[str, Dataset], done: FindingList) -> dict[str, D
 def leave_out_shared(
     parts: Mapping[str, Dataset], files: Mapping[str, Mapping[str, ImageFile]], done: FindingList
 ) -> dict[str, Dataset]:
-    """Leave images of train out that another split has too, byte for byte; of test, what val has."""
+    """Leave images of train out that another split has too, byte for byte; of test, what val has.
+
+    Where that would be more than half of train, they are left out of the other split instead.
+    """
     result = dict(parts)
     seen: dict[str, str] = {}
-    for part in (part for part in ("val", "test", "train") if part in parts):
+    order = [part for part in ("val", "test", "train") if part in parts]
+    if "train" in parts and _share_elsewhere(parts, files) > _MOST_OF_TRAIN:
+        order.insert(0, order.pop())
+    for part in order:
         dataset = parts[part]
         digests = [files[part][name].digest for name in dataset.names]
         shared = {index: seen[digest] for index, digest in enumerate(digests) if digest in seen}
@@ -216,3 +223,10 @@ def leave_out_shared(
         result[part] = dataset.without(shared)
         seen |= {digest: dataset.names[index] for index, digest in enumerate(digests) if digest}
     return result
+
+
+def _share_elsewhere(parts: Mapping[str, Dataset], files: Mapping[str, Mapping[str, ImageFile]]) -> float:
+    """Return which part of the images of train other splits have too."""
+    digests = {part: [files[part][name].digest for name in dataset.names] for part, dataset in parts.items()}
+    elsewhere = {digest for part, values in digests.items() if part != "train" for digest in values if digest}
+    return sum(digest in elsewhere for digest in digests["train"]) / max(1, len(digests["train"]))
