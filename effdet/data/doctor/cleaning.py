@@ -86,9 +86,7 @@ def clean(sources: Mapping[str, Source], folder: str | Path, report: Report = re
     to = first.format if first.format in WRITABLE else "coco"
     for split in [split for split, dataset in parts.items() if not dataset.has_usable_box()]:
         if split in LEARNED or len(parts) == 1:
-            raise DataError(
-                f"{sources[split].annotations}: a cleaned copy of {split} must have a box, but none is left"
-            )
+            raise DataError(f"{sources[split].annotations}: a cleaned copy must have a box, but none is left")
         advice = "divide train with effdet data split" if split == "val" else ""
         together.extend([Finding("note", f"the copy has no part {split}, as no box of it is left", advice)])
         del parts[split]
