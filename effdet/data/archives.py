@@ -15,6 +15,7 @@ from effdet.data.dependencies import note
 from effdet.data.files import resolve_name
 from effdet.data.findings import DataError
 from effdet.data.text_column import TextColumn
+from effdet.images.remote_files import address_of, open_file_system
 from effdet.images.stored import StoredImage
 
 SUFFIX = ".tar"
@@ -50,13 +51,21 @@ def list_members(archive: Path) -> Iterator[Member]:
     if not archive.is_file():
         raise DataError(f"archive {archive} {'is no file' if archive.exists() else 'does not exist'}")
     try:
-        with tarfile.open(archive, "r:") as tar:
+        with _open(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
                 if entry.isreg() and not entry.issparse():
                     yield Member(entry.name, entry.offset_data, entry.size)
                 tar.members.clear()  # type: ignore[attr-defined]  # or it would hold a million of them
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f"{archive}: must be a tar archive without compression: {error}") from error
+
+
+def _open(archive: Path) -> Any:
+    address = address_of(archive)
+    if address is None:
+        return archive.open("rb")
+    system, path = open_file_system(address)
+    return system.open(path, "rb")
 
 
 def find_spans(
@@ -119,7 +128,7 @@ def stored_image(folder: Path, name: str, spans: NDArray[np.int64] | None, index
     if spans is None or parts is None:
         return StoredImage.in_file(resolve_name(folder, name))
     path = resolve_name(folder, parts[0])
-    return StoredImage(path, f"{path}/{parts[1]}", int(spans[index, 0]), int(spans[index, 1]))
+    return StoredImage(path, f"{address_of(path) or path}/{parts[1]}", int(spans[index, 0]), int(spans[index, 1]))
 
 
 def archive_sizes(content: Any) -> dict[str, int]:

@@ -53,7 +53,7 @@ def write_arrays(path: Path, content: Any, arrays: Mapping[str, Array]) -> None:
         file.write(_MAGIC + len(header).to_bytes(8, "little") + header)
         file.write(bytes(_first(len(header)) - len(_MAGIC) - 8 - len(header)))
         for array in arrays.values():
-            file.write(memoryview(np.ascontiguousarray(array)).cast("B") if array.nbytes else b"")
+            file.write(np.ascontiguousarray(array).tobytes())
             file.write(bytes(-array.nbytes % _ALIGNMENT))
 
 

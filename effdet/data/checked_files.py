@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class CheckedFiles:
         if np.array_equal(levels, self._recalled):
             return
         names = self._dataset.names
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "names": names.blob,
             "names:at": names.offsets,
             "stamps": np.concatenate([stamps, self._dataset.sizes], axis=1),

@@ -111,7 +111,9 @@ def _to_dataset(content: dict[str, Any], arrays: dict[str, Any]) -> Dataset:
     findings = [Finding(**{**finding, "examples": tuple(finding["examples"])}) for finding in content["findings"]]
     names = [name for name in arrays if name in _layout()]
     columns = {name: _texts(arrays, name) if f"{name}:at" in arrays else arrays[name] for name in names}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
     values |= {name: Path(content[name]) for name in ("folder", "annotation_file")}
     return Dataset(**{**values, **columns, "findings": tuple(findings)})
 

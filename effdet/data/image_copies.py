@@ -69,7 +69,7 @@ class ImageCopies:
             self.counts["missing"] += 1
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.how == "link" and source.length is None:
+        if self.how == "link" and source.length is None and source.address is None:
             try:
                 os.link(source.path.resolve(), target)
                 self.counts["linked"] += 1

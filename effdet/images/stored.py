@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.images.faults import ImageError
+from effdet.images.remote_files import address_of, read_address
 
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -26,7 +27,13 @@ class StoredImage(NamedTuple):
     @classmethod
     def in_file(cls, path: str | Path) -> StoredImage:
         """Return the place of an image that is a file."""
-        return cls(Path(path), str(path))
+        path = Path(path)
+        return cls(path, address_of(path) or str(path))
+
+    @property
+    def address(self) -> str | None:
+        """Where the file really is, if ``path`` only stands for it; see ``effdet.images.remote_files``."""
+        return address_of(self.path)
 
     def read(self) -> NDArray[np.uint8]:
         """Return the bytes of the image file, (L,).
@@ -35,6 +42,8 @@ class StoredImage(NamedTuple):
             FileNotFoundError: If there is no such file.
             ImageError: If it is no regular file, ends too early, or cannot be read.
         """
+        if self.address is not None:
+            return np.frombuffer(self._fetch(0, self.length), np.uint8)
         with os.fdopen(self._open(), "rb", buffering=0) as file:
             try:
                 file.seek(self.start)
@@ -55,6 +64,10 @@ class StoredImage(NamedTuple):
         Raises:
             FileNotFoundError, ImageError: As ``read``.
         """
+        if self.address is not None:
+            length = self.num_bytes()
+            count = min(count, length)
+            return self._fetch(0, count), self._fetch(length - count, count)
         file = self._open()
         try:
             length = os.fstat(file).st_size - self.start if self.length is None else self.length
@@ -71,6 +84,8 @@ class StoredImage(NamedTuple):
         Raises:
             FileNotFoundError, ImageError: As ``read``.
         """
+        if self.address is not None:
+            return self._fetch(0, count if self.length is None else min(count, self.length))
         file = self._open()
         try:
             return os.pread(file, count if self.length is None else min(count, self.length), self.start)
@@ -88,6 +103,15 @@ class StoredImage(NamedTuple):
     def exists(self) -> bool:
         """Return whether there is a regular file."""
         return self.path.is_file()
+
+    def _fetch(self, start: int, length: int | None) -> bytes:
+        """Return bytes of the image from the address that its path stands for."""
+        try:
+            return read_address(self.address or "", self.start + start, length)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.name}: no such image file") from None
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be read: {error}") from error
 
     def _open(self) -> int:
         """Return the descriptor of the opened file; a FIFO or a device is refused, as it could block for ever."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from effdet.data.findings import DataError
 from effdet.data.formats import find_train_and_val
+from effdet.images.remote_files import is_address
 from effdet.runs.evaluate import leave_out_unreadable
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def read_data(config: DataConfig) -> tuple[Dataset, Dataset]:
         DataError: If the data is missing or cannot be used.
     """
     root = Path(config.root).expanduser()
-    if root.name == "demo" and not root.exists():
+    if not is_address(config.root) and root.name == "demo" and not root.exists():
         raise DataError(f"the demo data {root} does not exist; draw it with: tools/data.py demo --root {root}")
     train, val = find_train_and_val(
-        root,
+        config.root,
         train_annotations=config.train_annotations,
         train_images=config.train_images,
         val_annotations=config.val_annotations,

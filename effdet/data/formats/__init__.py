@@ -15,6 +15,7 @@ from effdet.data.formats.folders import remember_folders
 from effdet.data.formats.interface import Part, Source, Split
 from effdet.data.formats.split_file import select_part
 from effdet.data.formats.table import FORMATS
+from effdet.data.remote import to_local
 
 log = logging.getLogger(__name__)
 
@@ -105,16 +106,16 @@ def find_source(
     Raises:
         DataError: If it is not there.
     """
-    root = Path(root).expanduser()
+    root = to_local(root)
     base = root if root.is_dir() else root.parent
     if annotations is None:
         found = find_data(root)
         source = found.source(split)
     else:
-        found, source = None, find_named_file(base / Path(annotations).expanduser(), split)
+        found, source = None, find_named_file(base / to_local(annotations), split)
         source = replace(source, root=base if source.annotations.is_relative_to(base) else source.root)
     if images is not None:
-        folder = base / Path(images).expanduser()
+        folder = base / to_local(images)
         if not folder.is_dir():
             raise DataError(f"image folder {folder} for the annotations in {source.annotations} does not exist")
         source = replace(source, folders=(folder, folder.parent))

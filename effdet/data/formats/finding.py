@@ -11,6 +11,7 @@ from effdet.data.formats.folders import remember_folders
 from effdet.data.formats.interface import SPLITS, Found, Part, Source, Split
 from effdet.data.formats.split_file import SPLIT_FILE, read_split_file
 from effdet.data.formats.table import FORMATS
+from effdet.data.remote import to_local
 
 _LOOKED_FOR: dict[str, str] = {
     "train": "annotations/instances_train.json, train.json, train/_annotations.coco.json",
@@ -46,7 +47,7 @@ def find_data(root: str | Path) -> FoundData:
         DataError: If there is nothing there, or a file is in no known format.
     """
     with remember_folders():
-        return _find_data(Path(root).expanduser())
+        return _find_data(to_local(root))
 
 
 def _find_data(root: Path) -> FoundData:
