@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,9 @@ class EfficientDet(nn.Module):
         results = self._postprocess(predictions, scales, original_sizes, self.image_size)
         return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, labels, scores in results]
 
-    def _predict_raw(self, network: nn.Module, images: Tensor) -> Predictions:
+    def _predict_raw(self, network: Callable[[Tensor], Predictions], images: Tensor) -> Predictions:
         """Return float32 predictions of a network that computes in the type of its weights."""
-        predictions: Predictions = network(images.to(self.dtype))
-        return predictions.float()
+        return network(images.to(self.dtype)).float()
 
     # ------------------------------------------------------------------ from files to detections
 
@@ -172,9 +172,8 @@ class EfficientDet(nn.Module):
         The network computes in evaluation mode, whatever mode the model is in, and the model stays as it is: it may be
         called from several threads at once, also while another one trains the model.
         """
-        with self._evaluation_copies.borrow(self.network) as network:
-            predictions = self._predict_raw(network, self.network_input(batch))
-        return self.postprocess(predictions, batch)
+        predict = functools.partial(self._evaluation_copies.predict, self.network)
+        return self.postprocess(self._predict_raw(predict, self.network_input(batch)), batch)
 
     def network_input(self, batch: Batch) -> Tensor:
         """Return the images of a letterboxed batch as (B, 3, H, W) float32 on the device of the weights, normalised.

@@ -8,13 +8,18 @@ the same parameters and buffers: the next prediction sees a step of training, an
 from __future__ import annotations
 
 import copy
+import functools
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from effdet.detector.cuda_graphs import CudaGraphs
+from effdet.structures import Predictions
 from effdet.weights.own_state_dict import without_wrapper_parts
 
 _COMPILED = "_orig_mod"  # the only part of a module of torch.compile; importing its class would take a second
@@ -27,15 +32,27 @@ class EvaluationCopies:
     def __init__(self) -> None:
         self._idle: deque[_Copy] = deque()
 
+    def predict(self, network: nn.Module, images: Tensor) -> Predictions:
+        """Return what the network predicts in evaluation mode, without gradients; on CUDA by ``cuda_graphs``."""
+        with torch.no_grad(), self._borrow(network) as borrowed:
+            compute = borrowed.graphs if images.is_cuda else borrowed.network
+            predictions: Predictions = compute(images)
+            return predictions
+
     @contextmanager
     def borrow(self, network: nn.Module) -> Iterator[nn.Module]:
         """Give a copy of the network that no other thread uses meanwhile.
 
         A copy is used again for as long as the network has the same modules with the same hooks.
         """
+        with self._borrow(network) as borrowed:
+            yield borrowed.network
+
+    @contextmanager
+    def _borrow(self, network: nn.Module) -> Iterator[_Copy]:
         structure = _structure(network)
         borrowed = self._take(structure) or _Copy(copy_for_evaluation(network), structure)
-        yield borrowed.network
+        yield borrowed
         self._idle.append(borrowed)  # not after an error: hooks of the copy may have been left half way
 
     def _take(self, structure: tuple[Hashable, ...]) -> _Copy | None:
@@ -51,9 +68,16 @@ class EvaluationCopies:
         return EvaluationCopies, ()  # the copies belong to this network, not to a copied or pickled model
 
 
-class _Copy(NamedTuple):
+@dataclass(frozen=True)
+class _Copy:
     network: nn.Module
     structure: tuple[Hashable, ...]
+
+    @functools.cached_property
+    def graphs(self) -> CudaGraphs:
+        hooks = (hook for module in self.network.modules() for hook in _hooks(module))
+        is_plain = _COMPILED not in self.network._modules and all(_belongs_to_timm(hook) for hook in hooks)
+        return CudaGraphs(self.network, can_record=is_plain)
 
 
 def copy_for_evaluation(network: nn.Module) -> nn.Module:
@@ -70,8 +94,7 @@ def copy_for_evaluation(network: nn.Module) -> nn.Module:
             _share(memo, module.dynamo_ctx)
         _share(memo, module._parameters, module._buffers)
         _share(memo, *(value for value in vars(module).values() if isinstance(value, Tensor)))
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        _share(memo, *(hook for hook in hooks if not _belongs_to_timm(hook)))
+        _share(memo, *(hook for hook in _hooks(module) if not _belongs_to_timm(hook)))
     return copy.deepcopy(network, memo).eval()
 
 
@@ -90,6 +113,10 @@ def without_wrapper_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _share(memo: dict[int, Any], *values: Any) -> None:
     """Let ``copy.deepcopy`` take values as they are."""
     memo.update((id(value), value) for value in values)
+
+
+def _hooks(module: nn.Module) -> tuple[Any, ...]:
+    return (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
 
 
 def _belongs_to_timm(hook: Any) -> bool:

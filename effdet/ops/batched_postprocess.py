@@ -7,7 +7,9 @@ candidates per image, of which some are invalid. The results are the same.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from effdet.ops.settings import MAX_COORDINATE, PostprocessSettings
 from effdet.structures import Predictions
 
 STEPS_BETWEEN_LOOKS = 128  # picks after which the host checks whether candidates remain
+MOST_CANDIDATES = 8192  # of an image in the kernel of ``ops.triton_nms``: what the registers of a multiprocessor hold
+PickBoxes: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 
 
 class _Found(NamedTuple):
@@ -109,14 +113,56 @@ def _suppress(found: _Found, settings: PostprocessSettings) -> _Found:
     Hard NMS removes candidates with IoU > threshold; soft NMS multiplies scores by exp(−IoU² / σ). The computation is
     in float64, as on a CPU.
     """
-    num_images, count = found.scores.shape
-    steps = min(settings.max_detections, count)
-    boxes = torch.where(found.is_valid[..., None], found.boxes, 0).double()
-    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    if settings.nms == "soft":
-        areas = areas + MIN_AREA
-    floor = max(float(torch.tensor(settings.score_threshold, dtype=torch.float32)), 0.0)
+    boxes = torch.where(found.is_valid[..., None], found.boxes, 0)
     scores = torch.where(found.is_valid, found.scores.double(), -1.0)
+    floor = 0.0
+    if settings.nms == "soft":
+        floor = max(float(torch.tensor(settings.score_threshold, dtype=torch.float32)), 0.0)
+    pick_boxes = _kernel(scores) or _pick_boxes
+    picks, pick_scores = pick_boxes(
+        boxes,
+        scores,
+        found.labels,
+        steps=min(settings.max_detections, scores.shape[1]),
+        floor=floor,
+        sigma=settings.sigma if settings.nms == "soft" else None,
+        iou_threshold=settings.iou_threshold,
+        class_agnostic=settings.class_agnostic,
+    )
+    return _Found(
+        found.boxes.gather(1, picks[..., None].expand(-1, -1, 4)),
+        found.labels.gather(1, picks),
+        pick_scores.float(),
+        pick_scores >= floor,
+    )
+
+
+def _kernel(scores: Tensor) -> PickBoxes | None:
+    """Return what picks boxes in one kernel, where the device and the number of candidates allow it."""
+    if not scores.is_cuda or scores.shape[1] > MOST_CANDIDATES or importlib.util.find_spec("triton") is None:
+        return None
+    from effdet.ops.triton_nms import pick_boxes
+
+    return pick_boxes
+
+
+def _pick_boxes(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    floor: float,
+    sigma: float | None,
+    iou_threshold: float,
+    class_agnostic: bool,
+) -> tuple[Tensor, Tensor]:
+    """Do what ``ops.triton_nms.pick_boxes`` does by operators of PyTorch."""
+    boxes = boxes.double()
+    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    if sigma is not None:
+        areas = areas + MIN_AREA
+    num_images, count = scores.shape
     place = torch.arange(count, device=scores.device)
     picks = torch.zeros(num_images, steps, dtype=torch.int64, device=scores.device)
     pick_scores = torch.full((num_images, steps), -1.0, dtype=torch.float64, device=scores.device)
@@ -128,20 +174,14 @@ def _suppress(found: _Found, settings: PostprocessSettings) -> _Found:
         picks[:, step : step + 1] = pick
         pick_scores[:, step : step + 1] = best
         overlap = _overlaps(boxes, areas, pick)  # (B, k)
-        if not settings.class_agnostic:
-            overlap = overlap * (found.labels == found.labels.gather(1, pick))
-        if settings.nms == "hard":
-            scores = scores.masked_fill(overlap > settings.iou_threshold, -1.0)
+        if not class_agnostic:
+            overlap = overlap * (labels == labels.gather(1, pick))
+        if sigma is None:
+            scores = scores.masked_fill(overlap > iou_threshold, -1.0)
         else:
-            scores = torch.where(overlap > 0, scores * torch.exp(overlap * overlap / -settings.sigma), scores)
+            scores = torch.where(overlap > 0, scores * torch.exp(overlap * overlap / -sigma), scores)
         scores = scores.scatter(1, pick, -1.0)  # never picked again
-    is_valid = (pick_scores >= floor) if settings.nms == "soft" else pick_scores >= 0
-    return _Found(
-        found.boxes.gather(1, picks[..., None].expand(-1, -1, 4)),
-        found.labels.gather(1, picks),
-        pick_scores.float(),
-        is_valid,
-    )
+    return picks, pick_scores
 
 
 def _overlaps(boxes: Tensor, areas: Tensor, pick: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,17 +126,9 @@ def _dense_sum_and_gradient(
     rows: Tensor, assignment: DenseAssignment, kind: _Focal, scale: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Do the same for targets of every anchor. Sizes do not depend on values, so the host does not wait."""
-    gradient = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    counted = None if assignment.is_ignored is None else ~assignment.is_ignored[:, None]  # (B·N, 1)
-    step = max(1, DEVICE_CHUNK // rows.shape[1])
-    sums = [at_least_float32(rows[:0]).sum()]
-    for start in range(0, len(rows), step):
-        value, slope = _focal_term(rows[start : start + step], kind.gamma, kind.smoothing)
-        if counted is not None:
-            value, slope = value * counted[start : start + step], slope * counted[start : start + step]
-        torch.mul(slope, (1 - kind.alpha) * scale, out=gradient[start : start + step])
-        sums.append(value.sum())
-    total = (1 - kind.alpha) * torch.stack(sums).sum()
+    compute = _background_by_kernel if _has_kernel(rows) else _background_by_operators
+    total, gradient = compute(rows, assignment.is_ignored, kind, (1 - kind.alpha) * scale)
+    total = (1 - kind.alpha) * total
 
     column, positive = assignment.classes[:, None], assignment.is_positive[:, None]  # (B·N, 1)
     entries = rows.gather(1, column)
@@ -145,6 +138,40 @@ def _dense_sum_and_gradient(
     slope = (-kind.alpha * scale * slope).to(gradient.dtype)
     gradient.scatter_(1, column, torch.where(positive, slope, gradient.gather(1, column)))
     return total * scale, gradient
+
+
+def _background_by_operators(
+    rows: Tensor, ignored: Tensor | None, kind: _Focal, weight: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of h(x) over all logits, (), and weight·h'(x), (B·N, K), without those of ignored anchors."""
+    gradient = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    counted = None if ignored is None else ~ignored[:, None]  # (B·N, 1)
+    step = max(1, DEVICE_CHUNK // rows.shape[1])
+    sums = [at_least_float32(rows[:0]).sum()]
+    for start in range(0, len(rows), step):
+        value, slope = _focal_term(rows[start : start + step], kind.gamma, kind.smoothing)
+        if counted is not None:
+            value, slope = value * counted[start : start + step], slope * counted[start : start + step]
+        torch.mul(slope, weight, out=gradient[start : start + step])
+        sums.append(value.sum())
+    return torch.stack(sums).sum(), gradient
+
+
+def _has_kernel(rows: Tensor) -> bool:
+    return rows.is_cuda and rows.dtype != torch.float64 and importlib.util.find_spec("triton") is not None
+
+
+def _background_by_kernel(
+    rows: Tensor, ignored: Tensor | None, kind: _Focal, weight: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Do what ``_background_by_operators`` does in one pass."""
+    from effdet.training.triton_focal import background_sum_and_gradient
+
+    if not isinstance(weight, Tensor):
+        weight = torch.full((), weight, device=rows.device)
+    return background_sum_and_gradient(
+        rows.contiguous(), ignored, gamma=kind.gamma, smoothing=kind.smoothing, weight=weight.float()
+    )
 
 
 def _background(rows: Tensor, gradient: Tensor, kind: _Focal, weight: Tensor | float) -> Tensor:

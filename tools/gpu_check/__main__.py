@@ -21,10 +21,11 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-from gpu_check import equality, exports, machine, processes, speed, training  # noqa: E402
+from gpu_check import equality, exports, machine, processes, speed, tests, training  # noqa: E402
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterable[dict[str, Any]]]] = {
     "machine": machine.measure,
+    "tests": tests.run,
     "equality": equality.check,
     "exports": exports.check,
     "training": training.check,

@@ -46,6 +46,10 @@ def _layout(value: Any, mode: str) -> Any:
     return value.to(memory_format=torch.channels_last) if "channels_last" in mode else value
 
 
+def _pinned(images: Any, device: torch.device) -> Any:
+    return images.pin_memory() if device.type == "cuda" else images
+
+
 def _row(name: str, seconds: float, count: int) -> dict[str, Any]:
     return {"measured": f"effdet: {name}", "ms": 1000 * seconds, "images/s": count / seconds}
 
@@ -53,14 +57,14 @@ def _row(name: str, seconds: float, count: int) -> dict[str, Any]:
 @torch.inference_mode()
 def _predict(variant: str, side: int, count: int, device: torch.device, mode: str) -> dict[str, Any]:
     bench = _layout(peer.DetBenchPredict(_model(variant, side)).to(device).eval(), mode)
-    images = torch.randint(0, 255, (count, 3, side, side), dtype=torch.uint8)
+    images = _pinned(torch.randint(0, 255, (count, 3, side, side), dtype=torch.uint8), device)
     info = {
         "img_scale": torch.ones(count, device=device),
         "img_size": torch.full((count, 2), float(side), device=device),
     }
 
     def call() -> None:
-        batch = _layout(images.to(device).float().sub_(120).div_(58), mode)
+        batch = _layout(images.to(device, non_blocking=True).float().sub_(120).div_(58), mode)
         with _autocast(mode, device):
             bench(batch, info).cpu()
 
@@ -74,10 +78,10 @@ def _train(variant: str, side: int, count: int, device: torch.device, mode: str)
     corner = torch.rand(count, NUM_BOXES, 2) * 0.6 * side
     boxes = torch.cat([corner, corner + 10 + 0.3 * side * torch.rand(count, NUM_BOXES, 2)], dim=2)
     target = {"bbox": boxes.to(device), "cls": torch.randint(1, 4, (count, NUM_BOXES)).float().to(device)}
-    images = torch.randint(0, 255, (count, 3, side, side), dtype=torch.uint8)
+    images = _pinned(torch.randint(0, 255, (count, 3, side, side), dtype=torch.uint8), device)
 
     def step() -> None:
-        batch = _layout(images.to(device).float().sub_(120).div_(58), mode)
+        batch = _layout(images.to(device, non_blocking=True).float().sub_(120).div_(58), mode)
         with _autocast(mode, device):
             loss = bench(batch, target)["loss"]
         optimizer.zero_grad()

@@ -64,7 +64,10 @@ def _predict(name: str, side: int, device: torch.device, *, quick: bool) -> Iter
 
 def _train(name: str, side: int, batch_size: int, device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
     batch = make_batch((side, side), batch_size)
-    modes: dict[str, dict[str, Any]] = {"bfloat16": {"precision": Precision.bf16}, "float32": {}}
+    modes: dict[str, dict[str, Any]] = {
+        "bfloat16": {"precision": Precision.bf16},
+        "float32": {"precision": Precision.fp32},
+    }
     if not quick and name == "d0":
         modes["bfloat16, compiled"] = {"precision": Precision.bf16, "compile": True}
     for mode, settings in modes.items():

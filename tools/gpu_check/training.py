@@ -25,7 +25,7 @@ from effdet.training.step import Trainer
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 MODES: dict[str, dict[str, Any]] = {
-    "fp32": {},
+    "fp32": {"precision": Precision.fp32},
     "bf16": {"precision": Precision.bf16},
     "fp16": {"precision": Precision.fp16},
     "bf16, checkpointing, two micro-batches": {
@@ -82,6 +82,8 @@ def make_batch(size: tuple[int, int], count: int, num_boxes: int = 7) -> Batch:
             image[label, y1:y2, x1:x2] = 220
         targets.append(Target(boxes.float(), classes))
     sizes = torch.tensor([list(size)] * count)
+    if torch.cuda.is_available():
+        images = images.pin_memory()  # as the loader does
     return Batch(images, sizes, torch.ones(count), sizes, tuple(range(count)), targets)
 
 
@@ -158,14 +160,14 @@ def _resumed_steps_are_equal(device: torch.device) -> dict[str, Any]:
     """Go on from a copy of the state after five steps, with deterministic convolutions."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     batch = make_batch((128, 128), 8)
-    trainer = make_trainer(device)
+    trainer = make_trainer(device, precision=Precision.fp32)
     trainer.train_mode()
     for number in range(5):
         trainer.step([batch], number)
     weights, optimizer = copy.deepcopy(trainer.model.state_dict()), copy.deepcopy(trainer.optimizer.state_dict())
     for number in range(5, 10):
         trainer.step([batch], number)
-    other = make_trainer(device)
+    other = make_trainer(device, precision=Precision.fp32)
     other.model.load_state_dict(weights)
     other.optimizer.load_state_dict(optimizer)
     other.train_mode()
