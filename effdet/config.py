@@ -39,6 +39,7 @@ class Optimizer(str, Enum):
 class Precision(str, Enum):
     """Number formats of the forward and backward pass; fp16 needs CUDA."""
 
+    auto = "auto"  # bf16 on a CUDA device that has it, else fp32
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
@@ -223,7 +224,8 @@ class TrainConfig:
     label_smoothing: float = 0.0
     huber_delta: float = 0.1
     mask_zero_targets: bool = False  # leave out box targets of exactly 0 (huber only), as the published models did
-    precision: Precision = Precision.fp32
+    precision: Precision = Precision.auto
+    sync_bn: bool = False  # on several GPUs: BN statistics over the images of all of them
     channels_last: bool = True
     compile: bool = False  # torch.compile the network
     fused: bool = True  # on a CPU in fp32: kernels of our own, if the system has a C++ compiler to make them with

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from effdet.models.architecture import Architecture, Neck
 from effdet.models.backbones import build_backbone, recomputed_modules, stem_modules
@@ -120,5 +121,5 @@ def _build_neck(architecture: Architecture, in_channels: Sequence[int]) -> Featu
 
 def _set_momentum(part: nn.Module, momentum: float) -> None:
     for module in part.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.momentum = momentum

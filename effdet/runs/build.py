@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 
 from effdet.config import ConfigError, Precision
 from effdet.data.loader import TrainLoader
 from effdet.kernels.blocks import fuse_for_training
 from effdet.runs.checkpoints import Checkpoints
+from effdet.runs.device import choose_precision
 from effdet.runs.evaluate import check_measurable, evaluate_dataset
 from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import SCORE_COLUMNS, RunLog
@@ -92,11 +94,14 @@ def build_run(
 def build_trainer(config: Config, model: EfficientDet, world: World, *, steps_per_epoch: int) -> Trainer:
     """Return what does the steps; the model gets the memory layout and the kernels that the config asks for."""
     train = config.train
+    precision = choose_precision(train.precision, world.device)
+    if train.sync_bn:
+        synchronise_bn(model, world)
     frozen = freeze(model.network, train.freeze, bn_statistics=train.freeze_bn)
     model.network.set_gradient_checkpointing(train.gradient_checkpointing)
     if train.channels_last:
         model.network.to(memory_format=torch.channels_last)
-    if train.fused and world.device.type == "cpu" and train.precision is Precision.fp32 and not train.compile:
+    if train.fused and world.device.type == "cpu" and precision is Precision.fp32 and not train.compile:
         fuse_for_training(model.network)
     return Trainer(
         model,
@@ -110,12 +115,24 @@ def build_trainer(config: Config, model: EfficientDet, world: World, *, steps_pe
         settings=StepSettings(
             learning_rate=build_schedule(train, steps_per_epoch),
             clip_norm=train.clip_norm,
-            precision=train.precision,
+            precision=precision,
             channels_last=train.channels_last,
             compile=train.compile,
             seed=config.run.seed,
         ),
     )
+
+
+def synchronise_bn(model: EfficientDet, world: World) -> None:
+    """Let BN compute the statistics of a batch over the images of all processes; for one process nothing changes.
+
+    Raises:
+        ConfigError: If the device is not CUDA, for which alone PyTorch can do so.
+    """
+    if world.device.type != "cuda":
+        raise ConfigError(f"train.sync_bn needs run.device cuda, got {world.device.type}")
+    if world.size > 1:
+        model.network = convert_sync_batchnorm(model.network)
 
 
 def build_criterion(train: TrainConfig) -> DetectionLoss:

@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from effdet.config import ConfigError, Precision
+
 
 def choose_device(name: str, *, option: str = "run.device") -> torch.device:
     """Return the device of a name.
@@ -37,6 +39,20 @@ def choose_device(name: str, *, option: str = "run.device") -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"{option} is '{name}', but torch finds no MPS device here; {advice}")
     return torch.device(device.type)
+
+
+def choose_precision(asked: Precision, device: torch.device) -> Precision:
+    """Return the number format of the forward and backward pass on a device.
+
+    Raises:
+        ConfigError: If the device cannot compute in it.
+    """
+    if asked is Precision.fp16 and device.type != "cuda":
+        raise ConfigError(f"train.precision fp16 needs run.device cuda, got {device.type}; use bf16 or fp32")
+    if asked is not Precision.auto:
+        return asked
+    has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return Precision.bf16 if has_bf16 else Precision.fp32
 
 
 def _is_one_of_many() -> bool:

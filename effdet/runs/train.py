@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from effdet.config import Config, ConfigError, Precision
+from effdet.config import Config
 from effdet.data.dataset import Dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.architecture import with_architecture
 from effdet.runs.build import build_run
 from effdet.runs.check_data import check_before_training
 from effdet.runs.data import read_data
-from effdet.runs.device import choose_device
+from effdet.runs.device import choose_device, choose_precision
 from effdet.runs.folder import changed_settings, find_run_folder, new_run_folder, write_config
 from effdet.runs.lock import lock_run
 from effdet.runs.log import keep_lines, log_start
@@ -92,7 +92,7 @@ def train(
     device = choose_device(config.run.device)
     joined = contextlib.nullcontext(World(device)) if alone else join_world(device)
     with huge_pages(), joined as world, log_level(is_main=world.is_main):
-        _check_precision(config, world)
+        choose_precision(config.train.precision, world.device)  # an error now costs no time
         with process_state(world.device, seed=config.run.seed, threads=config.run.threads), _advice_on_memory():
             return _train(config, world, folder, after_epoch)
 
@@ -115,6 +115,7 @@ def _train(
                 logger.info("run %s: %s starts from %s", folder, model.name, model.start)
             else:
                 logger.info("run %s continues at step %d of %d", folder, progress.step, run.log.total_steps)
+            logger.info("network in %s", run.trainer.settings.precision.value)
             _run(run, after_epoch)
             result = Run(folder, progress.history)
             if world.is_main:
@@ -167,11 +168,6 @@ def _log_result(result: Run) -> None:
         "done: best AP %.4f, AP50 %.4f in epoch %d of %d; %s",
         *(row["ap"], row["ap50"], row["epoch"], len(result.history), result.folder / "best.safetensors"),
     )
-
-
-def _check_precision(config: Config, world: World) -> None:
-    if config.train.precision is Precision.fp16 and world.device.type != "cuda":
-        raise ConfigError(f"train.precision fp16 needs run.device cuda, got {world.device.type}; use bf16 or fp32")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import copy
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effdet.training.checkpoint import load_tensors, tensors_of
 
@@ -32,17 +32,19 @@ class EMA(Generic[ModelT]):
         self.model: ModelT = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.count = 0
+        self._followed: tuple[_Tensors, _Tensors] | None = None
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's present weights."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
         self.count += 1
-        averages, values = tensors_of(self.model), tensors_of(model)
-        floating = [name for name, average in averages.items() if average.is_floating_point()]
-        torch._foreach_lerp_([averages[n] for n in floating], [values[n] for n in floating], 1 - decay)
-        for name in averages.keys() - set(floating):
-            averages[name].copy_(values[name])
+        if self._followed is None or self._followed[1].module is not model:
+            self._followed = _Tensors(self.model), _Tensors(model)
+        averages, values = self._followed
+        torch._foreach_lerp_(averages.present(floating=True), values.present(floating=True), 1 - decay)
+        if counters := averages.present(floating=False):
+            torch._foreach_copy_(counters, values.present(floating=False))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and its count, as plain types and tensors."""
@@ -52,3 +54,19 @@ class EMA(Generic[ModelT]):
         """Restore the average and its count from a ``state_dict``."""
         load_tensors(self.model, state["model"])
         self.count = state["count"]
+
+
+class _Tensors:
+    """The parameters and buffers of a module, floating ones and integers apart; to look for them takes milliseconds."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._places: dict[bool, list[tuple[dict[str, Any], str]]] = {True: [], False: []}
+        for name, tensor in tensors_of(module).items():
+            path, _, leaf = name.rpartition(".")
+            owner = module.get_submodule(path)
+            tensors = owner._parameters if leaf in owner._parameters else owner._buffers
+            self._places[tensor.is_floating_point()].append((tensors, leaf))
+
+    def present(self, *, floating: bool) -> list[Tensor]:
+        return [tensors[leaf] for tensors, leaf in self._places[floating]]

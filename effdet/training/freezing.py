@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from effdet.config import Freeze
 
@@ -25,7 +26,7 @@ def freeze(network: Any, part: Freeze | str, *, bn_statistics: bool = False) -> 
     for module in modules:
         module.requires_grad_(False)
     if bn_statistics:
-        modules += [module for module in network.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+        modules += [module for module in network.backbone.modules() if isinstance(module, _BatchNorm)]
     return modules
 
 

@@ -87,6 +87,7 @@ class Trainer:
         self.world, self.frozen, self.settings = world, frozen, settings
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision is Precision.fp16)
+        self._bn_momentum: float | None = None
         self.network = world.wrap(model.network)
         if settings.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
@@ -108,7 +109,7 @@ class Trainer:
         """
         seed_everything(self.settings.seed, number, self.world.rank)
         set_learning_rate(self.optimizer, self.settings.learning_rate(number))
-        self.model.network.set_bn_momentum(bn_momentum(number))
+        self._set_bn_momentum(bn_momentum(number))
 
         batches = [self._to_device(batch) for batch in micro_batches]
         anchors = [self.model.anchors(tuple(batch.images.shape[-2:]), self.world.device) for batch in batches]
@@ -125,6 +126,11 @@ class Trainer:
         self.update_weights()
         self.ema.update(self.model)
         return result
+
+    def _set_bn_momentum(self, momentum: float) -> None:
+        if momentum != self._bn_momentum:  # to walk through all modules takes a millisecond
+            self.model.network.set_bn_momentum(momentum)
+            self._bn_momentum = momentum
 
     def clip_gradient(self) -> Tensor:
         """Clip the gradient of all parameters together, and return its norm before clipping: ()."""

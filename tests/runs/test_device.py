@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from effdet.runs.device import choose_device
+from effdet.config import Precision
+from effdet.runs.device import choose_device, choose_precision
 
 
 def test_devices():
@@ -45,3 +46,15 @@ def test_processes_of_torchrun_take_the_device_of_their_number(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match=r"torch finds 2 CUDA device\(s\) here"):
         choose_device("cuda")
+
+
+def test_the_precision_of_a_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if device.index else (7, 5))
+    cpu, turing, ampere = (torch.device(*where) for where in (("cpu",), ("cuda", 0), ("cuda", 1)))
+    assert [choose_precision(Precision.auto, where).value for where in (cpu, turing, ampere)] == [
+        "fp32",
+        "fp32",
+        "bf16",
+    ]
+    assert choose_precision(Precision.bf16, cpu) is Precision.bf16
+    assert choose_precision(Precision.fp16, turing) is Precision.fp16

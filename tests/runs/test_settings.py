@@ -233,6 +233,7 @@ ELSEWHERE = {
     "data.root": "test_the_data_lies_where_the_config_says",
     "data.train_images": "test_the_data_lies_where_the_config_says",
     "data.val_images": "test_the_data_lies_where_the_config_says",
+    "train.sync_bn": "test_bn_of_several_processes_needs_cuda",
     "run.dir": "test_the_run_folder_lies_in_run_dir",
     "run.device": "test_the_device_of_the_config_is_used",
     "run.threads": "test_torch_has_as_many_threads_as_the_config_says_while_the_run_is_built",
@@ -378,3 +379,30 @@ def test_torch_has_as_many_threads_as_the_config_says_while_the_run_is_built(loa
             train(load(f"run.threads={threads}"))
     assert seen == [1, 2]
     assert torch.get_num_threads() == 1
+
+
+def test_bn_of_several_processes_needs_cuda(load):
+    with (
+        pytest.raises(ConfigError, match=r"train\.sync_bn needs run\.device cuda, got cpu"),
+        built(load("train.sync_bn=true")),
+    ):
+        pass
+
+
+def test_synchronised_bn_is_the_same_network():
+    torch.manual_seed(0)
+    model = EfficientDet("lite0", num_classes=3, image_size=(96, 128)).eval()
+    images = torch.rand(1, 3, 96, 128)
+    with torch.no_grad():
+        expected = model.network(images)
+        names = list(model.state_dict())
+        build.synchronise_bn(model, World(torch.device("cuda"), 0, 2, 2))
+        found = model.network(images)
+    norms = [module for module in model.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(module, nn.SyncBatchNorm) for module in norms)
+    model.network.set_bn_momentum(0.5)
+    assert {module.momentum for module in norms} == {0.5}
+    assert list(model.state_dict()) == names
+    assert torch.equal(found.class_logits, expected.class_logits)
+    assert torch.equal(found.box_deltas, expected.box_deltas)
