@@ -173,6 +173,7 @@ class DataConfig:
     image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
     long_side: int | None = None  # longer side of the input, its shape follows the images; null: model's size
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
+    keep_parent: bool = False  # a category without boxes that only is the supercategory of all others is a class, too
     max_train_images: int | None = None  # use at most so many, always the same ones; null: all
     max_val_images: int | None = None
     tiles: Any = None  # cut images into tiles: a side or [height, width] in pixels, or auto; null: whole images

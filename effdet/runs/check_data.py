@@ -180,13 +180,15 @@ def find_sources(config: DataConfig) -> tuple[dict[str, Source], list[tuple[str,
     if "all" in found.parts and config.train_annotations is config.val_annotations is None:
         advice = f"before training, divide it with: {split_command(Path(config.root))}"
         note = Finding("note", "there are no parts for training and validation", advice)
-        return {"data": found.parts["all"]}, [*[("", finding) for finding in found.findings], ("", note)]
+        source = replace(found.parts["all"], keep_parent=config.keep_parent)
+        return {"data": source}, [*[("", finding) for finding in found.findings], ("", note)]
     sources: dict[str, Source] = {}
     faults: dict[str, DataError] = {}
     for split in SPLITS:
         annotations, images = named.get(split, (None, None))
         try:
-            sources[split], _ = find_source(config.root, split, annotations=annotations, images=images)
+            source, _ = find_source(config.root, split, annotations=annotations, images=images)
+            sources[split] = replace(source, keep_parent=config.keep_parent)
         except DataError as error:
             faults[split] = error
     if not sources:

@@ -35,6 +35,7 @@ def read_data(config: DataConfig) -> tuple[Dataset, Dataset]:
         train_images=config.train_images,
         val_annotations=config.val_annotations,
         val_images=config.val_images,
+        keep_parent=config.keep_parent,
     )
     train, val = _at_most(config.max_train_images, train), _at_most(config.max_val_images, val)
     (train, _), (val, _) = leave_out_unreadable(train), leave_out_unreadable(val)

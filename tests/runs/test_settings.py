@@ -6,6 +6,7 @@ Everything goes through the function that builds a real run, so a setting that i
 import contextlib
 import shutil
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -230,6 +231,7 @@ ELSEWHERE = {
     "model.num_classes": "test_another_number_of_classes_is_refused",
     "model.weights": "test_a_run_starts_from_the_weights_of_a_detector",
     "model.backbone_weights": "test_a_run_starts_from_the_weights_of_a_backbone",
+    "data.keep_parent": "test_a_parent_category_is_a_class_where_it_is_asked_for",
     "data.root": "test_the_data_lies_where_the_config_says",
     "data.train_images": "test_the_data_lies_where_the_config_says",
     "data.val_images": "test_the_data_lies_where_the_config_says",
@@ -304,6 +306,15 @@ def test_the_run_builds_the_architecture_of_its_config(load):
     with built(load("model.architecture.channels=48", "model.architecture.neck=pan")) as run:
         architecture = run.trainer.model.architecture
     assert (architecture.name, architecture.channels, architecture.neck) == ("custom", 48, "pan")
+
+
+def test_a_parent_category_is_a_class_where_it_is_asked_for(load):
+    root = Path(__file__).resolve().parents[1] / "data" / "cases" / "roboflow-root-category"
+    with built(load(f"data.root={root}")) as run:
+        names = run.trainer.model.class_names
+    with built(load(f"data.root={root}", "data.keep_parent=true")) as run:
+        assert set(run.trainer.model.class_names) - set(names) == {"blood-cells"}
+        assert set(names) < set(run.trainer.model.class_names)
 
 
 def test_another_number_of_classes_is_refused(load):

@@ -129,8 +129,9 @@ def find_train_and_val(
     train_images: str | Path | None = None,
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
+    keep_parent: bool = False,
 ) -> tuple[Dataset, Dataset]:
-    """Find and read the parts of a data set that a training needs; arguments as for ``find_dataset``.
+    """Find and read the parts of a data set that a training needs; arguments as for ``find_dataset``, ``read_coco``.
 
     Raises:
         DataError: As ``find_dataset``; or if both parts are the same file without being named so.
@@ -138,6 +139,7 @@ def find_train_and_val(
     with remember_folders():
         train, found = find_source(root, "train", annotations=train_annotations, images=train_images)
         val, _ = find_source(root, "val", annotations=val_annotations, images=val_images)
+    train, val = (replace(source, keep_parent=keep_parent) for source in (train, val))
     if _are_same(train, val):
         if train_annotations is None or val_annotations is None:
             raise DataError(

@@ -38,10 +38,12 @@ LARGE = 1 << 26  # bytes of a file from which on it is read in pieces
 
 def _read_source(source: Source) -> Dataset:
     folders = source.folders or image_folders(source.annotations, source.part)
-    return read_coco(source.annotations, folders)
+    return read_coco(source.annotations, folders, keep_parent=source.keep_parent)
 
 
-def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path]) -> Dataset:
+def read_coco(
+    annotation_file: str | Path, folders: str | Path | Sequence[Path], *, keep_parent: bool = False
+) -> Dataset:
     """Read a COCO annotation file. The images are not opened, but for the size of those that the file gives none of.
 
     ``iscrowd`` and ``area`` may be missing; so may ``bbox`` where there is a ``segmentation``, whose enclosing box it
@@ -51,6 +53,8 @@ def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path])
         annotation_file: JSON with ``images``, ``annotations`` and ``categories``; ids may start anywhere, have gaps,
             and be texts.
         folders: The folder that each ``file_name`` is relative to; of several, the one that holds the images.
+        keep_parent: A category without boxes that is the supercategory of all others, such as Roboflow writes, is a
+            class, too.
 
     Raises:
         DataError: If the file is not such JSON.
@@ -60,11 +64,19 @@ def read_coco(annotation_file: str | Path, folders: str | Path | Sequence[Path])
     findings = FindingList()
     lists = _read_large(file)
     if lists is None:
-        return parse_coco(read_json(file, findings, "COCO JSON"), file, folders, findings)
-    return join_lists(lists, file, folders, findings)
+        content = read_json(file, findings, "COCO JSON")
+        return parse_coco(content, file, folders, findings, keep_parent=keep_parent)
+    return join_lists(lists, file, folders, findings, keep_parent=keep_parent)
 
 
-def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings: FindingList | None = None) -> Dataset:
+def parse_coco(
+    content: Any,
+    file: Path,
+    folders: Sequence[Path] = (),
+    findings: FindingList | None = None,
+    *,
+    keep_parent: bool = False,
+) -> Dataset:
     """Return the data set in the content of a COCO annotation file; see ``read_coco``.
 
     Args:
@@ -73,18 +85,22 @@ def parse_coco(content: Any, file: Path, folders: Sequence[Path] = (), findings:
         folders: As for ``read_coco``; none: the images cannot be read, need no names, and sizes that are not given stay
             unknown. To score results this is enough.
         findings: What reading the file has found so far.
+        keep_parent: As for ``read_coco``.
 
     Raises:
         DataError: If it is not COCO ground truth.
     """
     findings = FindingList() if findings is None else findings
     images, annotations, categories = (_objects(content, key, file, findings) for key in _KEYS)
-    return join_lists(CocoLists(images, [annotations], categories, content.get("archives")), file, folders, findings)
+    lists = CocoLists(images, [annotations], categories, content.get("archives"))
+    return join_lists(lists, file, folders, findings, keep_parent=keep_parent)
 
 
-def join_lists(lists: CocoLists, file: Path, folders: Sequence[Path], findings: FindingList) -> Dataset:
+def join_lists(
+    lists: CocoLists, file: Path, folders: Sequence[Path], findings: FindingList, *, keep_parent: bool = False
+) -> Dataset:
     """Return the data set in the lists of a COCO file; arguments as for ``parse_coco``. The annotations are used up."""
-    class_names = _read_categories(lists.categories, lists.annotations, findings)
+    class_names = _read_categories(lists.categories, lists.annotations, findings, keep_parent=keep_parent)
     image_of, names, sizes, spans = _read_images(lists.images, findings, need_files=bool(folders))
     image_ids = _id_column(list(image_of))
     label_of = {category_id: label for label, category_id in enumerate(class_names)}
@@ -168,7 +184,11 @@ def _type_in_words(value: Any) -> str:
 
 
 def _read_categories(
-    categories: list[Row], annotations: Sequence[PlainBoxes | list[Row]], findings: FindingList
+    categories: list[Row],
+    annotations: Sequence[PlainBoxes | list[Row]],
+    findings: FindingList,
+    *,
+    keep_parent: bool,
 ) -> dict[int, str]:
     """Return the class names by category id, in order of id."""
     names: dict[int, str] = {}
@@ -181,10 +201,10 @@ def _read_categories(
             findings.add("error", "category ids are given twice", str(category_id), "give each category its own id")
         else:
             names[category_id] = _class_name(category, category_id, findings)
-    root = _project_category(categories, annotations)
+    root = None if keep_parent else _project_category(categories, annotations)
     if root is not None and root in names:
         text = f"category {root} '{names.pop(root)}' is the supercategory of all others and has no box"
-        findings.add("note", text, advice="it is left out of the classes")
+        findings.add("note", text, advice="it is left out of the classes; data.keep_parent=true keeps it")
     if not categories:
         findings.add("error", "there are no categories", advice="list the classes")
     return dict(sorted(names.items()))

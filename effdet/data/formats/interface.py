@@ -28,6 +28,7 @@ class Source:
     details: Any = None  # what else that format has to know
     names_file: Path | None = None  # a file of ``effdet data split`` that says which images belong to this part
     part: Part = "all"  # of the data set
+    keep_parent: bool = False  # a category without boxes that only is the parent of all others is a class, too
     root: Path | None = (
         None  # folder of the whole data set, where class lists and images are looked for; None: not known
     )

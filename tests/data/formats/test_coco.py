@@ -238,8 +238,11 @@ def test_the_category_of_a_whole_project_is_left_out() -> None:
     dataset = parse(categories=categories, annotations=rows)
     assert dataset.class_names == ("ant", "bee")
     assert [str(finding) for finding in dataset.findings] == [
-        "category 0 'cells' is the supercategory of all others and has no box; it is left out of the classes"
+        "category 0 'cells' is the supercategory of all others and has no box; it is left out of the classes; "
+        "data.keep_parent=true keeps it"
     ]
+    kept = parse_coco(content(categories=categories, annotations=rows), Path("a.json"), keep_parent=True)
+    assert kept.class_names == ("cells", "ant", "bee")
     categories[2]["supercategory"] = "insects"  # an ordinary class that is not used
     assert parse(categories=categories, annotations=rows).class_names == ("cells", "ant", "bee")
 
