@@ -23,16 +23,25 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         {"check": "torch", "value": torch.__version__},
         {"check": "python", "value": platform.python_version()},
     ]
-    side = 512 if args.quick else 8192
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        seconds = median_seconds(lambda a=a, b=b: a @ b, device, repeats=5)
-        rows.append({"check": f"matrix product {str(dtype)[6:]}, TFLOP/s", "value": 2 * side**3 / seconds / 1e12})
-    source = torch.empty(2**20 if args.quick else 2**31, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = median_seconds(lambda: target.copy_(source), device, repeats=5)
-    rows.append({"check": "copy, read and written, GB/s", "value": 2 * source.numel() / seconds / 1e9})
+        rate = matrix_rate(device, dtype, quick=args.quick)
+        rows.append({"check": f"matrix product {str(dtype)[6:]}, TFLOP/s", "value": rate / 1e12})
+    rows.append({"check": "copy, read and written, GB/s", "value": bandwidth(device, quick=args.quick) / 1e9})
     return rows
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, *, quick: bool) -> float:
+    """Return the operations per second of a large matrix product; a multiply-add is two."""
+    side = 512 if quick else 8192
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: a @ b, device, repeats=5)
+
+
+def bandwidth(device: torch.device, *, quick: bool) -> float:
+    """Return the bytes per second, read and written, of a large copy in the memory of the device."""
+    source = torch.empty(2**20 if quick else 2**31, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / median_seconds(lambda: target.copy_(source), device, repeats=5)
 
 
 def median_seconds(call: Callable[[], Any], device: torch.device, *, repeats: int, warm_up: int = 3) -> float:

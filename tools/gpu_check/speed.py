@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,27 +16,60 @@ from typing import Any
 import torch
 
 from effdet import EfficientDet
-from effdet.config import Precision
+from effdet.config import AugmentConfig, DataConfig, Precision
+from effdet.data.loader import TrainLoader
+from effdet.runs.data import read_data
+from gpu_check.limits import Limits
 from gpu_check.machine import median_seconds
 from gpu_check.training import make_batch, make_trainer
 
 MODELS = {"d0": (512, 64), "d2": (768, 32)}  # input side, training batch
 NUM_CLASSES = 90
+PHOTOS = Path(__file__).resolve().parents[2] / "tests" / "photos" / "bccd"
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Return rows of milliseconds and images per second, ours and the peer's where it is given."""
     device = torch.device(args.device)
     torch.backends.cudnn.benchmark = True
+    yield from _load(args)
+    limits = Limits.of(device, quick=args.quick)
     models = {"lite0": (128, 4)} if args.quick else MODELS
     for name, (side, batch) in models.items():
-        yield from _train(name, side, batch, device, quick=args.quick)
-        yield from _predict(name, side, device, quick=args.quick)
+        yield from _train(name, side, batch, device, limits, quick=args.quick)
+        yield from _predict(name, side, device, limits, quick=args.quick)
         if args.peer_path:
             yield from _peer(name, side, batch, args)
 
 
-def _predict(name: str, side: int, device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
+def _load(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure the loader of photos of 640×480 with the published augmentation, without a network."""
+    seconds = 2.0 if args.quick else 8.0
+    dataset, _ = read_data(DataConfig(root=str(PHOTOS)))
+    for workers in (1,) if args.quick else (8, os.cpu_count() or 8):
+        loader = TrainLoader(
+            dataset,
+            image_size=(512, 512),
+            batch_size=16,
+            augment=AugmentConfig(),
+            seed=0,
+            workers=workers,
+            fill=(0, 0, 0),
+            pin_memory=args.device == "cuda",
+        )
+        batches = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
+        for _ in range(2 * workers):
+            batch = next(batches)
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            batch, count = next(batches), count + 16
+        yield {
+            "measured": f"loader, {workers} processes, images pinned: {batch.images.is_pinned()}",
+            "images/s": count / (time.perf_counter() - started),
+        }
+
+
+def _predict(name: str, side: int, device: torch.device, limits: Limits, *, quick: bool) -> Iterator[dict[str, Any]]:
     model = EfficientDet(name, num_classes=NUM_CLASSES, image_size=(side, side)).to(device).eval()
     model.network.to(memory_format=torch.channels_last)
     for batch_size in (1,) if quick else (1, 8, 32):
@@ -59,10 +94,13 @@ def _predict(name: str, side: int, device: torch.device, *, quick: bool) -> Iter
                 "ms": 1000 * seconds,
                 "images/s": batch_size / seconds,
                 "network ms": 1000 * alone,
+                "limit ms": limits.milliseconds(model.network, model.architecture, side, batch_size, training=False),
             }
 
 
-def _train(name: str, side: int, batch_size: int, device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
+def _train(
+    name: str, side: int, batch_size: int, device: torch.device, limits: Limits, *, quick: bool
+) -> Iterator[dict[str, Any]]:
     batch = make_batch((side, side), batch_size)
     modes: dict[str, dict[str, Any]] = {
         "bfloat16": {"precision": Precision.bf16},
@@ -87,6 +125,9 @@ def _train(name: str, side: int, batch_size: int, device: torch.device, *, quick
             "ms": 1000 * seconds,
             "images/s": batch_size / seconds,
             "peak GiB": memory,
+            "limit ms": limits.milliseconds(
+                trainer.model.network, trainer.model.architecture, side, batch_size, training=True
+            ),
             **_shares(step, device),
         }
         if device.type == "cuda":
