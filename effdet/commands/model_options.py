@@ -21,6 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model", "What is not given here is as the weights were saved.")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group.add_argument("--runtime", default="auto", choices=("auto", *RUNTIMES), help=_RUNTIME)
+    group.add_argument("--trust", action="store_true", help="open a .pt2 file that can run code: you know who made it")
     group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
     group.add_argument("--resize", choices=("letterbox", "stretch"), help="keep the shape of photos, or fill the input")
     group.add_argument("--preset", choices=PRESETS, help="whose resizing and post-processing: see docs/presets.md")
@@ -97,7 +98,10 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
         if args.device not in ("auto", "cpu"):
             raise ValueError(f"--device of an exported file must be cpu, got {args.device}")
         exported = load_exported(
-            args.weights, runtime=args.runtime, num_threads=_threads_of_a_runtime(args, num_threads)
+            args.weights,
+            runtime=args.runtime,
+            num_threads=_threads_of_a_runtime(args, num_threads),
+            trust=args.trust,
         )
         _apply_options(exported, args)
         return exported

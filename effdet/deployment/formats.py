@@ -54,6 +54,7 @@ class RuntimeInfo:
     module: str  # that must be installed
     opener: str  # called with the file; a ``Runtime`` of ``effdet.deployment.runtimes``
     takes_threads: bool  # whether the opener takes num_threads
+    asks_for_trust: bool = False  # whether its files can hold code, which the opener runs only with trust=True
     converter: str | None  # called with (model, description): what the opener takes, for weights without a file
 
     def open(self, file: Any, **options: Any) -> Any:
@@ -140,7 +141,11 @@ _ONNX = "effdet.deployment.export:onnx_bytes"
 
 RUNTIMES: dict[str, RuntimeInfo] = {
     "torch": RuntimeInfo(
-        module="torch", opener="effdet.deployment.runtimes:TorchExport", takes_threads=False, converter=None
+        module="torch",
+        opener="effdet.deployment.runtimes:TorchExport",
+        takes_threads=False,
+        asks_for_trust=True,
+        converter=None,
     ),
     "onnxruntime": RuntimeInfo(
         module="onnxruntime",

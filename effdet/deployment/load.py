@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from effdet.deployment.description import Description
 from effdet.deployment.detector import DeployedDetector
 from effdet.deployment.formats import RUNTIMES, format_of, is_exported
+from effdet.deployment.harmless_pt2 import RefusedError
 from effdet.deployment.runtimes import OpenVino, Runtime, is_installed, require
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ AUTO = "auto"
 
 
 def load(
-    weights: str | Path, *, runtime: str = AUTO, num_threads: int | None = None
+    weights: str | Path, *, runtime: str = AUTO, num_threads: int | None = None, trust: bool = False
 ) -> EfficientDet | DeployedDetector:
     """Return a detector from weights or from an exported file; all detectors have the same ``predict``.
 
@@ -34,6 +35,8 @@ def load(
             file runs in onnxruntime or openvino, an ``.xml`` file in openvino, a ``.pt2`` file in torch, a ``.tflite``
             file in litert, a ``.pte`` file in executorch.
         num_threads: Threads of one run in another runtime than torch; None: one per core.
+        trust: Open a ``.pt2`` file even if it holds parts that could run code, because you know who made it. Files
+            that this package writes hold none.
 
     Returns:
         The PyTorch model for weights in "torch", else a ``DeployedDetector``.
@@ -45,7 +48,7 @@ def load(
     """
     _check_names(runtime, num_threads)
     if is_exported(weights):
-        return load_exported(weights, runtime=runtime, num_threads=num_threads)
+        return load_exported(weights, runtime=runtime, num_threads=num_threads, trust=trust)
     from effdet.detector.efficientdet import EfficientDet
 
     if runtime in (AUTO, "torch"):
@@ -82,7 +85,9 @@ def deploy(model: EfficientDet, runtime: str, *, num_threads: int | None = None)
     return DeployedDetector(description, info.open(info.convert(model, description), num_threads=num_threads))
 
 
-def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | None = None) -> DeployedDetector:
+def load_exported(
+    file: str | Path, *, runtime: str = AUTO, num_threads: int | None = None, trust: bool = False
+) -> DeployedDetector:
     """Return the detector of an exported file; see ``load``."""
     file = Path(file).expanduser()
     if not file.exists():
@@ -91,7 +96,9 @@ def load_exported(file: str | Path, *, runtime: str = AUTO, num_threads: int | N
     _check_names(runtime, num_threads)
     runtime = _runtime_of(file, runtime)
     _check_threads(runtime, num_threads)
-    options = {"num_threads": num_threads} if RUNTIMES[runtime].takes_threads else {}
+    options: dict[str, Any] = {"num_threads": num_threads} if RUNTIMES[runtime].takes_threads else {}
+    if RUNTIMES[runtime].asks_for_trust:
+        options["trust"] = trust
 
     compiled = _open(file, runtime, options)
     description = _description(file, compiled)
@@ -155,6 +162,8 @@ def _open(file: Path, runtime: str, options: dict[str, Any]) -> Runtime:
         return read(file, **options)
     except (ImportError, OSError):
         raise
+    except RefusedError as error:
+        raise ValueError(f"{file} {error}") from error
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} is not a readable {file.suffix} file: {first_line}") from error

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from effdet.deployment.description import KEY
+from effdet.deployment.harmless_pt2 import harmless_copy
 from effdet.install import hint
 
 Arrays = list[np.ndarray]
@@ -101,13 +102,18 @@ class OpenVino:
 
 
 class TorchExport:
-    """A ``.pt2`` file of ``torch.export`` in PyTorch."""
+    """A ``.pt2`` file of ``torch.export`` in PyTorch.
+
+    Args:
+        file: The file.
+        trust: Let PyTorch open the file itself, code included. Otherwise it sees only parts that cannot run any.
+    """
 
     name = "torch"
 
-    def __init__(self, file: str | Path) -> None:
+    def __init__(self, file: str | Path, *, trust: bool = False) -> None:
         files: dict[str, Any] = {KEY: ""}
-        program = torch.export.load(file, extra_files=files)
+        program = torch.export.load(file if trust else harmless_copy(Path(file)), extra_files=files)
         self._module = program.module()
         self.description = files[KEY]
 

@@ -94,18 +94,19 @@ def _kind(tensor: Tensor) -> str:
     return f"one of {tensor.ndim} dimensions"
 
 
-def parse_json(text: str | bytes, what: str) -> Any:
+def parse_json(text: str | bytes, what: str, *, most: int = MAX_TEXT) -> Any:
     """Return what a JSON text holds.
 
     Args:
         text: The text.
         what: What a message calls it.
+        most: Bytes or letters that it may have.
 
     Raises:
         ValueError: If it is not JSON, nested too deeply, or has numbers of thousands of digits.
     """
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"{what} must have {MAX_TEXT:,} bytes or less, got {len(text):,}")
+    if len(text) > most:
+        raise ValueError(f"{what} must have {most:,} bytes or less, got {len(text):,}")
     try:
         return json.loads(text)
     except RecursionError as error:

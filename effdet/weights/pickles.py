@@ -7,6 +7,7 @@ stand-in instead, so not even NumPy's own constructors run on bytes of the file.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
@@ -146,6 +147,20 @@ def load_plain(path: Path) -> Any:
         raise ValueError(f"{path} is not a readable file of weights: {first_line(error)}") from error
 
 
+def load_plain_bytes(content: bytes) -> Any:
+    """Return what ``torch.save`` wrote into these bytes; see ``load_plain``.
+
+    Raises:
+        ValueError: If it is damaged, or holds more than tensors and plain values; without a name of a file.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            _check_members(archive, len(content))
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # as in load_plain
+        raise ValueError(first_line(error)) from error
+
+
 class _OutOfProportionError(ValueError):
     """A file would take much more memory or time than its size lets expect."""
 
@@ -173,32 +188,35 @@ def _check_proportions(file: BinaryIO) -> None:
         zipfile.BadZipFile: If the file is a damaged archive.
     """
     is_archive = file.read(4) == b"PK\x03\x04"
+    file.seek(0)
     if is_archive:
         with zipfile.ZipFile(file) as archive:
-            pickled = next((entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")), None)
-            _check_archive(archive, os.fstat(file.fileno()).st_size, pickled)
-            starts = [archive.read(pickled)] if pickled is not None else []
+            _check_members(archive, os.fstat(file.fileno()).st_size)
     else:  # before torch 1.6: five pickles and then the numbers
-        file.seek(0)
-        starts = [file.read(MAX_PICKLE)]
-    position = 0
-    for data in starts:
-        for _ in range(1 if is_archive else _PICKLES_OF_OLD_FILES):
-            try:
-                position = check_pickle(data, position)
-            except ValueError as error:
-                raise _OutOfProportionError(str(error)) from error
+        _check_pickles(file.read(MAX_PICKLE), _PICKLES_OF_OLD_FILES)
     file.seek(0)
 
 
-def _check_archive(archive: zipfile.ZipFile, size: int, pickled: zipfile.ZipInfo | None) -> None:
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(_SMALL, _LARGEST_RATIO * size):
         raise _OutOfProportionError(f"{size:,} bytes of it would unpack to {unpacked:,}, which no file of weights does")
-    if pickled is not None and pickled.file_size > MAX_PICKLE:
-        raise _OutOfProportionError(
-            f"the list of its tensors must have {MAX_PICKLE:,} bytes or less, got {pickled.file_size:,}"
-        )
+    for entry in archive.infolist():
+        if entry.filename.endswith("/data.pkl"):
+            if entry.file_size > MAX_PICKLE:
+                raise _OutOfProportionError(
+                    f"the list of its tensors must have {MAX_PICKLE:,} bytes or less, got {entry.file_size:,}"
+                )
+            _check_pickles(archive.read(entry), 1)
+
+
+def _check_pickles(data: bytes, count: int) -> None:
+    position = 0
+    try:
+        for _ in range(count):
+            position = check_pickle(data, position)
+    except ValueError as error:
+        raise _OutOfProportionError(str(error)) from error
 
 
 def _refusal(message: str) -> str:
