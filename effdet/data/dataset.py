@@ -203,7 +203,8 @@ class Dataset:
 
     def _file_sizes(self) -> list[int]:
         """Return the bytes of each image file; 0 where there is none."""
-        return [self.stored(index).num_bytes() for index in range(len(self))]
+        sizes: list[int] = np.maximum(self.file_stamps[:, 0], 0).tolist()
+        return sizes
 
 
 def _hash(content: Any) -> str:

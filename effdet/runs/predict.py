@@ -96,7 +96,7 @@ def predict_to_folder(
 
     listed = None if annotations is None else ListedImages(Path(annotations))
     items = list(enumerate(_expand(sources, fail)))
-    naming = _Naming.of(model, listed)
+    naming = Naming.of(model, listed)
     sources_of_items = [item.source if isinstance(item, _Video) else item for _, item in items]
     originals = [source for source in sources_of_items if isinstance(source, Path)]
     with PredictionFiles(Path(folder), originals, naming.names_of_ids, details) as files:
@@ -146,14 +146,15 @@ def _expand(sources: Any, fail: Callable[[str], None]) -> Iterator[Any]:
         seen.update(files)
 
 
-class _Naming(NamedTuple):
+class Naming(NamedTuple):
     """The category ids that go into the files."""
 
     names_of_ids: dict[Any, str]
     categories: tuple[Any, ...]  # of each label of the model
 
     @classmethod
-    def of(cls, model: Detector, listed: ListedImages | None) -> _Naming:
+    def of(cls, model: Detector, listed: ListedImages | None) -> Naming:
+        """Return the ids of the model, or those of the annotations."""
         names, ids = model.class_names, model.category_ids
         if listed is None:
             return cls(dict(zip(ids, names, strict=True)), tuple(ids))

@@ -103,6 +103,7 @@ def join_lists(
     class_names = _read_categories(lists.categories, lists.annotations, findings, keep_parent=keep_parent)
     image_of, names, sizes, spans = _read_images(lists.images, findings, need_files=bool(folders))
     image_ids = _id_column(list(image_of))
+    lists.images.clear()
     label_of = {category_id: label for label, category_id in enumerate(class_names)}
     boxes = read_boxes(lists.annotations, image_of, label_of, findings)
     lists.annotations.clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ Array = NDArray[Any]
 NOTHING_TO_LEARN = "there is nothing to learn or to measure"  # advice of errors about a set that is right but for this
 
 _BLOCK = 256  # images that a thread takes at a time
+_ROWS = 1_000_000  # boxes that are looked at together
 _THREADS = 8  # reading headers waits for the disk
 
 
@@ -64,15 +65,21 @@ def to_dataset(columns: Columns) -> Dataset:
     if columns.folders:
         complete_sizes(sizes, folder, names, spans)
 
-    order = np.argsort(columns.images, kind="stable")
-    images, labels = columns.images[order].astype(np.int64), columns.labels[order].astype(np.int64)
-    boxes = columns.boxes[order].astype(np.float64).reshape(-1, 4)
+    order = _order(columns.images)
+    images, labels = (
+        columns.images[order].astype(np.int64, copy=False),
+        columns.labels[order].astype(np.int64, copy=False),
+    )
+    boxes = columns.boxes[order].astype(np.float64, copy=False).reshape(-1, 4)
     if columns.are_relative:
         boxes = boxes * sizes[images][:, [1, 0, 1, 0]]
-    kept = _are_finite(boxes) & ((sizes[images] > 0).all(axis=1) | (not columns.are_relative))
+    kept = _are_finite(boxes)
+    if columns.are_relative:
+        kept &= (sizes[images] > 0).all(axis=1)
     if not kept.all():
         _name_left_out(boxes, images, kept, names, findings)
-        order, images, labels, boxes = order[kept], images[kept], labels[kept], boxes[kept]
+        order = np.arange(len(columns.images))[order][kept]
+        images, labels, boxes = images[kept], labels[kept], boxes[kept]
 
     ids = _chosen(columns.annotation_ids, order)
     dataset = Dataset(
@@ -98,7 +105,13 @@ def to_dataset(columns: Columns) -> Dataset:
     return replace(dataset, findings=findings.as_tuple())
 
 
-def _chosen(column: Array | None, order: Array) -> Array | None:
+def _order(images: Array) -> Array | slice:
+    """Return which place each box gets: those of an image stand together, in the order of the file."""
+    is_in_order = (images[1:] >= images[:-1]).all()  # then nothing needs to be copied
+    return slice(None) if is_in_order else np.argsort(images, kind="stable")
+
+
+def _chosen(column: Array | None, order: Array | slice) -> Array | None:
     return None if column is None else column[order]
 
 
@@ -109,8 +122,9 @@ def _areas(given: Array | None, boxes: Array) -> Array:
 
 def _are_finite(boxes: Array) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
-        parts = [boxes, boxes[:, :2] + boxes[:, 2:], boxes[:, 2:3] * boxes[:, 3:]]
-        return np.isfinite(np.concatenate(parts, axis=1)).all(axis=1)
+        ends, products = boxes[:, :2] + boxes[:, 2:], boxes[:, 2] * boxes[:, 3]
+        finite: Array = np.isfinite(boxes).all(axis=1) & np.isfinite(ends).all(axis=1) & np.isfinite(products)
+        return finite
 
 
 def _name_left_out(boxes: Array, images: Array, kept: Array, names: TextColumn, findings: FindingList) -> None:
@@ -178,18 +192,17 @@ def _names_of_boxes(dataset: Dataset, *, has_ids: bool) -> Callable[[int], str]:
 
 def _check_boxes(dataset: Dataset, name: Callable[[int], str], findings: FindingList) -> None:
     """Say which boxes training cannot use, and whether it can use any."""
-    boxes, sizes = dataset.boxes_xywh, dataset.sizes[dataset.image_of_box]
-    clipped, is_inside = clip_boxes(boxes, sizes)
-    has_area = (boxes[:, 2:] > 0).all(axis=1)
+    looks = _look_at_boxes(dataset)
+    has_area, is_inside = looks.has_area, looks.is_inside
     for which, text in ((~has_area, "boxes have no area"), (has_area & ~is_inside, "boxes lie outside of their image")):
         findings.add_all("warning", text, np.flatnonzero(which).tolist(), name, "training leaves them out")
     if "error" in findings:
         return
     if not (is_inside & ~dataset.is_crowd).any():
         findings.add("error", _why_none_counts(dataset), advice=NOTHING_TO_LEARN)
-    elif np.abs(boxes).max() <= 1:
+    elif np.abs(dataset.boxes_xywh).max() <= 1:
         findings.add("error", "all boxes lie in [0, 1]", advice="bbox must be in pixels, not relative to the image")
-    elif _are_corners(boxes, clipped, sizes):
+    elif looks.would_be_corners and looks.num_reaching_out > 0.2 * len(has_area):
         findings.add("error", "bbox holds two corners", advice="bbox must be x, y, width, height")
 
 
@@ -199,9 +212,35 @@ def _why_none_counts(dataset: Dataset) -> str:
     return "every box is a crowd (iscrowd is 1)" if dataset.is_crowd.all() else "no box has an area inside its image"
 
 
-def _are_corners(boxes: Array, clipped: Array, sizes: Array) -> bool:
-    """Return whether bbox is x1, y1, x2, y2: as x, y, width, height, many boxes would reach out of their image."""
+class _Looks(NamedTuple):
+    """What a look at all boxes tells."""
+
+    has_area: Array  # (M,) bool
+    is_inside: Array  # (M,) bool, an area of it
+    num_reaching_out: int  # how many boxes reach out of their image by more than a pixel
+    would_be_corners: bool  # each box could be x1, y1, x2, y2
+
+
+def _look_at_boxes(dataset: Dataset) -> _Looks:
+    """Look at a million boxes at a time, as ten million would take gigabytes."""
+    blocks = [_look_at_some(dataset, rows) for rows in _slices(len(dataset.labels), _ROWS)]
+    has_area, is_inside, num_reaching_out, would_be = zip(*blocks, strict=True)
+    return _Looks(np.concatenate(has_area), np.concatenate(is_inside), sum(num_reaching_out), all(would_be))
+
+
+def _slices(count: int, length: int) -> list[slice]:
+    return [slice(first, first + length) for first in range(0, max(count, 1), length)]
+
+
+def _look_at_some(dataset: Dataset, rows: slice) -> _Looks:
+    boxes = dataset.boxes_xywh[rows]
+    places = np.arange(rows.start, rows.start + len(boxes))
+    sizes = dataset.sizes[np.searchsorted(dataset.offsets, places, side="right") - 1]
+    clipped, is_inside = clip_boxes(boxes, sizes)
     right_and_bottom = boxes[:, :2] + boxes[:, 2:]
-    share_reaching_out = (np.abs(clipped[:, 2:] - right_and_bottom) > 1).any(axis=1).mean()
-    would_be_corners = (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sizes[:, ::-1] + 1).all()
-    return bool(share_reaching_out > 0.2 and would_be_corners)
+    return _Looks(
+        np.asarray((boxes[:, 2:] > 0).all(axis=1)),
+        is_inside,
+        int((np.abs(clipped[:, 2:] - right_and_bottom) > 1).any(axis=1).sum()),
+        bool((boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sizes[:, ::-1] + 1).all()),
+    )
