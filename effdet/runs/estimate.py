@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from effdet.structures import Batch
 
 BATCHES = (2, 4)  # images of the batches that are measured
+SHORT_STEP = 5.0  # seconds; a step that is shorter is measured twice
 LONG_STEP = 20.0  # seconds; after such a step no larger batch is measured
 _GIB = 2**30
 
@@ -49,6 +51,7 @@ class Estimate:
     memory: int  # bytes of the training process, or of the GPU
     memory_there: int | None  # bytes that are free now, with those that this process has; None: not known
     measured_batches: tuple[int, ...]  # images of the batches that this follows from
+    is_busy: bool = False  # more processes wanted to run than there are cores, so the time may be too long
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -60,6 +63,7 @@ class Estimate:
             f"a training takes about {in_words(self.seconds)} and {self.memory / _GIB:.1f} GiB of memory on "
             f"{self.device}: {self.epochs} epochs of {self.steps_per_epoch:,} steps of {self.seconds_per_step:.2g} s, "
             f"by steps with {batches} of the {self.batch_size} images of a batch"
+            + (", measured while other programs use this machine" if self.is_busy else "")
         )
 
     def findings(self) -> list[Finding]:
@@ -138,6 +142,8 @@ def _measure(config: Config, trainer: Trainer, train: Dataset, world: World) -> 
         if images == BATCHES[0]:
             _time(world.device, lambda batch=batch: trainer.step([batch], 0))  # type: ignore[misc]
         step = _time(world.device, lambda batch=batch: trainer.step([batch], 1))  # type: ignore[misc]
+        if step < SHORT_STEP:  # the faster of two, as something else may have run meanwhile
+            step = min(step, _time(world.device, lambda batch=batch: trainer.step([batch], 2)))  # type: ignore[misc]
         memory = _peak(world.device)
         inference = _time(world.device, lambda batch=batch: _infer(trainer.model, batch))  # type: ignore[misc]
         yield _Measured(images, step, loading, inference, memory)
@@ -183,6 +189,7 @@ def _extrapolate(config: Config, measured: list[_Measured], train: Dataset, num_
         memory=round(_line(measured, "memory", micro_batch)),
         memory_there=_memory_there(world.device),
         measured_batches=tuple(row.images for row in measured),
+        is_busy=hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5,
     )
 
 

@@ -24,6 +24,8 @@ def test_an_estimate_is_one_sentence():
         "a training takes about 1.8 h and 3.0 GiB of memory on cpu (torch threads: 2): 10 epochs of 1,200 steps of "
         "0.5 s, by steps with 2 and 4 of the 8 images of a batch"
     )
+    busy = str(replace(ESTIMATE, is_busy=True))
+    assert busy == f"{ESTIMATE}, measured while other programs use this machine"
 
 
 @pytest.mark.parametrize(
