@@ -233,6 +233,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass, to save memory
     freeze: Freeze = Freeze.none
     freeze_bn: bool = False  # keep the BN statistics of the backbone
+    patience: int | None = None  # evaluations without a better AP after which the run ends; null: it goes on to the end
     checkpoint_minutes: float = 5.0  # longest time between two writings of last.ckpt
 
     def __post_init__(self) -> None:
@@ -262,6 +263,7 @@ class TrainConfig:
         _check(self.focal_gamma >= 0, "train.focal_gamma", "be 0 or more", self.focal_gamma)
         _check(self.huber_delta > 0, "train.huber_delta", "be positive", self.huber_delta)
         _check(0 <= self.label_smoothing < 1, "train.label_smoothing", "lie in [0, 1)", self.label_smoothing)
+        _check(self.patience is None or self.patience >= 1, "train.patience", "be 1 or more", self.patience)
         _check(self.checkpoint_minutes > 0, "train.checkpoint_minutes", "be positive", self.checkpoint_minutes)
 
 

@@ -153,6 +153,7 @@ WRONG = [
     ("train: {huber_delta: 0}", "train.huber_delta must be positive, got 0.0"),
     ("train: {label_smoothing: 1}", r"train.label_smoothing must lie in \[0, 1\), got 1.0"),
     ("train: {checkpoint_minutes: 0}", "train.checkpoint_minutes must be positive, got 0.0"),
+    ("train: {patience: 0}", "train.patience must be 1 or more, got 0"),
     ("eval: {every: 0}", "eval.every must be 1 or more, got 0"),
     ("eval: {batch_size: 0}", "eval.batch_size must be 1 or more, got 0"),
     ("eval: {nms: medium}", "eval.nms must be one of hard, soft, got 'medium'"),

@@ -17,7 +17,7 @@ from effdet.runs.checkpoints import Checkpoints
 from effdet.runs.device import choose_precision
 from effdet.runs.evaluate import check_measurable, evaluate_dataset
 from effdet.runs.fusion_weights import FusionLog
-from effdet.runs.log import SCORE_COLUMNS, RunLog
+from effdet.runs.log import CLASS_PREFIX, SCORE_COLUMNS, RunLog
 from effdet.runs.training_run import Plan, TrainingRun
 from effdet.runs.training_tiles import tiles_of, validation_views
 from effdet.runs.workers import choose_workers
@@ -169,6 +169,7 @@ def build_plan(config: Config) -> Plan:
         accumulate=config.train.accumulate,
         plain_epochs=config.data.augment.plain_epochs,
         evaluate_every=config.eval.every,
+        patience=config.train.patience,
     )
 
 
@@ -223,6 +224,7 @@ def build_evaluation(
         metrics = evaluate_dataset(
             candidate, val, batch_size=config.eval.batch_size, workers=config.data.workers, views=views, world=world
         )
-        return dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
+        scores = dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
+        return scores | {f"{CLASS_PREFIX}{name}": ap for name, ap in metrics.per_class.items()}
 
     return evaluate

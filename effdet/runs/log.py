@@ -8,6 +8,7 @@ import importlib.util
 import io
 import logging
 import logging.handlers
+import math
 import os
 import platform
 import shlex
@@ -30,6 +31,7 @@ SCORE_COLUMNS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
 )
+CLASS_PREFIX = "ap of "  # of a row's key, before the name of a class
 LINE_SECONDS = 30.0  # between two plain progress lines
 
 
@@ -129,15 +131,20 @@ class RunLog:
         )
 
     def write_table(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write metrics.csv anew, atomically: one row an epoch, score columns empty where nothing was evaluated."""
+        """Write metrics.csv and per_class.csv anew, atomically.
+
+        The first has one row an epoch, with empty score columns where nothing was evaluated; the other one row for each
+        evaluation, with the AP of each class.
+        """
         if self.folder is None:
             return
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, [*LOSS_COLUMNS, *SCORE_COLUMNS], restval="")
-        table.writeheader()
-        table.writerows({name: _short(value) for name, value in row.items()} for row in rows)
-        with replace_file(self.folder / "metrics.csv") as file:
-            file.write(text.getvalue().encode())
+        _write_csv(self.folder / "metrics.csv", [*LOSS_COLUMNS, *SCORE_COLUMNS], rows)
+        classes = [
+            name for name in dict.fromkeys(name for row in rows for name in row) if name.startswith(CLASS_PREFIX)
+        ]
+        if classes:
+            evaluated = [row for row in rows if "ap" in row]
+            _write_csv(self.folder / "per_class.csv", ["epoch", "step", "ap", *classes], evaluated)
 
     def _time_left(self, step: int) -> str:
         seconds = (time.monotonic() - self._started) / max(1, step - self._first_step) * (self.total_steps - step)
@@ -145,7 +152,19 @@ class RunLog:
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def _short(value: float) -> float | str:
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:
+    """Write columns of rows; a class's AP is under its name, and empty where it has no ground truth."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(name.removeprefix(CLASS_PREFIX) for name in columns)
+    table.writerows([_short(row.get(name)) for name in columns] for row in rows)
+    with replace_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _short(value: float | None) -> float | str:
+    if value is None or math.isnan(value):
+        return ""
     return value if isinstance(value, int) else f"{value:.6g}"
 
 

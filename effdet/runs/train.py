@@ -41,7 +41,8 @@ class Run:
     Attributes:
         folder: The run folder; docs/training.md says what it holds.
         history: One row per epoch: ``epoch``, ``step``, ``lr``, ``loss``, ``class_loss``, ``box_loss``,
-            ``images_per_second`` and, where it was evaluated, COCO's 12 numbers by the names of ``CocoMetrics``.
+            ``images_per_second`` and, where it was evaluated, COCO's 12 numbers by the names of ``CocoMetrics`` and
+            the AP of each class as ``ap of NAME``.
     """
 
     folder: Path

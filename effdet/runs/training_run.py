@@ -29,6 +29,7 @@ class Plan:
     accumulate: int = 1  # micro-batches per step
     plain_epochs: int = 0  # at the end, without mosaic and mixup
     evaluate_every: int = 1
+    patience: int | None = None  # evaluations without a better AP after which the run ends
 
     def steps_per_epoch(self, loader: Loader) -> int:
         """Return the optimizer steps of an epoch; the last may have fewer micro-batches."""
@@ -84,7 +85,7 @@ class TrainingRun:
                 self.fusion_log.step(progress.step)
             if progress.history:
                 self.log.write_table(progress.history)  # without rows of epochs that are to be repeated
-            while progress.epoch < self.plan.epochs:
+            while progress.epoch < self.plan.epochs and not self._has_stalled():
                 self._train_epoch()
                 progress.history.append(self._finish_epoch())
                 progress.sums = {}
@@ -92,6 +93,16 @@ class TrainingRun:
                 self.checkpoints.save()
                 if after_epoch is not None:
                     after_epoch(progress.history)
+            if progress.epoch < self.plan.epochs:
+                logger.info(
+                    "no better AP in %d evaluations: the run ends after epoch %d", self.plan.patience, progress.epoch
+                )
+
+    def _has_stalled(self) -> bool:
+        """Return whether the last ``patience`` evaluations were no better than one before them."""
+        patience = self.plan.patience
+        scores = [row["ap"] for row in self.progress.history if "ap" in row]
+        return patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
     def _train_epoch(self) -> None:
         plan, progress = self.plan, self.progress

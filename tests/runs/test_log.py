@@ -36,6 +36,18 @@ def test_the_table_has_a_row_an_epoch_and_empty_cells_without_evaluation(tmp_pat
     assert [second[name] for name in ("step", "ap", "ap50", "ar_large")] == ["20", "0", "0.01", "0.11"]
 
 
+def test_each_evaluation_has_the_ap_of_each_class(tmp_path):
+    rows = [
+        {"epoch": 1, "step": 7, "ap": 0.25, "ap of cat": 0.5, "ap of a, b": float("nan")},
+        {"epoch": 2, "step": 14},
+        {"epoch": 3, "step": 21, "ap": 0.5, "ap of cat": 0.75, "ap of a, b": 0.25},
+    ]
+    RunLog(tmp_path).write_table(rows)
+    lines = (tmp_path / "per_class.csv").read_text().splitlines()
+    assert lines == ['epoch,step,ap,cat,"a, b"', "1,7,0.25,0.5,", "3,21,0.5,0.75,0.25"]
+    assert "of cat" not in (tmp_path / "metrics.csv").read_text()
+
+
 def test_the_score_columns_are_the_numbers_of_the_evaluation():
     from effdet.evaluation.coco import CocoMetrics
 

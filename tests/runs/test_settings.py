@@ -136,6 +136,7 @@ SETTINGS = [
     Setting("train.gradient_checkpointing=true, train.fused=false", calls_of_forward, 2),
     Setting("train.freeze=stem", lambda run: len(run.trainer.parameters)),
     Setting("train.freeze_bn=true", trains_bn_of_backbone, False),
+    Setting("train.patience=3", lambda run: run.plan.patience, 3),
     Setting("train.checkpoint_minutes=9", lambda run: run.checkpoints.minutes, 9),
     Setting("eval.every=2", lambda run: run.plan.evaluate_every, 2),
     Setting("eval.batch_size=3", batch_sizes_of_evaluation, [3, 3, 2]),

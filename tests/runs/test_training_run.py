@@ -438,6 +438,19 @@ def test_evaluation_comes_every_so_often_and_at_the_end_and_the_best_average_is_
     assert_equal(run.saved, [seen[0], seen[2]])  # of equals the later one
 
 
+def test_a_run_without_a_better_score_ends_early_also_when_it_is_resumed(tmp_path, caplog):
+    scores = iter([0.1, 0.4, 0.4, 0.3, 0.9])
+    run = make_run(tmp_path, evaluate=lambda _: {"ap": next(scores)}, epochs=9, patience=2)
+    with caplog.at_level("INFO"):
+        run.run()
+    assert [row["ap"] for row in run.progress.history] == [0.1, 0.4, 0.4, 0.3]
+    assert "no better AP in 2 evaluations: the run ends after epoch 4" in caplog.text
+    resumed = make_run(tmp_path, epochs=9, patience=2)
+    resume(resumed, tmp_path)
+    resumed.run()
+    assert len(resumed.progress.history) == 4
+
+
 def test_the_best_score_survives_a_resume(tmp_path):
     with pytest.raises(KilledError):
         make_run(tmp_path, evaluate=lambda _: {"ap": 0.7}, loader=Loader(before=killer((1, 0)))).run()
