@@ -24,7 +24,7 @@ ifneq ($(strip $(EFFDET_MEDIAPIPE_PYTHON)),)
   export EFFDET_MEDIAPIPE_PYTHON
 endif
 
-.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps gpu-check parity lint format types package clean
+.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps gpu-check runtime-speed parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
@@ -73,6 +73,14 @@ $(EXECUTORCH)/.installed: $(VENV)/.installed
 # The tests that need ExecuTorch or coremltools.
 test-executorch: executorch-env
 	$(EXECUTORCH)/bin/python -m pytest -n auto tests/deployment/test_executorch.py tests/deployment/test_coreml.py
+
+# The runtimes of exported files side by side, as in docs/performance.md; the exports, which take long, are kept.
+RUNTIMES = onnxruntime openvino litert executorch openvino-int8 litert-int8 executorch-int8
+
+runtime-speed: executorch-env
+	for threads in 1 2; do $(EXECUTORCH)/bin/python tools/benchmark.py network --no-peak --classes 3 \
+		--variant lite0 lite1 lite2 lite3 lite4 d0 --runtime $(RUNTIMES) --threads $$threads \
+		--repeats 5 --steps 6 --keep runs/runtime-speed --json runs/runtime-speed/$$threads.json || exit 1; done
 
 parity: env peer-env
 	EFFDET_PEER_PYTHON=$(abspath $(PEER)/bin/python) $(BIN)/python tests/peer/parity.py --table docs/parity.md

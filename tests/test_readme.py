@@ -168,6 +168,8 @@ def check_command(words):
     command = our_command(words)
     if words[0] == "make":
         assert set(words[1:]) <= make_targets(), "no such target"
+    elif words[0] == "python" and words[1].startswith("tests/"):
+        assert (ROOT / words[1]).is_file(), f"{words[1]} does not exist"
     elif command is None:
         assert words[0] in ("pip", "git", "cd") or re.match(r"\w+=", words[0]), "another program"
     else:
