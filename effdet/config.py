@@ -178,6 +178,7 @@ class DataConfig:
     max_val_images: int | None = None
     tiles: Any = None  # cut images into tiles: a side or [height, width] in pixels, or auto; null: whole images
     tile_overlap: float | None = None  # share of a tile's side; null: 0.2, or as long as objects with tiles: auto
+    value_range: tuple[float, float] | None = None  # stored values that become 0 and 255; null: 8 bits, or the data's
     resize: Resize = Resize.letterbox  # stretch: fill the input without padding, as MediaPipe does; see docs/edge.md
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -198,6 +199,10 @@ class DataConfig:
         overlap = self.tile_overlap
         good = overlap is None or (self.tiles is not None and 0 <= overlap <= 0.9)
         _check(good, "data.tile_overlap", "lie in [0, 0.9], and be null where data.tiles is null", overlap)
+        if self.value_range is not None:
+            low, high = self.value_range
+            good = math.isfinite(low) and math.isfinite(high) and low < high
+            _check(good, "data.value_range", "be two finite numbers low < high", list(self.value_range))
         for name in ("max_train_images", "max_val_images"):
             number = getattr(self, name)
             _check(number is None or number >= 1, f"data.{name}", "be 1 or more", number)

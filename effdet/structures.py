@@ -66,7 +66,7 @@ class Batch:
     in the network input. The two are equal unless images are stretched.
     """
 
-    images: Tensor  # (B, 3, H, W) uint8 RGB, or float32 that is normalised already
+    images: Tensor  # (B, C, H, W) levels in 0…255, mostly uint8 RGB; float32 of a letterbox is normalised already
     content_sizes: Tensor  # (B, 2) int64 (height, width) without padding
     scales: Tensor  # (B, 2) float32, network pixels per original pixel along x and y
     original_sizes: Tensor  # (B, 2) int64 (height, width)
@@ -195,11 +195,13 @@ class Detections:
     def draw(self, image: np.ndarray, *, score_threshold: float = 0.0) -> np.ndarray:
         """Return a copy of an RGB uint8 (H, W, 3) image with the boxes, names and scores drawn on it.
 
-        Boxes are scaled where the picture has another size than the image that they were found in.
+        Of an image with other channels or levels, as ``predict_iter`` yields it for a network that takes such, the
+        first three channels are shown, or the first one as gray. Boxes are scaled where the picture has another size
+        than the image that they were found in.
         """
-        from effdet.visualize import draw_detections  # imported only when something is drawn
+        from effdet.visualize import as_rgb, draw_detections  # imported only when something is drawn
 
-        return draw_detections(image, self.above(score_threshold))
+        return draw_detections(as_rgb(image), self.above(score_threshold))
 
 
 def check_same_length(names: Sequence[str], ids: Sequence[int], num_classes: int) -> None:

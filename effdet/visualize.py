@@ -46,6 +46,19 @@ class GroundTruth(Protocol):
         """(M,) bool."""
 
 
+def as_rgb(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return an image of any number of channels as RGB, to look at: its first three channels, or the first one as gray.
+
+    Args:
+        levels: (H, W, C) levels in 0…255, uint8 or float.
+    """
+    if levels.ndim == 3 and levels.shape[2] != 3:
+        levels = levels[..., :3] if levels.shape[2] > 3 else np.repeat(levels[..., :1], 3, axis=2)
+    if np.issubdtype(levels.dtype, np.floating):
+        levels = np.rint(levels.clip(0, 255)).astype(np.uint8)
+    return np.ascontiguousarray(levels)
+
+
 def draw_detections(image: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.uint8]:
     """Return a copy of the image with each box, its class name and its score in per cent.
 

@@ -130,6 +130,7 @@ WRONG = [
     ("data: {augment: {plain_epochs: -1}}", "data.augment.plain_epochs must be 0 or more, got -1"),
     ("data: {image_size: [16, 512]}", r"data.image_size must be at least 32 on each side, got \[16, 512\]"),
     ("data: {image_size: [64, 64], long_side: 64}", "data.long_side must be null where data.image_size is set, got 64"),
+    ("data: {value_range: [2, 1]}", r"data.value_range must be two finite numbers low < high, got \[2.0, 1.0\]"),
     ("data: {max_train_images: 0}", "data.max_train_images must be 1 or more, got 0"),
     ("data: {max_val_images: -3}", "data.max_val_images must be 1 or more, got -3"),
     ("data: {long_side: 16}", "data.long_side must be 32 or more, got 16"),

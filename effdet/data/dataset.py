@@ -21,6 +21,7 @@ from effdet.data.text_column import TextColumn
 from effdet.images.stored import StoredImage
 
 if TYPE_CHECKING:  # scoring a results file needs no image reader, and no torch
+    from effdet.images.pixel_format import PixelFormat
     from effdet.images.reading import Picture
 
 Array: TypeAlias = NDArray[Any]
@@ -58,6 +59,7 @@ class Dataset:
     annotation_file: Path
     findings: tuple[Finding, ...] = ()
     spans: NDArray[np.int64] | None = None  # (I, 2) start and length in bytes of images in tar archives; -1: a file
+    pixels: PixelFormat | None = None  # which the network takes; None: 8-bit RGB
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -94,7 +96,7 @@ class Dataset:
         return stored_image(self.folder, self.names[index], self.spans, index)
 
     def read(self, index: int) -> Array:
-        """Return image number ``index`` as (H, W, 3) uint8 RGB.
+        """Return image number ``index``, (H, W, C), in the format ``pixels``.
 
         Raises:
             FileNotFoundError: If the file does not exist.
@@ -107,16 +109,17 @@ class Dataset:
 
         Args:
             index: Number of the image.
-            read: What decodes the file; None: ``effdet.images.reading.read_picture``, at full size.
+            read: What decodes the file; None: that of ``pixels``, at full size.
 
         Raises:
             FileNotFoundError, ImageError: As ``read``.
         """
-        from effdet.images.reading import ImageError, read_picture
+        from effdet.images.pixel_format import PixelFormat
+        from effdet.images.reading import ImageError
 
         height, width = (int(side) for side in self.sizes[index])
         stored = self.stored(index)
-        picture = (read or read_picture)(stored, size=(height, width) if height else None)
+        picture = (read or (self.pixels or PixelFormat()).read)(stored, size=(height, width) if height else None)
         if height and picture.original_size != (height, width):
             raise ImageError(
                 f"{stored.name}: is {picture.original_size[1]}×{picture.original_size[0]} pixels, "

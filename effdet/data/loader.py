@@ -20,7 +20,7 @@ from effdet.data.loader_process import SharedDataset, new_images, prepare_proces
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.order import EvalOrder, Place, TrainOrder
 from effdet.data.tiles import TileTable
-from effdet.data.transforms import Augmented, Sample, build_train_transform
+from effdet.data.transforms import RGB, Augmented, Sample, build_train_transform
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Fit
 from effdet.images.reading import ImageError
@@ -44,7 +44,7 @@ class _Item(NamedTuple):
 class _Packed(NamedTuple):
     """A batch that a loader process sends: one tensor, because each tensor needs a file descriptor."""
 
-    images: Tensor  # (B, H, W, 3) uint8, or normalised float32
+    images: Tensor  # (B, H, W, C)
     items: tuple[_Item, ...]  # without their images
     unreadable: tuple[str, ...] = ()
     error: Exception | None = None  # passed as a value: PyTorch would add a traceback to the text of a raised one
@@ -66,7 +66,7 @@ class TrainLoader:
         augment: The augmentation.
         seed: Seed of the order and the augmentation.
         workers: Loader processes; 0 loads in the calling process. They stay alive between epochs.
-        fill: RGB of the padding.
+        fill: Level of each channel of the padding.
         fit: How images are brought into the network input.
         rank: Number of this process among ``world_size`` ones, which share each epoch.
         world_size: Number of processes.
@@ -87,7 +87,7 @@ class TrainLoader:
         augment: AugmentConfig,
         seed: int,
         workers: int,
-        fill: tuple[int, int, int],
+        fill: tuple[int, ...],
         fit: Fit = "letterbox",
         tiles: Tiles | None = None,
         rank: int = 0,
@@ -162,7 +162,7 @@ class _TrainItems:
         tiles: TileTable,
         image_size: tuple[int, int],
         augment: AugmentConfig,
-        fill: tuple[int, int, int],
+        fill: tuple[int, ...],
         fit: Fit,
         seed: int,
     ) -> None:
@@ -174,11 +174,12 @@ class _TrainItems:
         self.seed = seed
         self.mosaic = augment.mosaic
         self.mixup = augment.mixup
-        self.transform = build_train_transform(augment, image_size, fill, fit)
+        self.pixels = dataset.pixels or RGB
+        self.transform = build_train_transform(augment, image_size, fill, fit, self.pixels)
 
     def batch(self, places: Sequence[Place]) -> tuple[Tensor, list[_Item], list[str]]:
-        """Return the images, (B, H, W, 3) uint8, their items, and the files that could not be read."""
-        images = new_images(len(places), self.image_size)
+        """Return the images, (B, H, W, C) levels in 0…255, their items, and the files that could not be read."""
+        images = new_images(len(places), self.image_size, self.pixels)
         items = [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
         return images, items, [name for item in items for name in item.unreadable]
 
@@ -218,7 +219,7 @@ class _EvalItems:
         self.letterbox = letterbox
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, list[_Item], list[str]]:
-        """Return the images, (B, H, W, 3), their items, and file and reason of each image that cannot be read."""
+        """Return the images, (B, H, W, C), their items, and file and reason of each image that cannot be read."""
         items: list[_Item] = []
         unreadable: list[str] = []
         for index in indices:
@@ -227,7 +228,7 @@ class _EvalItems:
             except (ImageError, OSError) as error:
                 unreadable.append(str(error))
         if not items:
-            return torch.empty(0, *self.letterbox.image_size, 3), items, unreadable
+            return torch.empty(0, *self.letterbox.image_size, len(self.letterbox.mean)), items, unreadable
         return torch.from_numpy(np.stack([item.sample.image for item in items])), items, unreadable
 
     def _make(self, index: int) -> _Item:

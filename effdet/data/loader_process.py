@@ -18,6 +18,7 @@ from torch.utils.data import get_worker_info
 from effdet.data.array_file import mapped_place
 from effdet.data.dataset import Dataset
 from effdet.data.text_column import TextColumn
+from effdet.images.pixel_format import PixelFormat
 
 
 class SharedDataset:
@@ -62,16 +63,17 @@ class _SharedArray:
         return self._tensor.numpy()
 
 
-def new_images(count: int, image_size: tuple[int, int]) -> Tensor:
-    """Return an unset batch, (count, H, W, 3) uint8; in a loader process, in memory that the main process shares.
+def new_images(count: int, image_size: tuple[int, int], pixels: PixelFormat) -> Tensor:
+    """Return an unset batch, (count, H, W, C); in a loader process, in memory that the main process shares.
 
     Images are written into it, which saves two copies of every batch.
     """
-    shape = (count, *image_size, 3)
+    shape = (count, *image_size, pixels.channels)
+    dtype = torch.uint8 if pixels.value_range is None else torch.float32
     if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
 
 
 def prepare_process(_: int) -> None:

@@ -19,19 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.config import AugmentConfig, ConfigError
-from effdet.images.letterbox import Letterbox, pad
+from effdet.images.letterbox import Letterbox, pad, resize_linear
+from effdet.images.pixel_format import PixelFormat
 from effdet.images.preprocessing import Fit, Preprocessing, Scales
 
 Array: TypeAlias = NDArray[Any]
 
 MIN_VISIBLE = 0.1  # smallest part of a box's area that must remain in the image after a crop
+RGB = PixelFormat()
+_LIGHT = 0.4  # largest change of brightness and contrast
 MIN_SIDE = 1.0  # pixels; a thinner box counts as degenerate
 
 
 class Sample(NamedTuple):
     """An image with its boxes, in pixels of that image."""
 
-    image: Array  # (H, W, 3) uint8 RGB
+    image: Array  # (H, W, C) levels in 0…255, uint8 or float32
     boxes: NDArray[np.float32]  # (M, 4) xyxy
     labels: NDArray[np.int64]  # (M,)
     is_crowd: NDArray[np.bool_]  # (M,)
@@ -40,7 +43,7 @@ class Sample(NamedTuple):
 class Augmented(NamedTuple):
     """A sample in pixels of the network input. The resized image is in the top-left corner; the rest is padding."""
 
-    image: Array  # (H, W, 3) uint8 RGB
+    image: Array  # (H, W, C) levels in 0…255, uint8 or float32
     boxes: NDArray[np.float32]  # (M, 4) xyxy
     labels: NDArray[np.int64]  # (M,)
     is_crowd: NDArray[np.bool_]  # (M,)
@@ -64,16 +67,27 @@ def keep_visible(sample: Sample) -> Sample:
 
 
 def build_train_transform(
-    augment: AugmentConfig, image_size: tuple[int, int], fill: tuple[int, int, int], fit: Fit = "letterbox"
+    augment: AugmentConfig,
+    image_size: tuple[int, int],
+    fill: tuple[int, ...],
+    fit: Fit = "letterbox",
+    pixels: PixelFormat = RGB,
 ) -> TrainTransform:
     """Build the augmentation of one image (mosaic and mixup happen before it).
 
-    ``image_size`` is the network input, ``fill`` the RGB of its padding.
+    ``image_size`` is the network input, ``fill`` the level of each channel of its padding, ``pixels`` what images are:
+    of other images than 8-bit RGB, ``augment.color`` changes brightness and contrast.
 
     Raises:
         ConfigError: If ``augment.transforms`` names a transform or an argument that does not exist, a value does not
-            fit, or the transform does not work on uint8 images with boxes.
+            fit, or the transform does not work on uint8 images with boxes; or if images are not 8-bit RGB.
     """
+    if augment.transforms and not pixels.is_rgb:
+        raise ConfigError(
+            f"data.augment.transforms must be empty for images that are not 8-bit RGB, got {len(augment.transforms)}; "
+            "leave them out"
+        )
+    color = augment.color if pixels.is_rgb else 0.0
     return TrainTransform(
         image_size=image_size,
         fill=fill,
@@ -82,7 +96,8 @@ def build_train_transform(
         vertical_flip=augment.vertical_flip,
         scale=(augment.scale[0], augment.scale[1]),
         safe_crop=augment.safe_crop,
-        content_transforms=_build_albumentations(augment.color, augment.transforms, image_size),
+        content_transforms=_build_albumentations(color, augment.transforms, image_size),
+        light=0.0 if pixels.is_rgb else augment.color,
     )
 
 
@@ -100,13 +115,14 @@ class TrainTransform:
     """  # noqa: D415
 
     image_size: tuple[int, int]
-    fill: tuple[int, int, int]
+    fill: tuple[int, ...]
     fit: Fit = "letterbox"
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
     scale: tuple[float, float] = (0.1, 2.0)
     safe_crop: float = 0.0
     content_transforms: AlbumentationsAdapter | None = None
+    light: float = 0.0  # strength of changes of brightness and contrast, for images that are not 8-bit RGB
 
     def __call__(
         self, image: Array, boxes: Array, labels: Array, is_crowd: Array, seed: int, *, out: Array | None = None
@@ -114,13 +130,13 @@ class TrainTransform:
         """Augment one image; the result is a pure function of the arguments.
 
         Args:
-            image: (H, W, 3) uint8 RGB of any size.
+            image: (H, W, C) levels in 0…255 of any size.
             boxes: (M, 4) float32 xyxy pixels.
             labels: (M,) int64.
             is_crowd: (M,) bool.
             seed: Any integer in [0, 2⁶⁴).
-            out: Contiguous (H, W, 3) uint8 array of ``image_size``, for example a slice of a batch. The image is
-                written into it.
+            out: Contiguous (H, W, C) array of ``image_size`` and the type of the image, for example a slice of a batch.
+                The image is written into it.
         """
         rng = np.random.default_rng(seed)
         sample = Sample(image, boxes, labels, is_crowd)
@@ -136,6 +152,8 @@ class TrainTransform:
         sample = flip(sample, horizontal=bool(flip_x), vertical=bool(flip_y))
         if self.content_transforms is not None:
             sample = self.content_transforms(sample, int(rng.integers(2**32)))
+        if self.light:
+            sample = sample._replace(image=change_light(sample.image, self.light, rng))
 
         sample, content_size, (shrink_x, shrink_y) = self._pad(sample, out)
         return Augmented(*sample, content_size, (scales[0] * shrink_x, scales[1] * shrink_y))
@@ -154,6 +172,15 @@ class TrainTransform:
             out[:] = image
         factors = np.array([content_size[1] / width, content_size[0] / height] * 2, dtype=np.float32)
         return sample._replace(image=image, boxes=sample.boxes * factors), content_size, scales
+
+
+def change_light(image: Array, strength: float, rng: np.random.Generator) -> Array:
+    """Multiply the levels of an image, then their distance from the mean, each by a factor in 1 ± 0.4 · strength."""
+    brightness, contrast = rng.uniform(1 - _LIGHT * strength, 1 + _LIGHT * strength, 2)
+    levels = image.astype(np.float32) * np.float32(brightness)
+    mean = levels.mean(axis=(0, 1), keepdims=True)
+    changed = ((levels - mean) * np.float32(contrast) + mean).clip(0, 255)
+    return changed if image.dtype != np.uint8 else np.rint(changed).astype(np.uint8)
 
 
 def random_safe_crop(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -196,7 +223,7 @@ def random_resized_crop(
         _visible_span(*axis, rng) for axis in zip(sides, scales, targets, image_size, strict=True)
     )
     visible = sample.image[top : top + rows, left : left + columns]
-    image = cv2.resize(visible, (width, height), interpolation=cv2.INTER_LINEAR)
+    image = resize_linear(visible, (height, width))
     offset = np.array([left, top, left, top], dtype=np.float32)
     factors = np.array([width / columns, height / rows] * 2, dtype=np.float32)
     return keep_visible(sample._replace(image=image, boxes=(sample.boxes - offset) * factors)), (scales[1], scales[0])
@@ -225,7 +252,7 @@ def flip(sample: Sample, *, horizontal: bool, vertical: bool) -> Sample:
     if vertical:
         boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
     code = -1 if horizontal and vertical else int(horizontal)
-    image = cv2.flip(sample.image, code)
+    image = cv2.flip(sample.image, code).reshape(sample.image.shape)  # OpenCV drops the axis of a single channel
     return sample._replace(image=image, boxes=boxes)
 
 
@@ -291,7 +318,7 @@ def _build_albumentations(
 
 
 def _color_jitter(strength: float) -> Any:
-    amount = 0.4 * strength
+    amount = _LIGHT * strength
     return _import_albumentations().ColorJitter(
         brightness=(1 - amount, 1 + amount),
         contrast=(1 - amount, 1 + amount),

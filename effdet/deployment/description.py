@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from effdet.deployment.formats import Precision
+from effdet.images.pixel_format import check_range
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
@@ -47,6 +48,7 @@ class Description:
     input: Literal["normalised", "pixels"] = "normalised"  # "pixels": of 0…255; the graph normalises them
     outputs: Literal["raw", "detections"] = "raw"
     precision: Precision = "fp32"
+    value_range: tuple[float, float] | None = None  # of stored values, which become 0…255; None: 8-bit levels
     training_tiles: Tiles | None = None  # in which objects have the size that they had in training; None: unknown
 
     def __post_init__(self) -> None:
@@ -103,6 +105,8 @@ def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
     check(not unknown, "its entries", "be known to this version", ", ".join(unknown))
     values["settings"] = settings_of(values["settings"], "settings", PostprocessSettings)
     values["preprocessing"] = settings_of(values["preprocessing"], "preprocessing", Preprocessing)
+    if values.get("value_range") is not None:
+        values["value_range"] = check_range(values["value_range"])
     values["training_tiles"] = tiles_from_dict(values.get("training_tiles"))
     for name in ("class_names", "category_ids", "image_size", "mean", "std"):
         values[name] = list_of(values, name)

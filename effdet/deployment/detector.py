@@ -92,6 +92,7 @@ class DeployedDetector:
             mean=self.description.mean,
             std=self.description.std,
             preprocessing=self.preprocessing,
+            value_range=self.description.value_range,
         )
 
     @property

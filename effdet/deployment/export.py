@@ -123,6 +123,7 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         input=FORMATS[options.format].input_kind(model.letterbox.mean, model.letterbox.std, options.precision),
         outputs="detections" if options.with_nms else "raw",
         precision=options.precision,
+        value_range=model.value_range,
         training_tiles=model.training_tiles,
     )
 

@@ -28,6 +28,7 @@ from effdet.detector.prediction import predict_iter
 from effdet.detector.saving import describe, push, save
 from effdet.detector.views import TileChoice, Views
 from effdet.images.letterbox import Letterbox
+from effdet.images.pixel_format import check_range
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.anchors import anchors_of
 from effdet.models.architecture import Architecture
@@ -54,7 +55,8 @@ class EfficientDet(nn.Module):
         architecture: What the network is; or the name of a published one, see ``list_variants``.
         num_classes: K, without a background class.
         backbone_weights: None for random weights (never touches the network); "imagenet", a timm tag or a file:
-            see ``find_backbone_weights``. They bring their own mean and standard deviation.
+            see ``find_backbone_weights``. They bring their own mean and standard deviation, unless images are not 8-bit
+            RGB. For another number of channels, their stem is inflated (``effdet.weights.stem.inflate``).
         image_size: Network input, one side or (height, width); any size. Default: that of the architecture.
         class_names: One name per class. Default: the label as text.
         category_ids: The data set's own id of each class. Default: the label.
@@ -63,6 +65,8 @@ class EfficientDet(nn.Module):
         preprocessing: How images become the network input.
         training_tiles: Tiles of an image in which objects have the size in the network input that they had in training:
             what ``predict(..., tiles="auto")`` takes.
+        value_range: Stored values of images that become the levels 0 and 255; None: images have 8-bit levels. See
+            ``effdet.images.pixel_format.PixelFormat``.
 
     Raises:
         ValueError: If no architecture has that name, or a number or a length does not fit.
@@ -85,38 +89,36 @@ class EfficientDet(nn.Module):
         settings: PostprocessSettings | None = None,
         preprocessing: Preprocessing | None = None,
         training_tiles: Tiles | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.architecture = _architecture(architecture)
-        if backbone_weights is not None and self.architecture.in_channels != 3:
-            raise ValueError(
-                f"backbone_weights must be None for in_channels={self.architecture.in_channels}: they were trained on "
-                "images of 3 channels"
-            )
         self.name = self.architecture.name
         self.image_size = self.architecture.image_size if image_size is None else image_size
         self.stochastic_depth = self.architecture.stochastic_depth if stochastic_depth is None else stochastic_depth
         self.settings = settings or PostprocessSettings()
         self.preprocessing = preprocessing or Preprocessing()
         self.training_tiles = training_tiles
+        self.value_range = None if value_range is None else check_range(value_range)
         self.criterion = DetectionLoss()
         self.num_classes, self.class_names, self.category_ids = check_classes(num_classes, class_names, category_ids)
 
         self.network = Network(self.architecture, num_classes, stochastic_depth=self.stochastic_depth)
         self.register_buffer("mean", torch.tensor(self.architecture.mean), persistent=False)
         self.register_buffer("std", torch.tensor(self.architecture.std), persistent=False)
+        self._known_mean, self._known_std = KnownNumbers(), KnownNumbers()
         self.start = "random weights"
         if backbone_weights is not None:
             name, is_custom = self.architecture.backbone, self.architecture.backbone_blocks is not None
             weights = find_backbone_weights(backbone_weights, name)
             custom = f"backbone_blocks, which must have the layers of {name} for its weights"
             load_backbone(self.network.backbone, weights, what=custom if is_custom else "the backbone")
-            self.mean.copy_(torch.tensor(weights.mean))
-            self.std.copy_(torch.tensor(weights.std))
+            if self.letterbox.pixels.is_rgb:  # other images have a mean of their own
+                self.mean.copy_(torch.tensor(weights.mean))
+                self.std.copy_(torch.tensor(weights.std))
             self.start = f"backbone weights from {weights.source}; neck and heads random"
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
         self._evaluation_copies = EvaluationCopies()
-        self._known_mean, self._known_std = KnownNumbers(), KnownNumbers()
 
     # ------------------------------------------------------------------ torchvision's contract
 
@@ -327,6 +329,7 @@ class EfficientDet(nn.Module):
             mean=self._known_mean.of(self.mean),
             std=self._known_std.of(self.std),
             preprocessing=self.preprocessing,
+            value_range=self.value_range,
         )
 
     @property

@@ -165,7 +165,8 @@ def _whole_images(
 def _all_views(
     detector: Detector, source: Any, batch_size: int, views: Views
 ) -> Generator[tuple[Picture, Detections], None, None]:
-    with closing(read_ahead(iterate_pictures(source), 1)) as pictures:
+    pixels = detector.letterbox.pixels
+    with closing(read_ahead(iterate_pictures(source, pixels.read, convert=pixels.convert), 1)) as pictures:
         for picture in pictures:
             if picture.pixels.shape[:2] != picture.original_size:
                 raise ValueError(
@@ -189,7 +190,7 @@ class _Prepared(NamedTuple):
 
 def _batches(source: Any, letterbox: Letterbox, batch_size: int) -> Generator[_Prepared, None, None]:
     """Yield prepared batches; a thread starts only where there are more images than one batch holds."""
-    images = iterate_pictures(source, letterbox.read)
+    images = iterate_pictures(source, letterbox.read, convert=letterbox.pixels.convert)
     first = list(islice(images, batch_size))
     if not first:
         return

@@ -54,5 +54,6 @@ def describe(model: EfficientDet) -> dict[str, Any]:
         "stochastic_depth": model.stochastic_depth,
         "settings": asdict(model.settings),
         "preprocessing": asdict(model.preprocessing),
+        "value_range": model.value_range and list(model.value_range),
         "training_tiles": model.training_tiles and asdict(model.training_tiles),
     }

@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = frozenset(
         ".ppm",
         ".pnm",
         ".tga",
+        ".npy",
     }
 )
 VIDEO_SUFFIXES = frozenset(

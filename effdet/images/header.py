@@ -8,6 +8,7 @@ import struct
 from PIL import Image
 
 from effdet.images.jpeg import orientation_of
+from effdet.images.npy import npy_size
 from effdet.images.stored import StoredImage
 
 _HEAD = 4096  # bytes that hold the header of most JPEG files without EXIF
@@ -25,7 +26,8 @@ def upright_size(image: StoredImage) -> tuple[int, int] | None:
         None if it cannot be read; that all files are good is checked elsewhere.
     """
     try:
-        size = _plain_jpeg_size(image.read_start(_HEAD))
+        start = image.read_start(_HEAD)
+        size = _plain_jpeg_size(start) or npy_size(start)
         if size is not None:
             return size
         with Image.open(io.BytesIO(image.read_bytes())) as opened:

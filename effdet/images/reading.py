@@ -28,6 +28,7 @@ from effdet.images.jpeg import (
     largest_reduction,
     orientation_of,
 )
+from effdet.images.npy import is_npy, read_npy
 from effdet.images.pixels import pillow_to_rgb, stored_to_rgb
 from effdet.images.png import bit_depth, damaged_chunk, is_png
 from effdet.images.stored import StoredImage
@@ -104,10 +105,10 @@ def read_picture(
     except UnreadableError as error:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
-        raise ImageError(f"{name}: truncated or corrupt image: {_first_line(error)}") from error
-    if _orientation_to_undo(stored, orientation, size) == 1:
+        raise ImageError(f"{name}: truncated or corrupt image: {first_line(error)}") from error
+    if orientation_to_undo(stored, orientation, size) == 1:
         return Picture(name, pixels, stored)
-    return Picture(name, _upright(pixels, orientation), stored[::-1] if orientation >= 5 else stored)
+    return Picture(name, upright(pixels, orientation), stored[::-1] if orientation >= 5 else stored)
 
 
 def read_encoded(source: str | Path | StoredImage) -> EncodedImage:
@@ -125,12 +126,12 @@ def _decode(data: Data, size: Size | None, least_size: Callable[[Size], Size] | 
     if is_jpeg(data):
         stored = jpeg_size(data)
         if stored is not None:
-            _check_size(stored)
+            check_size(stored)
         if is_whole_jpeg(data):
             orientation = jpeg_orientation(data)
             reduction = 1
             if stored is not None and least_size is not None:
-                swapped = _orientation_to_undo(stored, orientation, size) >= 5
+                swapped = orientation_to_undo(stored, orientation, size) >= 5
                 least = least_size(stored[::-1])[::-1] if swapped else least_size(stored)
                 reduction = largest_reduction(stored, least)
             image = decode_jpeg(data, reduction=reduction)
@@ -140,25 +141,45 @@ def _decode(data: Data, size: Size | None, least_size: Callable[[Size], Size] | 
 
 
 def _decode_other(data: Data) -> tuple[Array, Size, int]:
+    if is_npy(data):
+        image = stored_to_rgb(_of_rgb(read_npy(data)))
+        return image, (image.shape[0], image.shape[1]), 1
     if is_png(data) and (chunk := damaged_chunk(data)) is not None:
         raise UnreadableError(f"truncated or corrupt image: the PNG's chunk {chunk} is missing or damaged")
     tiff = TiffKind(data)
     if (unread := tiff.unread()) is not None:
         raise UnreadableError(f"is a TIFF with {unread}, which is not read; convert it to 8-bit RGB")
-    opened = _open(data)
+    if tiff.has_bands:
+        raise UnreadableError(_no_rgb(tiff.channels))
+    opened = open_with_pillow(data)
     if opened is None:
         image, orientation = _opencv_to_rgb(data), 1
     else:
         with opened:
-            _check_size((opened.height, opened.width))
-            image = _opencv_to_rgb(data) if _needs_opencv(opened, data, tiff) else pillow_to_rgb(opened)
+            check_size((opened.height, opened.width))
+            image = _opencv_to_rgb(data) if needs_opencv(opened, data, tiff) else pillow_to_rgb(opened)
             orientation = orientation_of(opened)
     if tiff.white_is_zero and tiff.bits > 8:  # the decoders turn the others round
         image = 255 - image
     return image, (image.shape[0], image.shape[1]), orientation
 
 
-def _check_size(size: Size) -> None:
+def _of_rgb(values: Array) -> Array:
+    channels = values.shape[2]
+    if channels not in (1, 3, 4):
+        raise UnreadableError(_no_rgb(channels))
+    return values
+
+
+def _no_rgb(channels: int) -> str:
+    return (
+        f"has {channels} channels, which are no RGB; model.architecture.in_channels={channels} trains a network that "
+        "takes it"
+    )
+
+
+def check_size(size: Size) -> None:
+    """Raise ``UnreadableError`` if an image has more pixels than are read."""
     if size[0] * size[1] > MAX_PIXELS:
         raise UnreadableError(
             f"has {size[1]}×{size[0]} pixels, {size[0] * size[1] / 1e6:.0f} megapixels; at most "
@@ -166,7 +187,7 @@ def _check_size(size: Size) -> None:
         )
 
 
-def _open(data: Data) -> Image.Image | None:
+def open_with_pillow(data: Data) -> Image.Image | None:
     """Open an image as ``Image.open`` does, but without its limit on pixels; None if Pillow does not know the format.
 
     Pillow's limit is a global variable, which belongs to the program that uses this package.
@@ -188,7 +209,7 @@ def _open(data: Data) -> Image.Image | None:
     return None
 
 
-def _needs_opencv(opened: Image.Image, data: Data, tiff: TiffKind) -> bool:
+def needs_opencv(opened: Image.Image, data: Data, tiff: TiffKind) -> bool:
     """Return whether Pillow would drop half the bits of each sample, misread its sign, or find it too large."""
     if opened.format == "PNG":
         return bit_depth(data) == 16 and opened.mode in ("RGB", "RGBA", "LA")
@@ -205,9 +226,9 @@ def _opencv_to_rgb(data: Data) -> Array:
         with quiet_opencv():
             values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise UnreadableError(f"truncated or corrupt image: {_first_line(error)}") from error
+        raise UnreadableError(f"truncated or corrupt image: {first_line(error)}") from error
     if values is None:
-        raise UnreadableError(_unknown_format(data))
+        raise UnreadableError(unknown_format(data))
     if values.ndim == 3 and values.shape[2] >= 3:
         values = values[..., [2, 1, 0]]  # OpenCV has BGR
     elif values.ndim == 3:
@@ -215,7 +236,8 @@ def _opencv_to_rgb(data: Data) -> Array:
     return stored_to_rgb(values)
 
 
-def _unknown_format(data: Data) -> str:
+def unknown_format(data: Data) -> str:
+    """Return what to say of data that no decoder reads."""
     start = data[:12].tobytes()
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
         return "is a HEIC image, which Pillow reads only after pillow_heif.register_heif_opener(); convert it to JPEG"
@@ -226,7 +248,8 @@ def _unknown_format(data: Data) -> str:
     return "is not an image of a known format"
 
 
-def _orientation_to_undo(stored: Size, orientation: int, size: Size | None) -> int:
+def orientation_to_undo(stored: Size, orientation: int, size: Size | None) -> int:
+    """Return the EXIF orientation, or 1 where the annotations were drawn on the stored pixels; see ``read_image``."""
     return 1 if size is not None and _only_stored_pixels_fit(stored, orientation, size) else orientation
 
 
@@ -235,7 +258,7 @@ def _only_stored_pixels_fit(stored: Size, orientation: int, size: Size) -> bool:
     return tuple(size) == tuple(stored) and tuple(size) != tuple(upright)
 
 
-def _upright(image: Array, orientation: int) -> Array:
+def upright(image: Array, orientation: int) -> Array:
     """Undo an EXIF orientation: 2-4 mirror or turn by 180°, 5-8 swap the sides."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)  # now 5 is done, 6 needs a mirror, 7 a half turn, 8 a flip
@@ -244,5 +267,6 @@ def _upright(image: Array, orientation: int) -> Array:
     return np.ascontiguousarray(image[:: -1 if flipped else 1, :: -1 if mirrored else 1])
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -55,7 +55,11 @@ def iterate_images(source: Any) -> Iterator[tuple[str, Array]]:
 
 
 def iterate_pictures(
-    source: Any, read: Callable[[Path | EncodedImage], Picture] = read_picture, *, first_number: int = 0
+    source: Any,
+    read: Callable[[Path | EncodedImage], Picture] = read_picture,
+    *,
+    first_number: int = 0,
+    convert: Callable[[Any], Array] = to_rgb,
 ) -> Iterator[Picture]:
     """Return an iterator over pictures, as ``iterate_images`` does.
 
@@ -63,9 +67,10 @@ def iterate_pictures(
         source: See ``iterate_images``.
         read: Reads image files and their bytes.
         first_number: Of images without a file, in their names.
+        convert: Makes pixels from an image in memory, or from a frame of a video.
     """
     check_source(source)
-    return _pictures(source, read, first_number)
+    return _pictures(source, read, first_number, convert)
 
 
 def check_source(source: Any) -> None:
@@ -98,7 +103,9 @@ def _is_binary_file(source: Any) -> bool:
     return not isinstance(source, io.TextIOBase | type) and callable(getattr(source, "read", None))
 
 
-def _pictures(source: Any, read: Callable[[Path | EncodedImage], Picture], first_number: int) -> Iterator[Picture]:
+def _pictures(
+    source: Any, read: Callable[[Path | EncodedImage], Picture], first_number: int, convert: Callable[[Any], Array]
+) -> Iterator[Picture]:
     for number, (name, item) in enumerate(_expand(source), start=first_number):
         if isinstance(item, Picture):
             yield item
@@ -107,12 +114,12 @@ def _pictures(source: Any, read: Callable[[Path | EncodedImage], Picture], first
         elif isinstance(item, EncodedImage):
             yield read(item)
         elif not isinstance(item, Path | Address):
-            yield _whole(name or f"image-{number}", to_rgb(item))
+            yield _whole(name or f"image-{number}", convert(item))
         elif isinstance(item, Address) and not item.is_video():
             yield read(item.read())
         elif isinstance(item, Address) or is_video(item):
             name = item.url if isinstance(item, Address) else str(item)
-            yield from (_whole(f"{name}#{frame}", pixels) for frame, pixels in enumerate(read_frames(item)))
+            yield from (_whole(f"{name}#{frame}", convert(pixels)) for frame, pixels in enumerate(read_frames(item)))
         else:
             yield read(item)
 

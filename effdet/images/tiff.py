@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from effdet.images.faults import UnreadableError
+from effdet.install import hint
+
 _STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _BIG = (b"+\x00", b"\x00+")  # bytes 3 and 4 of a BigTIFF, whose header is longer
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANES, _SAMPLE_FORMAT = 258, 262, 277, 284, 339
-_WHITE_IS_ZERO = 0
+_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _SEPARATE = 2
 _SIGNED, _FLOAT, _COMPLEX = 2, 3, (5, 6)
 
@@ -37,6 +40,12 @@ class TiffKind:
         self.channels: int = tags.get(_SAMPLES_PER_PIXEL, 1)
         self.separate_planes: bool = tags.get(_PLANES) == _SEPARATE and self.channels > 1
         self.white_is_zero: bool = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        self.is_gray: bool = tags.get(_PHOTOMETRIC) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether it has channels that are neither gray, RGB nor alpha; OpenCV reads only the first of these."""
+        return self.channels > 4 or (self.channels > 2 and self.is_gray)
 
     @property
     def is_signed(self) -> bool:
@@ -56,6 +65,30 @@ class TiffKind:
     def __str__(self) -> str:
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
         return f"{channels} of {self.bits} bits"
+
+
+def read_planes(data: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return the values of the first image of a TIFF with any number of channels, (H, W, C), by the package tifffile.
+
+    Raises:
+        UnreadableError: If the package, or what its compression needs, is missing.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        what = TiffKind(data)
+        raise UnreadableError(f"is a TIFF of {what}, which needs tifffile; install it with: {hint('tiff')}") from error
+    try:
+        with tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
+            page: Any = file.pages[0]
+            values: NDArray[Any] = page.asarray()
+            planes_first = page.planarconfig == _SEPARATE and values.ndim == 3
+    except ValueError as error:
+        raise UnreadableError(f"is a TIFF that tifffile does not read: {str(error).splitlines()[0]}") from error
+    if values.ndim not in (2, 3):
+        raise UnreadableError(f"is a TIFF of the shape {values.shape}; an image must be (height, width[, channels])")
+    values = np.moveaxis(values, 0, 2) if planes_first else values
+    return values if values.ndim == 3 else values[..., None]
 
 
 def _read_tags(data: NDArray[np.uint8]) -> Mapping[int, Any]:

@@ -132,15 +132,36 @@ def _keep_best(boxes: Array, classes: Array, tile_of: Array, cut: Array, iou_thr
     x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
     areas = (x2 - x1) * (y2 - y1)
     alive = np.ones(len(boxes), dtype=bool)
+    rivals = _rivals(boxes, tile_of)
     for best in range(len(boxes)):
         if not alive[best]:
             continue
-        rest = slice(best + 1, None)
-        meets = alive[rest] & (classes[rest] == classes[best]) & (tile_of[rest] != tile_of[best])
-        meets &= (x1[rest] < x2[best]) & (x2[rest] > x1[best]) & (y1[rest] < y2[best]) & (y2[rest] > y1[best])
-        met = best + 1 + np.flatnonzero(meets)
+        met = rivals[tile_of[best]]
+        met = met[np.searchsorted(met, best) :]
+        met = met[alive[met] & (classes[met] == classes[best])]
+        met = met[(x1[met] < x2[best]) & (x2[met] > x1[best]) & (y1[met] < y2[best]) & (y2[met] > y1[best])]
         common = np.minimum(x2[met], x2[best]) - np.maximum(x1[met], x1[best])
         common *= np.minimum(y2[met], y2[best]) - np.maximum(y1[met], y1[best])
         whole = np.where(cut[met], areas[met], areas[met] + areas[best] - common)
         alive[met[common > iou_threshold * whole]] = False
     return np.flatnonzero(alive)
+
+
+def _rivals(boxes: Array, tile_of: Array) -> dict[int, Array]:
+    """Return, for each tile, the ascending positions of the boxes of other tiles that boxes of this one may overlap.
+
+    Without this, a large image would take seconds: each box would be compared with all others.
+    """
+    extents = {
+        tile: (*boxes[tile_of == tile, :2].min(axis=0), *boxes[tile_of == tile, 2:].max(axis=0))
+        for tile in np.unique(tile_of).tolist()
+    }
+    rivals = {}
+    for tile, (left, top, right, bottom) in extents.items():
+        others = [
+            other
+            for other, (x1, y1, x2, y2) in extents.items()
+            if other != tile and x1 < right and x2 > left and y1 < bottom and y2 > top
+        ]
+        rivals[tile] = np.flatnonzero(np.isin(tile_of, others))
+    return rivals

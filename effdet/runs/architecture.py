@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from effdet.config import ModelConfig
@@ -29,7 +29,7 @@ def architecture_of(model: ModelConfig, *, of_weights: Architecture | None = Non
     from effdet.config import ConfigError
     from effdet.models.architecture import Architecture
 
-    given = model.architecture.given()
+    given = _with_placeholders(model.architecture.given())
     try:
         if model.name == CUSTOM:
             return Architecture.from_dict(given)
@@ -48,6 +48,14 @@ def architecture_of(model: ModelConfig, *, of_weights: Architecture | None = Non
             f"{architecture.name}; leave model.name out, or say model.name={architecture.name}"
         )
     return architecture
+
+
+def _with_placeholders(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys with a mean and std for each channel: a run measures them, but a network has its size without."""
+    channels = given.get("in_channels")
+    if not isinstance(channels, int) or channels in (3, 0) or ("mean" in given and "std" in given):
+        return given
+    return {"mean": [127.5] * channels, "std": [63.75] * channels, **given}
 
 
 def _base(model: ModelConfig, of_weights: Architecture | None) -> Architecture:

@@ -187,7 +187,7 @@ def build_loader(config: Config, model: EfficientDet, train: Dataset, world: Wor
         augment=config.data.augment,
         seed=config.run.seed,
         workers=choose_workers(config.data.workers, world.device, local_size=world.local_size),
-        fill=model.fill,
+        fill=model.letterbox.channel_fill,
         fit=model.preprocessing.fit,
         tiles=tiles_of(config.data),
         rank=world.rank,

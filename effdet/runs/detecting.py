@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from effdet.data.loader import EvalLoader
@@ -53,6 +54,7 @@ def detect_batches(
     views.check(model)
     workers = choose_workers(workers, model.device, local_size=world.local_size)
     if not views.is_plain:
+        dataset = replace(dataset, pixels=model.letterbox.pixels)
         pictures = PictureLoader(dataset, workers=workers, rank=world.rank, world_size=world.size)
         for picture in track(pictures, "evaluating") if progress else pictures:
             if picture.unreadable:

@@ -136,6 +136,7 @@ def evaluate_with_results(
     if image_ids is not None:
         dataset = _select(dataset, image_ids)
     check_measurable(model, dataset)
+    dataset = replace(dataset, pixels=model.letterbox.pixels)
     dataset, unreadable = leave_out_unreadable(dataset)
 
     started = time.perf_counter()

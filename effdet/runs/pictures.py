@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effdet.visualize import plot_curves, save_image, side_by_side
+from effdet.visualize import as_rgb, plot_curves, save_image, side_by_side
 
 if TYPE_CHECKING:
     from effdet.data.dataset import Dataset
@@ -27,7 +27,9 @@ def draw_pictures(folder: Path, best: EfficientDet, val: Dataset, views: Views) 
     plot_curves(folder / "metrics.csv", folder / "curves.png")
     count = min(PICTURED_IMAGES, len(val))
     indices = [round(i * (len(val) - 1) / max(1, count - 1)) for i in range(count)]
-    images = [val.read(index) for index in indices]
-    predicted = best.predict(images, tiles=views.tiles, overlap=views.overlap)
+    pixels = best.letterbox.pixels
+    pictures = [val.read_picture(index, pixels.read) for index in indices]
+    predicted = best.predict(pictures, tiles=views.tiles, overlap=views.overlap)
+    images = [as_rgb(picture.pixels) for picture in pictures]
     picture = side_by_side(images, [val.annotations(index) for index in indices], predicted)
     save_image(folder / "predictions.png", picture)

@@ -19,7 +19,7 @@ from effdet.detector.views import PLAIN, Views
 from effdet.evaluation.categories import match_categories, to_categories
 from effdet.images.addresses import Address, as_address
 from effdet.images.file_types import is_video
-from effdet.images.reading import ImageError, Picture, read_picture
+from effdet.images.reading import ImageError, Picture
 from effdet.images.sources import check_source, find_files, iterate_pictures
 from effdet.images.video import Video, VideoWriter
 from effdet.runs.image_ids import ListedImages
@@ -103,8 +103,9 @@ def predict_to_folder(
         predict = functools.partial(
             predict_iter, model, score_threshold=score_threshold, batch_size=batch_size, views=views, classes=classes
         )
-        read = model.letterbox.read if views.is_plain else read_picture
-        job = _Job(predict, read, files, listed, naming.categories, batch_size, draw, report, fail)
+        pixels = model.letterbox.pixels
+        read = model.letterbox.read if views.is_plain else pixels.read
+        job = _Job(predict, read, pixels.convert, files, listed, naming.categories, batch_size, draw, report, fail)
         for videos, group in groupby(items, key=lambda item: isinstance(item[1], _Video)):
             if videos:
                 for _, item in group:
@@ -166,6 +167,7 @@ class Naming(NamedTuple):
 class _Job:
     predict: Callable[[Any], Iterator[tuple[Detections, np.ndarray]]]
     read: Callable[..., Picture]
+    convert: Callable[[Any], np.ndarray]
     files: PredictionFiles
     listed: ListedImages | None
     categories: tuple[Any, ...]
@@ -198,7 +200,7 @@ class _Job:
             with contextlib.ExitStack() as stack:
                 video = stack.enter_context(Video(source))
                 out = None if target is None else stack.enter_context(VideoWriter(target, video.rate))
-                for detections, image in self.predict(_pictures_of(name, video)):
+                for detections, image in self.predict(_pictures_of(name, video, self.convert)):
                     if out is not None:
                         out.write(detections.draw(image))
                     self.files.add(detections, None, target)
@@ -213,7 +215,7 @@ class _Job:
         for number, item in items:
             try:
                 image_id = None if self.listed is None else self.listed.id_of(_path_of(item, number))
-                for picture in iterate_pictures(item, self.read, first_number=number):
+                for picture in iterate_pictures(item, self.read, first_number=number, convert=self.convert):
                     yield image_id, picture
             except (ValueError, OSError) as error:
                 self.fail(str(error))
@@ -229,8 +231,8 @@ def _file_name(name: str) -> Path:
     return Path(Address(name).file_name) if "://" in name else Path(name)
 
 
-def _pictures_of(name: str, video: Video) -> Iterator[Picture]:
-    for number, pixels in enumerate(video):
+def _pictures_of(name: str, video: Video, convert: Callable[[Any], np.ndarray]) -> Iterator[Picture]:
+    for number, pixels in enumerate(map(convert, video)):
         yield Picture(f"{name}#{number}", pixels, (pixels.shape[0], pixels.shape[1]))
 
 

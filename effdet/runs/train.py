@@ -23,6 +23,7 @@ from effdet.runs.folder import changed_settings, find_run_folder, new_run_folder
 from effdet.runs.lock import lock_run
 from effdet.runs.log import keep_lines, log_start
 from effdet.runs.pictures import draw_pictures
+from effdet.runs.pixel_statistics import channels_of, with_pixels
 from effdet.runs.process_state import huge_pages, log_level, process_state
 from effdet.runs.resolve import resolve
 from effdet.runs.start_weights import build_model
@@ -129,7 +130,7 @@ def prepare_run(
     config: Config, world: World, resumed: Path | None, lock: contextlib.ExitStack
 ) -> tuple[TrainingRun, Dataset]:
     """Return the run with all its parts, and the validation images; ``lock`` holds the lock of its folder."""
-    train, val, fingerprints = world.broadcast(_read(config) if world.is_main else None)  # type: ignore[misc]
+    config, train, val, fingerprints = world.broadcast(_read(config) if world.is_main else None)  # type: ignore[misc]
     config = resolve(config, train)
     model = build_model(config, train, resumed=resumed is not None).to(world.device)
     config = replace(config, model=with_architecture(config.model, model.architecture))  # in full, to resume
@@ -149,10 +150,11 @@ def prepare_run(
     return run, val
 
 
-def _read(config: Config) -> tuple[Dataset, Dataset, dict[str, dict[str, str]]]:
-    train, val = read_data(config.data)
+def _read(config: Config) -> tuple[Config, Dataset, Dataset, dict[str, dict[str, str]]]:
+    train, val = read_data(config.data, channels=channels_of(config))
+    config = with_pixels(config, train)
     check_before_training(config, train, val)
-    return train, val, {"train": train.fingerprint(), "val": val.fingerprint()}
+    return config, train, val, {"train": train.fingerprint(), "val": val.fingerprint()}
 
 
 def _run(run: TrainingRun, after_epoch: Callable[[list[dict[str, float]]], None] | None) -> None:

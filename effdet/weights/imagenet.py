@@ -24,6 +24,7 @@ from effdet.weights.checkpoint import check_fit
 from effdet.weights.efficientnet_pytorch_names import EXPANDED, OUTER, SQUEEZE, UNEXPANDED
 from effdet.weights.own_format import read_safetensors
 from effdet.weights.pickles import read_state
+from effdet.weights.stem import inflated
 
 # Tags of the weights that google's detectors started from (AutoAugment), of the Lite backbones, and for the models of
 # PyPI's effdet those that timm had at their time, where it has others by now.
@@ -81,6 +82,8 @@ def find_backbone_weights(spec: str, backbone: str) -> BackboneWeights:
 def load_backbone(backbone: nn.Module, weights: BackboneWeights, *, what: str = "the backbone") -> None:
     """Copy the weights into a feature extractor; only an unused classifier may be left over.
 
+    Their stem is inflated where the extractor takes images of other than three channels.
+
     Args:
         backbone: Feature extractor of timm.
         weights: What ``find_backbone_weights`` found.
@@ -91,6 +94,7 @@ def load_backbone(backbone: nn.Module, weights: BackboneWeights, *, what: str = 
     """
     own = backbone.state_dict()
     state = {_flattened(key, own): value for key, value in weights.state.items() if not key.startswith(_CLASSIFIER)}
+    state = inflated(state, own)
     check_fit(own, state, f"{weights.source} does not fit {what}")
     backbone.load_state_dict(state, strict=False)  # the counters of BN batches may be absent
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from effdet.images.pixel_format import check_range
 from effdet.images.preprocessing import Preprocessing
 from effdet.models.architecture import Architecture
 from effdet.ops.settings import PostprocessSettings
@@ -71,13 +72,14 @@ class Loaded:
     settings: PostprocessSettings = field(default_factory=PostprocessSettings)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     training_tiles: Tiles | None = None
+    value_range: tuple[float, float] | None = None
     checkpoint: Checkpoint | None = None  # of a file without our description: what became of its tensors
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of ``EfficientDet`` beside the architecture and the number of classes."""
         names = ("image_size", "class_names", "category_ids", "stochastic_depth", "settings", "preprocessing")
-        return {name: getattr(self, name) for name in (*names, "training_tiles")}
+        return {name: getattr(self, name) for name in (*names, "training_tiles", "value_range")}
 
 
 def load(source: str | Path, *, variant: str | None = None) -> Loaded:
@@ -160,6 +162,7 @@ def _from_description(found: Source, description: Any) -> Loaded:
         settings=settings_of(description["settings"], "settings", PostprocessSettings),
         preprocessing=settings_of(description.get("preprocessing", {}), "preprocessing", Preprocessing),
         training_tiles=tiles_from_dict(description.get("training_tiles")),
+        value_range=None if description.get("value_range") is None else check_range(description["value_range"]),
     )
 
 

@@ -166,6 +166,7 @@ SETTINGS = [
     ),
     Setting("data.max_train_images=9", lambda run: run.checkpoints.num_images, 9),
     Setting("data.max_val_images=3", lambda run: sum(batch_sizes_of_evaluation(run)), 3),
+    Setting("data.value_range=[0,1000]", lambda run: run.trainer.model.value_range, (0.0, 1000.0)),
     Setting("data.tiles=80", lambda run: run.loader.num_items > 16, True),
     Setting("data.tiles=80", lambda run: run.trainer.model.training_tiles.size, (80, 80)),
     Setting("data.tiles=80", lambda run: run.views.tiles, (80, 80)),

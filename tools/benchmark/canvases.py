@@ -1,8 +1,8 @@
 """Paste the photos of a data set into large canvases, to measure what tiles do for small objects.
 
 python tools/benchmark/canvases.py ../shared/data/bccd canvases
-effdet evaluate --weights W --data ../shared/data/bccd
-effdet evaluate --weights W --data canvases --tiles 480 640
+effdet evaluate --weights W --data canvases/photos
+effdet evaluate --weights W --data canvases --tiles auto
 effdet evaluate --weights W --data canvases
 """
 
@@ -16,21 +16,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from effdet.data.conversion import convert
 from effdet.data.dataset import Dataset
 from effdet.data.formats import find_dataset
 
 SIZE = (3000, 4000)  # (height, width) of a canvas
-PHOTOS = 6  # in a canvas; COCO's numbers count 100 boxes of an image at most
+PHOTOS = 3  # in a canvas; COCO's numbers count 100 detections of an image at most
+CANVASES = 10
 BACKGROUND = 200  # gray
 
 
 def main() -> None:
-    """Write one canvas for each six photos, and their boxes as COCO JSON."""
+    """Write the canvases with their boxes as COCO JSON, and the photos that are on them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set whose val photos are pasted")
     parser.add_argument("out", type=Path, help="folder for the canvases")
     args = parser.parse_args()
-    write_canvases(find_dataset(args.data, "val"), args.out)
+    dataset = find_dataset(args.data, "val")
+    chosen = np.random.default_rng(0).permutation(len(dataset))[: PHOTOS * CANVASES]
+    part = dataset.without(set(range(len(dataset))) - set(chosen.tolist()))
+    write_canvases(part, args.out)
+    convert({"val": part}, args.out / "photos", to="coco")
 
 
 def write_canvases(dataset: Dataset, folder: Path, *, seed: int = 0) -> None:
