@@ -81,9 +81,13 @@ class ImageCopies:
 
 
 def safe_name(name: str) -> str:
-    """Return a relative name with slashes that stays below its folder and may be written anywhere."""
+    """Return a relative name with slashes that stays below its folder and may be written anywhere.
+
+    The name of an archive loses its suffix where it becomes a folder, as a reader would open the folder as an archive.
+    """
     parts = re.sub(r"^[A-Za-z]:", "", name.replace("\\", "/")).split("/")
     kept = [part for part in parts if part not in ("", ".", "..")]
+    kept[:-1] = [part.removesuffix(".tar") or "archive" for part in kept[:-1]]
     return "/".join(re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", part) for part in kept) or "image"
 
 

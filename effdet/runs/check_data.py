@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,10 +131,15 @@ def config_for(data: str | Path, config: str | Path | None, overrides: Sequence[
     return replace(settings, data=replace(settings.data, **{**_NO_PLACES, "root": str(data)}))
 
 
-_NO_PLACES = {"train_annotations": None, "train_images": None, "val_annotations": None, "val_images": None}
+_NO_PLACES: dict[str, Any] = {
+    "train_annotations": None,
+    "train_images": None,
+    "val_annotations": None,
+    "val_images": None,
+}
 
 
-def _places(data: DataConfig) -> dict[str, str | None]:
+def _places(data: DataConfig) -> dict[str, Any]:
     return {name: getattr(data, name) for name in ("root", *_NO_PLACES)}
 
 

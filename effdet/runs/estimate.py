@@ -140,12 +140,12 @@ def _measure(config: Config, trainer: Trainer, train: Dataset, world: World) -> 
         loading = time.perf_counter() - started
         trainer.train_mode()
         if images == BATCHES[0]:
-            _time(world.device, lambda batch=batch: trainer.step([batch], 0))  # type: ignore[misc]
-        step = _time(world.device, lambda batch=batch: trainer.step([batch], 1))  # type: ignore[misc]
+            _time(world.device, lambda batch=batch: trainer.step([batch], 0))
+        step = _time(world.device, lambda batch=batch: trainer.step([batch], 1))
         if step < SHORT_STEP:  # the faster of two, as something else may have run meanwhile
-            step = min(step, _time(world.device, lambda batch=batch: trainer.step([batch], 2)))  # type: ignore[misc]
+            step = min(step, _time(world.device, lambda batch=batch: trainer.step([batch], 2)))
         memory = _peak(world.device)
-        inference = _time(world.device, lambda batch=batch: _infer(trainer.model, batch))  # type: ignore[misc]
+        inference = _time(world.device, lambda batch=batch: _infer(trainer.model, batch))
         yield _Measured(images, step, loading, inference, memory)
         if step > LONG_STEP:
             return

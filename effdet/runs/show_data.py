@@ -85,9 +85,9 @@ def show_data(
 
 
 def _augmentation(config: Config, image_size: tuple[int, int]) -> Augmentation:
-    fit = config.data.resize.value
-    red, green, blue = Preprocessing(fit=fit).fill_colour(architecture_of(config.model).mean)[:3]
-    return Augmentation(config.data.augment, image_size, (red, green, blue), fit, config.run.seed)
+    resize = config.data.resize
+    red, green, blue = Preprocessing(fit=resize.value).fill_colour(architecture_of(config.model).mean)[:3]
+    return Augmentation(config.data.augment, image_size, (red, green, blue), resize.value, config.run.seed)
 
 
 def _about(config: Config, image_size: tuple[int, int]) -> str:

@@ -152,7 +152,7 @@ def _fits(boxes: Array, limits: Array, slack: float) -> Array:
     """Return (M,) whether each box has an area, and lies inside its image but for a part of its sides."""
     ends = boxes[:, :2] + boxes[:, 2:]
     inside = (boxes[:, :2] >= -slack * limits) & (ends <= (1 + slack) * limits)
-    return (inside & (boxes[:, 2:] > 0)).all(axis=1)
+    return np.asarray((inside & (boxes[:, 2:] > 0)).all(axis=1))
 
 
 # --- readings: (M, 4) numbers of the file, in its unit -> (M, 4) x, y, width, height in that unit --------------------

@@ -83,7 +83,7 @@ def _open(dataset: Dataset, index: int, decode: bool) -> ImageFile:
     file = ImageFile(name, path)
     try:
         data = image.read()
-        file = replace(file, digest=hashlib.blake2b(data, digest_size=16).hexdigest(), **_header(data))
+        file = replace(file, digest=hashlib.blake2b(data.data, digest_size=16).hexdigest(), **_header(data))
         pixels = dataset.read(index)
     except (ImageError, OSError) as error:
         detail = str(error).removeprefix(f"{image.name}: ")
@@ -95,7 +95,7 @@ def _open(dataset: Dataset, index: int, decode: bool) -> ImageFile:
 
 def _header(data: NDArray[np.uint8]) -> dict[str, Any]:
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data.data)) as opened:
             orientation = int(opened.getexif().get(_EXIF_ORIENTATION, 1))
             size = opened.size if orientation >= 5 else opened.size[::-1]
             return {"orientation": orientation, "format": opened.format or "", "size": size}

@@ -60,7 +60,7 @@ def contact_rows(dataset: Dataset, augmentation: Augmentation, count: int, *, wi
     )
     rows = []
     for index in samples.spread(count):
-        pictures = [samples[index], *_augmented(samples, index, augmentation, transform)]
+        pictures: list[Sample | Augmented] = [samples[index], *_augmented(samples, index, augmentation, transform)]
         drawn = tuple(_draw(picture, dataset.class_names, width) for picture in pictures)
         rows.append(Row(dataset.names[index], drawn))
     if not rows:
@@ -113,7 +113,7 @@ def _augmented(
     yield transform(*sample, seed=int(rng.integers(2**63)))
     yield transform(*sample, seed=int(rng.integers(2**63)))
     yield transform(*mosaic([sample, *samples.others(rng, 3)], size, fill, rng, fit), seed=int(rng.integers(2**63)))
-    yield transform(*mixup(sample, *samples.others(rng, 1), rng, fit), seed=int(rng.integers(2**63)))
+    yield transform(*mixup(sample, samples.others(rng, 1)[0], rng, fit), seed=int(rng.integers(2**63)))
 
 
 def _draw(sample: Sample | Augmented, class_names: Sequence[str], width: int) -> Array:

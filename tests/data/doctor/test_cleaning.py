@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from effdet.data.conversion import convert
 from effdet.data.findings import DataError
 from effdet.data.formats import read_parts
 from effdet.runs.check_data import check_data, clean_data
@@ -107,3 +108,14 @@ def test_files_of_the_copy_are_not_links(photos, tmp_path):
     clean_data(photos, tmp_path / "fixed")
     for file in (tmp_path / "fixed" / "images").iterdir():
         assert file.stat().st_nlink == 1
+
+
+def test_images_of_shards_become_files(photos, tmp_path):
+    convert(photos, tmp_path / "shards", to="shards")
+    done = clean_data(tmp_path / "shards", tmp_path / "fixed")
+    assert (done.format, done.changes) == ("coco", ())
+    fixed = read_parts(tmp_path / "fixed")
+    assert fixed["train"].names[0].startswith("train-000000/")
+    for part, dataset in read_parts(photos).items():
+        np.testing.assert_array_equal(fixed[part].boxes_xywh, dataset.boxes_xywh)
+        np.testing.assert_array_equal(fixed[part].read(0), dataset.read(0))
