@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from effdet.images.faults import printable
+
 Severity = Literal["error", "warning", "note"]
 
 MAX_EXAMPLES = 3
@@ -37,7 +39,7 @@ class Finding:
         more = ", …" if self.count is not None and self.count > len(self.examples) > 0 else ""
         places = "" if self.count is None else f": {self.count:,}"
         examples = f" ({', '.join(self.examples)}{more})" if self.examples else ""
-        return self.text + places + examples + (f"; {self.advice}" if self.advice else "")
+        return printable(self.text + places + examples + (f"; {self.advice}" if self.advice else ""))
 
 
 def found(severity: Severity, text: str, places: Iterable[str], advice: str = "") -> list[Finding]:

@@ -30,7 +30,7 @@ from effdet.images.jpeg import (
 )
 from effdet.images.npy import is_npy, read_npy
 from effdet.images.pixels import pillow_to_rgb, stored_to_rgb
-from effdet.images.png import bit_depth, damaged_chunk, is_png
+from effdet.images.png import bit_depth, damaged_chunk, has_all_rows, is_png
 from effdet.images.stored import StoredImage
 from effdet.images.tiff import TiffKind, is_tiff
 
@@ -39,6 +39,11 @@ Data: TypeAlias = NDArray[np.uint8]  # (L,) the bytes of a file
 Size: TypeAlias = tuple[int, int]  # (height, width)
 
 MAX_PIXELS = 500_000_000  # of an image of any format: 1.5 GB as RGB, and decoders hold about as much beside it
+
+_LARGE_JPEG = 50_000_000  # pixels
+_MOST_PIXELS_OF_A_BYTE = (
+    4096  # 512 are the most in practice: a progressive one of a single gray, without arithmetic coding
+)
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -127,6 +132,7 @@ def _decode(data: Data, size: Size | None, least_size: Callable[[Size], Size] | 
         stored = jpeg_size(data)
         if stored is not None:
             check_size(stored)
+            _check_jpeg_length(stored, len(data))
         if is_whole_jpeg(data):
             orientation = jpeg_orientation(data)
             reduction = 1
@@ -146,6 +152,8 @@ def _decode_other(data: Data) -> tuple[Array, Size, int]:
         return image, (image.shape[0], image.shape[1]), 1
     if is_png(data) and (chunk := damaged_chunk(data)) is not None:
         raise UnreadableError(f"truncated or corrupt image: the PNG's chunk {chunk} is missing or damaged")
+    if is_png(data) and not has_all_rows(data):
+        raise UnreadableError("truncated or corrupt image: the PNG has fewer rows than its header says")
     tiff = TiffKind(data)
     if (unread := tiff.unread()) is not None:
         raise UnreadableError(f"is a TIFF with {unread}, which is not read; convert it to 8-bit RGB")
@@ -176,6 +184,15 @@ def _no_rgb(channels: int) -> str:
         f"has {channels} channels, which are no RGB; model.architecture.in_channels={channels} trains a network that "
         "takes it"
     )
+
+
+def _check_jpeg_length(size: Size, length: int) -> None:
+    """Refuse a large JPEG of so few bytes that most of it would be gray; a block of 64 pixels takes a bit or more."""
+    if size[0] * size[1] > _LARGE_JPEG and size[0] * size[1] > _MOST_PIXELS_OF_A_BYTE * length:
+        raise UnreadableError(
+            f"truncated or corrupt image: {length:,} bytes of JPEG cannot hold the {size[1]}×{size[0]} pixels that its "
+            "header claims"
+        )
 
 
 def check_size(size: Size) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from effdet.images.faults import ImageError
+from effdet.images.faults import ImageError, printable
 from effdet.images.remote_files import address_of, read_address
 
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -109,7 +109,7 @@ class StoredImage(NamedTuple):
         try:
             return read_address(self.address or "", self.start + start, length)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self.name}: no such image file") from None
+            raise FileNotFoundError(f"{printable(self.name)}: no such image file") from None
         except OSError as error:
             raise ImageError(f"{self.name}: cannot be read: {error}") from error
 
@@ -118,7 +118,7 @@ class StoredImage(NamedTuple):
         try:
             file = os.open(self.path, os.O_RDONLY | _DO_NOT_WAIT)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self.name}: no such image file") from None
+            raise FileNotFoundError(f"{printable(self.name)}: no such image file") from None
         except (OSError, ValueError) as error:
             raise ImageError(f"{self.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         mode = os.fstat(file).st_mode

@@ -60,7 +60,10 @@ def test_names_that_would_meet_are_kept_apart(write: Callable[..., Path], tmp_pa
 @pytest.mark.parametrize("to", WRITABLE)
 def test_names_cannot_lead_out_of_the_new_folder(write: Callable[..., Path], tmp_path: Path, to: str) -> None:
     outside = tmp_path / "outside.png"
-    root = write(["../outside.png", "in.png", "link.png"])
+    root = write(["../outside.png", "in.png"])
+    with pytest.raises(DataError, match=r"names of images lead out of the data set: 1 \('../outside.png'\)"):
+        convert(root, tmp_path / "out", to=to)
+    root = write(["in.png", "other.png", "link.png"])
     (root / "link.png").unlink()
     (root / "link.png").symlink_to(outside)
     before = sorted(tmp_path.rglob("*"))

@@ -16,6 +16,7 @@ from effdet.data.dataset import Dataset, clip_boxes
 from effdet.data.dependencies import note_images
 from effdet.data.files import choose_folder, foreign_folder
 from effdet.data.findings import FindingList
+from effdet.data.formats.image_names import check_inside, shorten_names
 from effdet.data.formats.values import short
 from effdet.data.text_column import TextColumn
 from effdet.images.header import upright_size
@@ -59,7 +60,10 @@ def to_dataset(columns: Columns) -> Dataset:
         findings.add("error", "there are no images", advice="list the images")
     if not len(columns.class_names):
         findings.add("error", "there are no categories", advice="list the classes")
+    columns.names = shorten_names(columns.names, findings)
     folder, names = _find_images(columns)
+    if columns.folders:
+        check_inside(names, folder, _roots(columns), findings)
     sizes = np.zeros((len(names), 2), np.int64) if columns.sizes is None else columns.sizes.astype(np.int64)
     spans = find_spans(folder, names, columns.spans, columns.archive_sizes) if columns.folders else None
     if columns.folders:
@@ -101,6 +105,7 @@ def to_dataset(columns: Columns) -> Dataset:
         annotation_file=columns.file,
     )
     name = _names_of_boxes(dataset, has_ids=columns.annotation_ids is not None)
+    _check_crowds(dataset, name, findings)
     _check_boxes(dataset, name, findings)
     return replace(dataset, findings=findings.as_tuple())
 
@@ -136,6 +141,12 @@ def _name_left_out(boxes: Array, images: Array, kept: Array, names: TextColumn, 
     unplaced = np.unique(images[finite & ~kept]).tolist()
     advice = "boxes that are parts of an image need its size; they do not count"
     findings.add_all("warning", "images are missing or cannot be read", unplaced, lambda i: names[i], advice)
+
+
+def _roots(columns: Columns) -> list[Path]:
+    """Return the folders that belong to a data set: those that its images may be in, and that of its annotations."""
+    home = columns.file if columns.file.is_dir() else columns.file.parent
+    return [*columns.folders, home.parent if home.name.lower() == "annotations" else home]
 
 
 # --- image files ---------------------------------------------------------------------------------------------------
@@ -188,6 +199,16 @@ def _names_of_boxes(dataset: Dataset, *, has_ids: bool) -> Callable[[int], str]:
         return f"box {row - int(dataset.offsets[image]) + 1} of {dataset.names[image]}"
 
     return name
+
+
+def _check_crowds(dataset: Dataset, name: Callable[[int], str], findings: FindingList) -> None:
+    crowds = np.flatnonzero(dataset.is_crowd).tolist()
+    if 2 * len(crowds) <= len(dataset.is_crowd):
+        return
+    advice = "training neither learns them nor counts them as background"
+    findings.add_all(
+        "note", "more than half of the boxes are of groups (iscrowd, IsGroupOf or difficult)", crowds, name, advice
+    )
 
 
 def _check_boxes(dataset: Dataset, name: Callable[[int], str], findings: FindingList) -> None:

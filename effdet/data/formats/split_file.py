@@ -13,6 +13,7 @@ import numpy as np
 from effdet.atomic_write import replace_file
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
+from effdet.data.formats.image_names import is_too_long
 from effdet.data.formats.interface import SPLITS
 from effdet.data.formats.text_files import read_json
 
@@ -31,7 +32,8 @@ def read_split_file(file: Path) -> dict[str, Any]:
     """
     content = read_json(file, FindingList(), "JSON written by `effdet data split`")
     data, part, images = (content.get(key) if isinstance(content, dict) else None for key in ("data", "part", "images"))
-    is_known = isinstance(data, str) and data and "\0" not in data and part in ("all", "train")
+    is_path = isinstance(data, str) and bool(data) and "\0" not in data and not is_too_long(data)
+    is_known = is_path and part in ("all", "train")
     lists = list(images.values()) if isinstance(images, dict) and set(images) <= set(SPLITS) else [None]
     are_names = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
     if not is_known or not are_names:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from effdet.data.dependencies import note
 from effdet.data.findings import DataError, FindingList
+from effdet.data.formats.values import short
 
 _BYTE_ORDER_MARKS = (  # longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -78,15 +79,31 @@ def read_json(path: Path, findings: FindingList, what: str = "JSON") -> Any:
     content = read_bytes(path)
     try:
         try:
-            return json.loads(content)
+            return _parsed(content, findings)
         except UnicodeDecodeError:
-            return json.loads(decode(content, path, findings))
+            return _parsed(decode(content, path, findings), findings)
     except RecursionError:
         raise DataError(f"{path}: must be {what}, but its lists and objects are nested too deeply") from None
     except DataError:
         raise DataError(f"{path}: is not valid JSON: it holds bytes that are no text") from None
     except ValueError as error:
         raise DataError(f"{path}: is not valid JSON: {error}") from error
+
+
+def _parsed(text: str | bytes, findings: FindingList) -> Any:
+    """Return what a JSON text holds; of a key that an object has twice the last counts, which is an error."""
+
+    def without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    findings.add("error", "keys are given twice in one object", short(key), "keep one of each")
+                seen.add(key)
+        return values
+
+    return json.loads(text, object_pairs_hook=without_repeated)
 
 
 def read_xml(path: Path, findings: FindingList) -> ElementTree.Element:

@@ -87,13 +87,17 @@ def test_the_folder_of_another_machine_is_left_out(tmp_path: Path, write_coco: W
     assert str(note).startswith("names of images begin with a folder that is not here, ")
 
 
-def test_names_that_exist_as_they_are_stay_so(tmp_path: Path, write_coco: Write) -> None:
+def test_names_that_lead_out_of_the_data_set_are_refused_unless_their_folder_is_named(
+    tmp_path: Path, write_coco: Write
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     write_coco(elsewhere, folder="photos")
     write_coco(tmp_path / "here", prefix=f"{elsewhere}/photos/")
     for file in ("a.jpg", "b.jpg", "c.jpg"):  # other pictures of the same names
         Image.new("RGB", (5, 5)).save(tmp_path / "here" / "images" / file)
-    dataset = find_dataset(tmp_path / "here", "train")
+    with pytest.raises(DataError, match=r"names of images lead out of the data set: 3 \('/"):
+        find_dataset(tmp_path / "here", "train")
+    dataset = find_dataset(tmp_path / "here", "train", images=elsewhere / "photos")
     assert dataset.path(0) == elsewhere / "photos" / "b.jpg"
     assert not dataset.findings
 
