@@ -75,12 +75,13 @@ test-executorch: executorch-env
 	$(EXECUTORCH)/bin/python -m pytest -n auto tests/deployment/test_executorch.py tests/deployment/test_coreml.py
 
 # The runtimes of exported files side by side, as in docs/performance.md; the exports, which take long, are kept.
-RUNTIMES = onnxruntime openvino litert executorch openvino-int8 litert-int8 executorch-int8
+RUNTIMES = onnxruntime openvino litert executorch openvino-int8 litert-int8
+SPEED = $(EXECUTORCH)/bin/python tools/benchmark.py network --no-peak --classes 3 --repeats 5 --steps 6 --keep runs/runtime-speed
 
 runtime-speed: executorch-env
-	for threads in 1 2; do $(EXECUTORCH)/bin/python tools/benchmark.py network --no-peak --classes 3 \
-		--variant lite0 lite1 lite2 lite3 lite4 d0 --runtime $(RUNTIMES) --threads $$threads \
-		--repeats 5 --steps 6 --keep runs/runtime-speed --json runs/runtime-speed/$$threads.json || exit 1; done
+	for threads in 1 2; do \
+		$(SPEED) --variant lite0 lite1 lite2 lite3 lite4 --runtime $(RUNTIMES) executorch-int8 --threads $$threads && \
+		$(SPEED) --variant d0 --runtime $(RUNTIMES) --threads $$threads || exit 1; done
 
 parity: env peer-env
 	EFFDET_PEER_PYTHON=$(abspath $(PEER)/bin/python) $(BIN)/python tests/peer/parity.py --table docs/parity.md

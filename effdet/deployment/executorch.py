@@ -30,8 +30,16 @@ def write_executorch(
 
     ``forward`` takes (B, 3, H, W) float32 normalised images, and gives class logits (B, N, K) and box deltas (B, N, 4).
     ``effdet`` gives the UTF-8 bytes of the description's JSON text, uint8.
+
+    Raises:
+        ValueError: If int8 is asked for a network with weighted fusion: XNNPACK cannot read its quantised weights.
     """
     assert description.batch is not None
+    if quantisation is not None and model.architecture.fusion != "sum":
+        raise ValueError(
+            "int8 of executorch needs a neck that adds maps without weights (fusion: sum), as in the Lite models, got "
+            f"fusion '{model.architecture.fusion}'; export int8 to tflite or openvino"
+        )
     images = torch.zeros(description.batch, model.architecture.in_channels, *description.image_size)
     text = torch.frombuffer(bytearray(description.to_json().encode()), dtype=torch.uint8)
     with quiet(), torch.no_grad():

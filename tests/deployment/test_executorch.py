@@ -73,6 +73,13 @@ def test_int8_is_small_and_near(model, file, cell_photos, tmp_path):
     assert description.precision == "int8"
 
 
+def test_int8_of_weighted_fusion_is_refused(tmp_path):
+    model = EfficientDet("d0", 2, image_size=(64, 64))
+    options = ExportOptions(format="executorch", precision="int8")
+    with pytest.raises(ValueError, match=r"int8 of executorch needs a neck that adds .* got fusion 'fast'; export"):
+        export(model, tmp_path / "m.pte", options, quantisation=Quantisation(inputs=[]))
+
+
 def test_a_limit_on_the_loss_of_ap_is_refused(model, tmp_path):
     control = AccuracyControl(score=lambda *_: 0.0, num_images=1, max_drop=0.0)
     options = ExportOptions(format="executorch", precision="int8")
