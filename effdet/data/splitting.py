@@ -17,6 +17,7 @@ from effdet.data.formats.finding import find_data
 from effdet.data.formats.interface import Part, Split
 from effdet.data.formats.split_file import SPLIT_FILE, write_split_file
 from effdet.data.near_duplicates import Likeness, group_images
+from effdet.images.remote_files import is_address
 from effdet.progress import Report, report_nothing
 
 _METHOD = (
@@ -83,6 +84,8 @@ def split_data(
     """
     if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
         raise ValueError(f"val must be above 0, and val + test below 1, got {val:g} and {test:g}; such as 0.2 and 0.1")
+    if is_address(root):
+        raise DataError(f"{root}: only a data set in a folder can be divided; divide it before it is uploaded")
     root = Path(root).expanduser()
     found = find_data(root)
     part: Part = "all" if "all" in found.parts else "train"

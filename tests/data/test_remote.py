@@ -14,6 +14,7 @@ from effdet.data.findings import DataError
 from effdet.data.formats import find_dataset, find_train_and_val, read_parts
 from effdet.data.loader import TrainLoader
 from effdet.data.remote import to_local
+from effdet.data.splitting import split_data
 from effdet.data.unreadable_images import drop_unreadable
 from effdet.images.faults import ImageError
 from effdet.images.remote_files import address_of, is_address, read_address
@@ -207,3 +208,9 @@ def test_an_address_that_cannot_be_read_is_an_image_error(tmp_path, write_coco):
     os.mkdir(dataset.stored(0).address.removeprefix("file://"))
     with pytest.raises(ImageError, match="cannot be read"):
         dataset.read(0)
+
+
+def test_only_a_folder_can_be_divided(tmp_path, write_coco):
+    write_coco(tmp_path / "data", "train.json")
+    with pytest.raises(DataError, match="only a data set in a folder can be divided; divide it before it is uploaded"):
+        split_data(f"file://{tmp_path}/data", val=0.3)

@@ -3,16 +3,21 @@
 python -m tools.benchmark.scale.make million
 python -m tools.benchmark.scale.measure start million/coco
 python -m tools.benchmark.scale.measure memory million/coco --workers 0 2 8
-python -m tools.benchmark.scale.measure read photos photos_shards s3://bucket/photos
+python -m tools.benchmark.scale.measure read photos photos_shards --s3
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
+import os
 import resource
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,6 +70,37 @@ def measure_reading(places: Sequence[str], workers: int, count: int) -> None:
         print(f"{place}: {images / (time.perf_counter() - started):,.0f} images/s ({images} images, {workers} workers)")
 
 
+@contextlib.contextmanager
+def uploaded(places: Sequence[str]) -> Iterator[list[str]]:
+    """Start moto's S3 server on the loopback address, upload folders to it, and yield their addresses."""
+    import fsspec
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    names = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ.update({**names, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        store = fsspec.filesystem("s3")
+        for _ in range(100):
+            try:
+                store.mkdir("bucket")
+                break
+            except OSError:
+                time.sleep(0.5)
+        for number, place in enumerate(places):
+            store.put(place.rstrip("/"), f"bucket/{number}", recursive=True)
+        yield [f"s3://bucket/{number}" for number in range(len(places))]
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def _train_loader(dataset: Dataset, workers: int) -> TrainLoader:
     return TrainLoader(
         dataset,
@@ -106,6 +142,7 @@ def main() -> None:
     memory.add_argument("--start", choices=("fork", "spawn"), default="fork")
     read = actions.add_parser("read")
     read.add_argument("places", nargs="+")
+    read.add_argument("--s3", action="store_true", help="also from an S3 server (moto) on the loopback address")
     read.add_argument("--workers", type=int, default=2)
     read.add_argument("--images", type=int, default=1000)
     args = parser.parse_args()
@@ -115,6 +152,9 @@ def main() -> None:
         measure_memory(args.folder, args.workers, args.start)
     else:
         measure_reading(args.places, args.workers, args.images)
+        if args.s3:
+            with uploaded(args.places) as addresses:
+                measure_reading(addresses, args.workers, args.images)
 
 
 if __name__ == "__main__":
