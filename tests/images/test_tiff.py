@@ -80,12 +80,6 @@ def test_separate_planes_of_eight_bits_are_read(tmp_path: Path, order: str) -> N
         (GRAY.astype(np.float16), FLOAT, False, r"is a TIFF with floats of 16 bits"),
         (GRAY.astype(np.complex64), COMPLEX, False, r"is a TIFF with complex numbers of 64 bits"),
         (RGB.astype(np.uint16) * 257, UINT, True, r"is a TIFF with 3 channels of 16 bits in separate planes"),
-        (
-            np.dstack([RGB, RGB]),
-            UINT,
-            False,
-            "has 6 channels, which are no RGB; model.architecture.in_channels=6",
-        ),
     ],
 )
 def test_what_is_not_read_is_named(
@@ -102,3 +96,14 @@ def test_what_is_not_read_is_named(
     with pytest.raises(ImageError, match=rf"a\.tif: {kind}.* is not read; convert it to 8-bit RGB$"):
         read_image(tmp_path / "a.tif")
     assert capfd.readouterr().err == ""  # no lines of OpenCV
+
+
+@pytest.mark.parametrize(("values", "photometric"), [(np.dstack([RGB, RGB]), RGB_COLOURS), (RGB, BLACK_IS_ZERO)])
+def test_bands_are_no_rgb(tmp_path: Path, values: np.ndarray, photometric: int) -> None:
+    """OpenCV reads several bands that are no colours as the first of them."""
+    (tmp_path / "a.tif").write_bytes(tiff_bytes(values, UINT, photometric))
+    channels = values.shape[2]
+    with pytest.raises(
+        ImageError, match=rf"a\.tif: has {channels} channels, which are no RGB; model\.architecture\.in_ch"
+    ):
+        read_image(tmp_path / "a.tif")
