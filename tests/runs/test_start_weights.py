@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,16 @@ from effdet.runs.start_weights import build_model
 from effdet.weights import sources
 from effdet.weights.effdet import to_effdet
 
-CATS = SimpleNamespace(num_classes=2, class_names=("cat", "dog"), category_ids=(3, 7))
+CATS = SimpleNamespace(
+    num_classes=2,
+    class_names=("cat", "dog"),
+    category_ids=(3, 7),
+    pixels=None,
+    sizes=np.array([[480, 640]]),
+    image_of_box=np.zeros(1, np.int64),
+    boxes_xywh=np.array([[0.0, 0.0, 96.0, 48.0]]),
+    is_crowd=np.zeros(1, bool),
+)
 
 
 def build(*, resumed=False, **model):
