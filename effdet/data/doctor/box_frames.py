@@ -40,6 +40,8 @@ RELATIVE = ("yolo", "openimages")
 # What readers say of a whole set, as training must not start on it.
 FOUND_BY_READERS = ("all boxes lie in [0, 1]", "bbox holds two corners", "boxes are in pixels")
 
+MAX_BOXES = 200_000  # that are looked at to judge the whole set, spread over it
+
 _FEWEST = 20  # boxes that say something about the whole set
 _WRONG = 0.01  # part of the boxes that must be wrong in the format's own reading
 _SURE = 0.2  # the same, for training to be refused
@@ -101,24 +103,39 @@ def _check_size_of_images(dataset: Dataset, name: Callable[[int], str]) -> Itera
 
 
 def find_misread(dataset: Dataset, format: str) -> list[Misread]:
-    """Return the boxes whose numbers are in another unit or order than the format's; see ``check_box_frames``."""
-    sizes = dataset.sizes[dataset.image_of_box][:, ::-1].astype(np.float64)  # width, height
-    native, is_relative = NATIVE.get(format, CORNER_AND_SIZE), format in RELATIVE
+    """Return the boxes whose numbers are in another unit or order than the format's; see ``check_box_frames``.
+
+    Whether the whole set is, is judged by at most 200,000 boxes, spread over it.
+    """
+    sizes = dataset.sizes[dataset.image_of_box]
     known = np.flatnonzero((sizes > 0).all(axis=1) & ~dataset.is_crowd)
     if not len(known):
         return []
-    limits = np.ones((len(known), 2)) if is_relative else sizes[known]
-    pixels = sizes[known] if is_relative else np.ones((len(known), 2))
-    numbers = _NUMBERS[native](dataset.boxes_xywh[known] / np.tile(pixels, 2))
-    readings = _readings(numbers, native, limits, pixels)
-    fits = {meant: _fits(boxes, limits, _SLACK) for meant, boxes in readings.items()}
-    as_given = readings[native]
-    others = {meant: boxes for meant, boxes in readings.items() if meant != native}
-    fits[native] &= (as_given[:, 2:] * pixels > 1).any(axis=1)
-    if whole := _whole_set(fits, native):
-        return [Misread(known, others[whole] * np.tile(pixels, 2), whole, True, int((~fits[native]).sum()))]
-    single = {meant: others[meant] for meant in _OF_SINGLE_BOXES[native] if meant in others}
-    return list(_single_boxes(known, as_given, single, limits, pixels))
+    sample = known[np.unique(np.linspace(0, len(known) - 1, MAX_BOXES).astype(int))]
+    judged = _Readings(dataset, sizes, sample, format)
+    fits = {meant: _fits(boxes, judged.limits, _SLACK) for meant, boxes in judged.boxes.items()}
+    fits[judged.native] &= (judged.boxes[judged.native][:, 2:] * judged.pixels > 1).any(axis=1)
+    if whole := _whole_set(fits, judged.native):
+        share = float((~fits[judged.native]).mean())
+        boxes = _Readings(dataset, sizes, known, format).in_pixels(whole)
+        return [Misread(known, boxes, whole, True, round(share * len(known)))]
+    return _single_boxes(dataset, sizes, known, format)
+
+
+class _Readings:
+    """What the boxes of some rows may be: (M, 4) x, y, width, height in the unit of the file, by what is meant."""
+
+    def __init__(self, dataset: Dataset, sizes: Array, rows: Array, format: str) -> None:
+        width_height = sizes[rows][:, ::-1].astype(np.float64)
+        ones, is_relative = np.ones((len(rows), 2)), format in RELATIVE
+        self.native = NATIVE.get(format, CORNER_AND_SIZE)
+        self.limits, self.pixels = (ones, width_height) if is_relative else (width_height, ones)
+        numbers = _NUMBERS[self.native](dataset.boxes_xywh[rows] / np.tile(self.pixels, 2))
+        self.boxes = _readings(numbers, self.native, self.limits, self.pixels)
+
+    def in_pixels(self, meant: str) -> Array:
+        """Return the boxes, (M, 4) x, y, width, height in pixels, where ``meant`` is what the numbers are."""
+        return np.asarray(self.boxes[meant] * np.tile(self.pixels, 2))
 
 
 def _whole_set(fits: dict[str, Array], native: str) -> str | None:
@@ -133,19 +150,22 @@ def _whole_set(fits: dict[str, Array], native: str) -> str | None:
     return best if fits[best].mean() >= max(_RIGHT, right.mean()) else None
 
 
-def _single_boxes(
-    known: Array, as_given: Array, others: dict[str, Array], limits: Array, pixels: Array
-) -> Iterator[Misread]:
-    """Yield the boxes that are far from possible, by the first reading that makes them right."""
-    sides = as_given[:, 2:]
-    far_out = (as_given[:, :2] < -_FAR_OUT * limits) | (as_given[:, :2] + sides > (1 + _FAR_OUT) * limits)
-    left = (far_out | (sides < 0)).any(axis=1) | (sides * pixels <= 1).all(axis=1)
-    for meant, boxes in others.items():
-        chosen = left & _fits(boxes, limits, _SLACK)
-        if chosen.any():
-            rows = np.flatnonzero(chosen)
-            yield Misread(known[rows], boxes[rows] * np.tile(pixels[rows], 2), meant, False, len(rows))
-        left &= ~chosen
+def _single_boxes(dataset: Dataset, sizes: Array, known: Array, format: str) -> list[Misread]:
+    """Return the boxes that are far from possible, by the first reading that makes them right."""
+    boxes, limits = dataset.boxes_xywh[known], sizes[known][:, ::-1]
+    sides = boxes[:, 2:]
+    far_out = (boxes[:, :2] < -_FAR_OUT * limits) | (boxes[:, :2] + sides > (1 + _FAR_OUT) * limits)
+    rows = known[(far_out | (sides < 0)).any(axis=1) | (sides <= 1).all(axis=1)]
+    if not len(rows):
+        return []
+    readings = _Readings(dataset, sizes, rows, format)
+    left, found = np.ones(len(rows), bool), []
+    for meant in _OF_SINGLE_BOXES[readings.native]:
+        if meant in readings.boxes:
+            chosen = np.flatnonzero(left & _fits(readings.boxes[meant], readings.limits, _SLACK))
+            left[chosen] = False
+            found += [Misread(rows[chosen], readings.in_pixels(meant)[chosen], meant, False, len(chosen))]
+    return [misread for misread in found if len(misread.rows)]
 
 
 def _fits(boxes: Array, limits: Array, slack: float) -> Array:

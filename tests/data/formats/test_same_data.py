@@ -18,7 +18,7 @@ from effdet.data.formats.table import FORMATS
 
 Write = Callable[[str, Path, Path], None]
 
-HOLD_CROWDS = ("coco", "voc", "csv", "openimages")
+HOLD_CROWDS = ("coco", "voc", "csv", "openimages", "shards")
 CONFIG = Path(__file__).resolve().parents[1] / "cases" / "tiny.yaml"
 
 
@@ -85,7 +85,7 @@ def test_a_training_has_the_same_losses(
 
 
 FEW_STEPS = ("data.max_train_images=32", "data.max_val_images=8")
-DIGITS = 2e-13  # pixels that a format may lose of a coordinate; training uses float32, which hides it
+DIGITS = 3e-13  # pixels that a format may lose of a coordinate; training uses float32, which hides it
 
 
 @pytest.fixture(scope="module")
