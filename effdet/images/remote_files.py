@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 import time
 from pathlib import Path
@@ -47,13 +48,18 @@ def _remote() -> Path:
 
 def address_of(path: Path) -> str | None:
     """Return the address of the file that a path stands for; None for a file of its own."""
-    place = str(path)
-    start = f"{_remote()}/"
+    place, start = str(path), _start_of_copies(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
     if not place.startswith(start):
         return None
     key, _, name = place[len(start) :].partition(f"/{_FILES}/")
     base = _base_address(start + key) if name else None
     return f"{base}/{name}" if base and ".." not in name.split("/") else None
+
+
+@functools.lru_cache(maxsize=8)
+def _start_of_copies(_cache: str | None, _home: str | None) -> str:
+    """Return how the place of every copy begins; looked up for each image, so it must be quick."""
+    return f"{_remote()}/"
 
 
 @functools.lru_cache(maxsize=64)

@@ -280,8 +280,8 @@ def _read_images(
     if not _fit_one_type(number_of):
         findings.add("error", "image ids are negative in part and above 2⁶³ in part", advice="number the images anew")
         number_of = {str(image_id): number for image_id, number in number_of.items()}
-    columns = (np.array(pairs, dtype=np.int64).reshape(-1, 2) for pairs in (sizes, spans))
-    return number_of, TextColumn.from_texts(names), *columns
+    height_width, places = (np.array(pairs, dtype=np.int64).reshape(-1, 2) for pairs in (sizes, spans))
+    return number_of, TextColumn.from_texts(names), height_width, places
 
 
 def _span(image: Row) -> tuple[int, int]:
