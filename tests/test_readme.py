@@ -170,6 +170,8 @@ def check_command(words):
         assert set(words[1:]) <= make_targets(), "no such target"
     elif words[0] == "python" and words[1].startswith("tests/"):
         assert (ROOT / words[1]).is_file(), f"{words[1]} does not exist"
+    elif words[:2] == ["python", "-m"] and words[2].startswith("tools."):
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), f"{words[2]} does not exist"
     elif command is None:
         assert words[0] in ("pip", "git", "cd") or re.match(r"\w+=", words[0]), "another program"
     else:
