@@ -6,6 +6,7 @@ import http.client
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -14,8 +15,13 @@ from effdet.progress import Report, report_nothing
 CHUNK = 1 << 20  # bytes
 
 _PATIENCE = 30.0  # seconds without a byte
+_LEAST_RATE = 1000  # bytes a second that a server must send
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new attempt after a lost connection
 _PROBE_SECONDS = 3.0
+
+
+class SlowServerError(OSError):
+    """A server sends so little that a download would take days; the message is one sentence."""
 
 
 def fetch(
@@ -38,9 +44,10 @@ def fetch(
         report: Called often with how far it is, in bytes.
 
     Raises:
-        OSError: If the server cannot be reached, stays silent or does not have the file.
-        ValueError: If it offers another size.
+        OSError: If the server cannot be reached, stays silent, sends less than 1 kB/s or does not have the file.
+        ValueError: If it offers another size, or the address is none.
     """
+    check_address(url)
     transfer = _Transfer(url, part, size, f"downloading {name or part.name}", report)
     before, failures = file_size(part), 0
     while not transfer.is_whole():
@@ -62,11 +69,41 @@ def fetch(
         time.sleep(_PAUSES[max(failures - 1, 0)])
 
 
+def check_address(url: str) -> None:
+    """Check that a text is an address of the web that can be asked for.
+
+    Raises:
+        ValueError: If it is none, or has letters that must be written in another way.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        is_address = parts.scheme in ("http", "https") and bool(host)
+        ascii_host = (host or "").encode("ascii", "ignore").decode() == host
+    except ValueError as error:  # "Invalid IPv6 URL", "Port could not be cast to integer value"
+        raise ValueError(f"{_shown(url)} must be an address of the web: {error}") from error
+    if not is_address:
+        raise ValueError(f"{_shown(url)} must be an address that begins with http:// or https:// and a host")
+    if not ascii_host:
+        raise ValueError(f"the host in {_shown(url)} must be written in ASCII; give its form with xn--")
+    if not url.isascii() or any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise ValueError(f"{_shown(url)} must be in ASCII without spaces; write other letters as %XX")
+
+
+def _shown(url: str) -> str:
+    text = url[:200]
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def is_reachable(url: str) -> bool:
     """Return whether a server answers within three seconds, whatever the answer.
 
     It is asked in a thread of its own, because looking up a host name knows no time limit.
     """
+    try:
+        check_address(url)
+    except ValueError:
+        return False
     finished, answers = threading.Event(), []
 
     def ask() -> None:
@@ -147,6 +184,7 @@ class _Transfer:
         with self._part.open("r+b" if self._part.exists() else "wb") as out:
             out.truncate(start)  # a server that cannot go on sends everything again
             out.seek(start)
+            begun, arrived = time.monotonic(), 0  # of the last _PATIENCE seconds
             # read1 hands over what has arrived; read would lose it when the connection breaks
             while self._size is None or start < self._size:
                 chunk = response.read1(CHUNK if self._size is None else min(CHUNK, self._size - start))
@@ -154,8 +192,19 @@ class _Transfer:
                     break
                 out.write(chunk)
                 start += len(chunk)
+                arrived += len(chunk)
+                if time.monotonic() - begun > _PATIENCE:
+                    self._check_rate(arrived, time.monotonic() - begun)
+                    begun, arrived = time.monotonic(), 0
                 self._report(self._what, start, self._size or 0)
         self._ended = self._size is None or start >= self._size
+
+    def _check_rate(self, arrived: int, seconds: float) -> None:
+        if arrived < _LEAST_RATE * seconds:
+            raise SlowServerError(
+                f"{self._url} cannot be downloaded: the server sends {arrived / seconds:.0f} bytes a second, less than "
+                f"{_LEAST_RATE}{self.kept()}"
+            )
 
     def _nothing_beyond(self, have: int, content_range: str) -> None:
         """Take "range not satisfiable" (``bytes */SIZE``) as the end if what is here has that size, else begin anew."""

@@ -1,3 +1,6 @@
+import contextlib
+import socket
+import threading
 import time
 
 import pytest
@@ -111,3 +114,44 @@ def test_a_silent_server_is_given_up(monkeypatch, server):
     monkeypatch.setattr(transfer, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr(transfer.urllib.request, "urlopen", wait_in_vain)
     assert not is_reachable(server.url)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://[::1/w.pth", r"http://\[::1/w.pth must be an address of the web: Invalid IPv6 URL"),
+        ("http://host:port/w", "http://host:port/w must be an address of the web: Port"),
+        ("http://bücher.example/w", "the host in http://bücher.example/w must be written in ASCII"),
+        ("http://host/ä", "must be in ASCII without spaces"),
+        ("http://host/a b", "must be in ASCII without spaces"),
+        ("http://host/a\nb", r"http://host/a\\nb must be in ASCII without spaces"),
+        ("file:///etc/passwd", "must be an address that begins with http:// or https://"),
+        ("http:///w", "must be an address that begins with http:// or https:// and a host"),
+    ],
+)
+def test_what_is_no_address_is_one_sentence(tmp_path, url, message):
+    with pytest.raises(ValueError, match=message):
+        fetch(url, tmp_path / "w")
+    assert not is_reachable(url)
+
+
+def test_a_server_that_drips_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_PATIENCE", 0.3)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+    threading.Thread(target=drip, daemon=True).start()
+    with (
+        listener,
+        pytest.raises(OSError, match=r"cannot be downloaded: the server sends \d+ bytes a second, less than 1000; "),
+    ):
+        fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/w", tmp_path / "w")
+    assert (tmp_path / "w").stat().st_size > 0

@@ -8,6 +8,7 @@ one step, and existing ones are skipped. The annotations are unpacked last, so a
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -116,7 +117,7 @@ def unpack(file: str | Path, root: str | Path, *, report: Report = report_nothin
             for number, member in enumerate(members):
                 _unpack_member(archive, member, root)
                 report(f"unpacking {file.name}", number + 1, len(members))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, lzma.LZMAError) as error:
         raise ValueError(f"{file} must be a whole zip file: {error}; remove it and start again") from error
 
 
@@ -168,6 +169,10 @@ def _check_member(file: Path, member: zipfile.ZipInfo) -> None:
     path = PurePosixPath(member.filename.replace("\\", "/"))  # a separator on some systems
     if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise ValueError(f"{file}: member '{member.filename}' would leave the folder; nothing was unpacked")
+    if member.flag_bits & 1:
+        raise ValueError(
+            f"{file}: member '{member.filename}' is encrypted; nothing was unpacked, get it without a password"
+        )
     if stat.S_ISLNK(member.external_attr >> 16):
         raise ValueError(f"{file}: member '{member.filename}' is a link and may leave the folder; nothing was unpacked")
 

@@ -293,3 +293,15 @@ def test_coco_2017_is_what_its_home_publishes_and_ends_with_the_annotations():
     }
     assert {a.name: (a.size, a.md5, a.num_files) for a in COCO_2017["all"]} == published
     assert [archives[-1].name for archives in COCO_2017.values()] == ["annotations_trainval2017.zip"] * 2
+
+
+def test_an_encrypted_member_is_refused_before_anything_is_written(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.jpg", b"a")
+        archive.writestr("b.jpg", b"b")
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the flag of the second member in the list at the end
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"x.zip: member 'b.jpg' is encrypted; nothing was unpacked"):
+        unpack(tmp_path / "x.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
