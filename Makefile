@@ -24,7 +24,7 @@ ifneq ($(strip $(EFFDET_MEDIAPIPE_PYTHON)),)
   export EFFDET_MEDIAPIPE_PYTHON
 endif
 
-.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps gpu-check runtime-speed parity lint format types package clean
+.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps fuzz gpu-check runtime-speed parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
@@ -100,6 +100,11 @@ test-sweeps: env
 # On a machine with a GPU: checks and measurements in a few minutes; run it again to go on where it stopped.
 gpu-check: env
 	$(BIN)/python tools/gpu_check --json gpu.json
+
+# Give COUNT damaged and hostile files to all readers; the next call goes on where this one stopped.
+COUNT ?= 10000
+fuzz: env
+	$(BIN)/python tools/fuzz --count $(COUNT) --state fuzz-state.json
 
 test-fast: env
 	$(BIN)/python -m pytest -n auto -m 'not slow and not outside'

@@ -1,0 +1,1 @@
+"""Fuzz tests of the readers: see __main__.py."""
