@@ -1,6 +1,6 @@
 """Paste the photos of a data set into large canvases, to measure what tiles do for small objects.
 
-python tools/benchmark/canvases.py ../shared/data/bccd canvases
+python -m tools.benchmark.canvases ../shared/data/bccd canvases
 effdet evaluate --weights W --data canvases/photos
 effdet evaluate --weights W --data canvases --tiles auto
 effdet evaluate --weights W --data canvases
