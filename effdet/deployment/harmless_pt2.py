@@ -315,7 +315,7 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     entries = config.get("config")
     for entry in entries.values() if isinstance(entries, dict) else [None]:
         path = entry.get("path_name") if isinstance(entry, dict) else None
-        if not isinstance(path, str) or entry.get("use_pickle") is not False:
+        if entry is None or not isinstance(path, str) or entry.get("use_pickle") is not False:
             raise _refusal("weights that are pickles")
         if not re.fullmatch(r"(?:weight|tensor)_\d+", path):
             raise _refusal(f"the constant {short(path)}, which is no tensor")
