@@ -31,7 +31,13 @@ _COCO = {
         {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 3, 20.5, 10], "area": 205.0, "iscrowd": 0},
         {"id": 2, "image_id": 2, "category_id": 2, "bbox": [5, 5, 10, 10], "segmentation": [[5, 5, 15, 5, 15, 15]]},
         {"id": 3, "image_id": 2, "category_id": 2, "segmentation": {"size": [30, 40], "counts": [100, 5, 25, 5, 1065]}},
-        {"id": 4, "image_id": 2, "category_id": 1, "segmentation": {"size": [30, 40], "counts": "Xe03n"}, "iscrowd": 1},
+        {
+            "id": 4,
+            "image_id": 2,
+            "category_id": 1,
+            "segmentation": {"size": [30, 40], "counts": [0, 100, 1100]},
+            "iscrowd": 1,
+        },
     ],
     "categories": [{"id": 1, "name": "cat", "supercategory": "x"}, {"id": 2, "name": "dog"}],
 }
