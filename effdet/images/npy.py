@@ -57,6 +57,7 @@ def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = npy_format.read_magic(file)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        return read(file)  # type: ignore[no-any-return]
+        header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
+        return header
     except Exception as error:  # ValueError, SyntaxError, struct.error, ... by what is damaged
         raise UnreadableError("is a NumPy file with a damaged header") from error

@@ -127,9 +127,10 @@ class _Readings:
 
     def __init__(self, dataset: Dataset, sizes: Array, rows: Array, format: str) -> None:
         width_height = sizes[rows][:, ::-1].astype(np.float64)
-        ones, is_relative = np.ones((len(rows), 2)), format in RELATIVE
+        ones: Array = np.ones((len(rows), 2))
         self.native = NATIVE.get(format, CORNER_AND_SIZE)
-        self.limits, self.pixels = (ones, width_height) if is_relative else (width_height, ones)
+        self.limits: Array = ones if format in RELATIVE else width_height
+        self.pixels: Array = width_height if format in RELATIVE else ones
         numbers = _NUMBERS[self.native](dataset.boxes_xywh[rows] / np.tile(self.pixels, 2))
         self.boxes = _readings(numbers, self.native, self.limits, self.pixels)
 
