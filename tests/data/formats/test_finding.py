@@ -149,7 +149,7 @@ def test_images_that_do_not_fit_the_split_file_are_named(divided: Path) -> None:
     texts = [str(finding) for finding in find_dataset(divided, "train").findings]
     assert texts == [
         "images are not named in splits.json: 1 (c.jpg); they are left out; divide the data anew",
-        "images that splits.json names are not in the data set: 1 (gone.jpg)",
+        "images that splits.json names are not in the data set: 1 (gone.jpg); divide the data anew",
     ]
 
 
