@@ -128,7 +128,7 @@ def test_a_wrong_key_or_type_is_refused_when_the_config_is_read(tmp_path, overri
         ("model.architecture.channels=0", r"model\.architecture: channels must be 1 or more, got 0"),
         ("model.architecture.neck=bifnp", r"model\.architecture: neck must be one of .*; did you mean 'bifpn'"),
         ("model.architecture.aspect_ratios=[wide]", r"model\.architecture: aspect_ratios\[0\] must be a number"),
-        ("model.architecture.in_channels=1", "mean must have one number for each of in_channels=1"),
+        ("model.architecture.mean=[0.5]", "mean must have one number for each of in_channels=3"),
         ("model.name=lite9", r"model\.name: unknown model 'lite9'; did you mean"),
         ("model.name=custom", r"model\.architecture: an architecture must have the keys .*; missing: backbone"),
     ],
