@@ -17,7 +17,8 @@ from effdet.ops.settings import PRESETS, PostprocessSettings
 from effdet.structures import Predictions
 from effdet.training import focal
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
 
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (60 + seed, 90, 3), dtype=np.uint8) for seed in range(6)]
 

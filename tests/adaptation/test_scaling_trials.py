@@ -143,7 +143,7 @@ def search_options(out):
             "--neck-width", 1.3]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_search_that_is_killed_goes_on_and_ends_as_one_that_was_not(overrides, tmp_path):
     config = load_config("custom", overrides)
     whole = search_scaling(config, tmp_path / "whole", images=64, grid=SMALL, stride=16)

@@ -333,7 +333,7 @@ def test_benchmark_of_the_start_predicts_from_an_exported_file(tmp_path):
     assert all(row["spread"]["count"] == 1 for row in result["rows"])
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_benchmark_of_throughput_gives_rates_by_cores_and_streams(tmp_path, capsys):
     pytest.importorskip("openvino")
     pytest.importorskip("onnxscript")

@@ -95,7 +95,7 @@ def test_what_blocks_make_trains_by_the_written_config(config_file, tmp_path):
     assert len(run.best.predict(str(next((Path(config.data.root) / "images").iterdir())))) >= 0
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_killed_search_goes_on_and_its_trial_too(config_file, tmp_path):
     out = tmp_path / "out"
     words = [*command(config_file, out, "--trials", "3"), "train.checkpoint_minutes=0.001", "data.max_train_images=8"]

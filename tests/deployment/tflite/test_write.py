@@ -169,7 +169,7 @@ def test_int8_takes_bytes(model, file, int8_file, photos):
     assert list(scales.zeroPoint) == [127]
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_int8_that_may_lose_nothing_is_float_again(model, photos, tmp_path):
     pytest.importorskip("ai_edge_quantizer")
     asked = []
