@@ -68,7 +68,7 @@ def compare_inputs(run_peer, images, image_size, preset, constants, fill, interp
     for name in images:
         np.testing.assert_array_equal(ours[name].transpose(2, 0, 1), theirs[name])
         scale = name.replace("image", "scale")
-        np.testing.assert_allclose(1 / ours[scale], theirs[scale], rtol=1e-7)
+        np.testing.assert_allclose(1 / np.array(ours[scale]), theirs[scale], rtol=1e-7)
 
 
 @pytest.mark.parametrize("image_size", [(96, 160), (512, 512)])
