@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Sequence
@@ -109,7 +110,7 @@ def _change_somewhere(value: Any, rng: random.Random) -> Any:
     elif kind == 1 and isinstance(container, dict):
         container[rng.choice(_TEXTS)] = container.pop(key)
     elif kind == 1:
-        container.extend([inner] * rng.choice((1, 3)))
+        container.extend(copy.deepcopy(inner) for _ in range(rng.choice((1, 3))))
     elif kind == 2:
         container[key] = [inner]
     elif kind == 3:
@@ -120,8 +121,8 @@ def _change_somewhere(value: Any, rng: random.Random) -> Any:
 
 
 def strange_value(rng: random.Random) -> Any:
-    """Return a value that few readers expect."""
-    return rng.choice(rng.choice((_NUMBERS, _TEXTS, _SPECIAL)))
+    """Return a value that few readers expect; a later change must not reach the lists that it is taken from."""
+    return copy.deepcopy(rng.choice(rng.choice((_NUMBERS, _TEXTS, _SPECIAL))))
 
 
 def dump_json(value: Any) -> bytes:
