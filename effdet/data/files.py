@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def _is_file(folder: Path, name: str) -> bool:
     archive, slash, _ = name.partition(".tar/")  # an image in an archive
     path = resolve_name(folder, archive + ".tar" if slash else name)
     note(folder, path.parent)
-    return path.is_file()
+    return os.path.isfile(path)  # also false for a name that no file can have, where ``Path.is_file`` raises
 
 
 def choose_folder(names: Sequence[str], folders: Sequence[Path]) -> Path:

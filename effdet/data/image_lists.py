@@ -81,7 +81,7 @@ def resolve_names(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, 
     """
     folder = choose_folder(names, folders)
     sample = [names[place] for place in sorted({place * len(names) // 20 for place in range(20)})] if names else []
-    if any(resolve_name(folder, name).is_file() for name in sample) or foreign_folder(names, folders):
+    if any(os.path.isfile(resolve_name(folder, name)) for name in sample) or foreign_folder(names, folders):
         return folder, list(names)
     for candidate in folders:
         index = ImageIndex(list_images(candidate))

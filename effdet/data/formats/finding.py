@@ -12,6 +12,7 @@ from effdet.data.formats.interface import SPLITS, Found, Part, Source, Split
 from effdet.data.formats.split_file import SPLIT_FILE, read_split_file
 from effdet.data.formats.table import FORMATS
 from effdet.data.remote import to_local
+from effdet.images.faults import printable
 
 _LOOKED_FOR: dict[str, str] = {
     "train": "annotations/instances_train.json, train.json, train/_annotations.coco.json",
@@ -111,10 +112,12 @@ def _find_divided(file: Path) -> Found:
     content = read_split_file(file)
     data = file.parent / content["data"]
     if not data.exists():
-        raise DataError(f"{file}: {data}, which it divides, does not exist; divide the data anew")
+        where = printable(str(data))
+        raise DataError(f"{file}: {where}, which it divides, does not exist; divide the data anew")
     parts = _choose(data, _find_all(data)).parts
     if content["part"] not in parts:
-        raise DataError(f"{file}: {data} has no part {content['part']}, which it divides; divide the data anew")
+        part = printable(str(content["part"]))
+        raise DataError(f"{file}: {printable(str(data))} has no part {part}, which it divides; divide the data anew")
     whole = parts[content["part"]]
     divided: Found = {
         split: replace(whole, names_file=file, part=split) for split in SPLITS if split in content["images"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def _without_upload_prefix(names: list[str], folders: tuple[Path, ...]) -> list[
         base = name.rpartition("/")[2]
         shorter = _UPLOAD.sub("", base)
         tries = (name, base, shorter) if shorter != base else (name,)
-        return next((found for found in tries if any((place / found).is_file() for place in folders)), name)
+        return next((found for found in tries if any(os.path.isfile(place / found) for place in folders)), name)
 
     return [own(name) for name in names]
 

@@ -156,6 +156,7 @@ def test_images_that_do_not_fit_the_split_file_are_named(divided: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"data": "go\nne"}, r"splits\.json: .*go\\nne, which it divides, does not exist; divide the data anew"),
         ({"data": "gone"}, r"splits\.json: .*gone, which it divides, does not exist; divide the data anew"),
         ({"data": 3}, r"splits\.json: must be a file that `effdet data split` has written; write it anew"),
         ({"part": "test"}, "must be a file that `effdet data split` has written"),

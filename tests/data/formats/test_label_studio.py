@@ -62,6 +62,11 @@ def test_images_are_found_by_what_the_task_says(tmp_path: Path, image: str) -> N
     assert read(tmp_path, task(result(), image=image)).read(0).shape == (80, 100, 3)
 
 
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:
+    dataset = read(tmp_path, task(result(), image=f"{'x' * 3000}.jpg"))
+    assert "names of images are longer than a file's can be" in str(dataset.findings)
+
+
 def test_the_minimal_export(tmp_path: Path) -> None:
     dataset = read(tmp_path, {"id": 1, "image": "/data/upload/a.jpg", "label": [{**BOX, **SIZE}], "annotator": 1})
     np.testing.assert_allclose(dataset.boxes_xywh, [[10, 20, 20, 40]])
