@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effdet.atomic_write import replace_file
+from effdet.images.faults import printable
 from effdet.weights.limits import check_size, short
 from effdet.weights.pickles import check_proportions, load_plain
 
@@ -52,7 +53,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{advise_new_run(path)}"
         ) from error
     if damaged:
-        raise ValueError(f"{path} is damaged: the checksum of its part {damaged} is wrong; {advise_new_run(path)}")
+        part = printable(damaged)
+        raise ValueError(f"{path} is damaged: the checksum of its part {part} is wrong; {advise_new_run(path)}")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{path} must be a training checkpoint of format {FORMAT}, got {short(found)}")

@@ -54,6 +54,17 @@ def test_zeros_and_a_flipped_bit_in_a_weight_are_found(archive, count, change):
         load_checkpoint(archive)
 
 
+def test_the_name_of_a_damaged_part_is_written_in_one_line(archive):
+    content = archive.read_bytes()
+    names = content.count(b"/data/0")
+    content = content.replace(b"/data/0", b"/da\na/0")
+    middle = len(content) // 2
+    archive.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+    assert names == 2  # of the part itself and of the list
+    with pytest.raises(ValueError, match=r"the checksum of its part .*da\\na/0 is wrong"):
+        load_checkpoint(archive)
+
+
 def test_damage_at_any_place_is_one_sentence_or_harmless(archive):
     content, expected = archive.read_bytes(), load_checkpoint(archive)
     for place in range(0, len(content), 997):
