@@ -34,22 +34,17 @@ class EvaluationCopies:
 
     def predict(self, network: nn.Module, images: Tensor) -> Predictions:
         """Return what the network predicts in evaluation mode, without gradients; on CUDA by ``cuda_graphs``."""
-        with torch.no_grad(), self._borrow(network) as borrowed:
+        with torch.no_grad(), self.borrow(network) as borrowed:
             compute = borrowed.graphs if images.is_cuda else borrowed.network
             predictions: Predictions = compute(images)
             return predictions
 
     @contextmanager
-    def borrow(self, network: nn.Module) -> Iterator[nn.Module]:
+    def borrow(self, network: nn.Module) -> Iterator[_Copy]:
         """Give a copy of the network that no other thread uses meanwhile.
 
         A copy is used again for as long as the network has the same modules with the same hooks.
         """
-        with self._borrow(network) as borrowed:
-            yield borrowed.network
-
-    @contextmanager
-    def _borrow(self, network: nn.Module) -> Iterator[_Copy]:
         structure = _structure(network)
         borrowed = self._take(structure) or _Copy(copy_for_evaluation(network), structure)
         yield borrowed

@@ -117,7 +117,7 @@ def test_a_copy_is_used_again_but_not_by_two_at_once():
         assert third in (first, second)
     network.append(nn.Dropout())
     with copies.borrow(network) as fourth:
-        assert len(fourth) == 2
+        assert len(fourth.network) == 2
 
 
 def test_a_copy_is_not_used_again_after_an_error():

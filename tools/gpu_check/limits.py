@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from effdet.models.architecture import Architecture
 from effdet.models.cost import network_cost
 from effdet.models.network import Network
 from gpu_check.machine import bandwidth, matrix_rate
@@ -26,10 +27,12 @@ class Limits:
         """Measure the machine."""
         return cls(matrix_rate(device, torch.bfloat16, quick=quick), bandwidth(device, quick=quick))
 
-    def milliseconds(self, network: Network, architecture: object, side: int, batch: int, *, training: bool) -> float:
+    def milliseconds(
+        self, network: Network, architecture: Architecture, side: int, batch: int, *, training: bool
+    ) -> float:
         """Return the least time of a batch: each layer reads its inputs once and writes its outputs once."""
         passes = TRAINING if training else 1
-        macs = network_cost(architecture, num_classes=90, image_size=(side, side)).macs  # type: ignore[arg-type]
+        macs = network_cost(architecture, num_classes=90, image_size=(side, side)).macs
         flops, traffic = 2 * macs * batch * passes, _bytes(network, side) * batch * passes
         return 1000 * max(flops / self.flops, traffic / self.bytes)
 
