@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from effdet.deployment.description import Description
 from effdet.deployment.runtimes import Runtime
 from effdet.detector.batches import to_detections
 from effdet.detector.inputs import as_pixels, check_image_size, normalise
-from effdet.detector.prediction import predict_iter
-from effdet.detector.views import TileChoice, Views
+from effdet.detector.prediction import PredictsFiles
 from effdet.images.letterbox import Letterbox
 from effdet.models.anchors import anchors_of
 from effdet.ops.boxes import clip_boxes
@@ -25,7 +23,7 @@ from effdet.structures import Batch, Detections, Predictions
 Found = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4), labels (D,), scores (D,) of one image
 
 
-class DeployedDetector:
+class DeployedDetector(PredictsFiles):
     """A detector that a runtime computes; it answers what ``EfficientDet`` answers, without gradients.
 
     Args:
@@ -103,49 +101,6 @@ class DeployedDetector:
     def eval(self) -> DeployedDetector:
         """Return the detector; it knows no other mode."""
         return self
-
-    def predict(
-        self,
-        source: Any,
-        *,
-        score_threshold: float = 0.3,
-        batch_size: int = 1,
-        tiles: TileChoice = None,
-        overlap: float | None = None,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        classes: Sequence[str] | None = None,
-    ) -> list[Detections]:
-        """Detect objects in images of any kind; see ``EfficientDet.predict``."""
-        found = self.predict_iter(
-            source,
-            score_threshold=score_threshold,
-            batch_size=batch_size,
-            tiles=tiles,
-            overlap=overlap,
-            flip=flip,
-            scales=scales,
-            classes=classes,
-        )
-        return [detections for detections, _ in found]
-
-    def predict_iter(
-        self,
-        source: Any,
-        *,
-        score_threshold: float = 0.3,
-        batch_size: int = 1,
-        tiles: TileChoice = None,
-        overlap: float | None = None,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        classes: Sequence[str] | None = None,
-    ) -> Iterator[tuple[Detections, np.ndarray]]:
-        """Yield detections with the image that they belong to; see ``EfficientDet.predict_iter``."""
-        views = Views(tiles=tiles, overlap=overlap, flip=flip, scales=tuple(scales))
-        return predict_iter(
-            self, source, score_threshold=score_threshold, batch_size=batch_size, views=views, classes=classes
-        )
 
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +23,8 @@ from effdet.detector.inputs import (
     normalise,
 )
 from effdet.detector.new_classes import check_classes, head_like
-from effdet.detector.prediction import predict_iter
+from effdet.detector.prediction import PredictsFiles
 from effdet.detector.saving import describe, push, save
-from effdet.detector.views import TileChoice, Views
 from effdet.images.letterbox import Letterbox
 from effdet.images.pixel_format import check_range
 from effdet.images.preprocessing import Preprocessing
@@ -43,7 +41,7 @@ from effdet.weights.imagenet import find_backbone_weights, load_backbone
 from effdet.weights.loading import Loaded, load
 
 
-class EfficientDet(nn.Module):
+class EfficientDet(PredictsFiles, nn.Module):
     """An EfficientDet detector that follows the contract of torchvision's detection models.
 
         model = EfficientDet("d0", num_classes=3)
@@ -204,74 +202,6 @@ class EfficientDet(nn.Module):
             original_sizes=original_sizes,
             settings=self.settings,
             image_size=image_size,
-        )
-
-    def predict(
-        self,
-        source: Any,
-        *,
-        score_threshold: float = 0.3,
-        batch_size: int = 1,
-        tiles: TileChoice = None,
-        overlap: float | None = None,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        classes: Sequence[str] | None = None,
-    ) -> list[Detections]:
-        """Detect objects in images of any kind, in evaluation mode whatever mode the model is in.
-
-        Nothing in the model changes, and several threads may call it at once.
-
-        Args:
-            source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
-            score_threshold: Detections below it are left out.
-            batch_size: Images, or views of an image, that go through the network together.
-            tiles: Cut images into tiles with this side, or (height, width), in pixels; "auto": so that objects have the
-                size that they had in training. None: images are scaled to the network input as a whole.
-            overlap: Share of its side that a tile has in common with its neighbour. None: 0.2, or what goes with
-                "auto".
-            flip: Look at the mirror image too.
-            scales: Factors of the network input. What mirror image and scales show is joined by weighted boxes fusion.
-            classes: Names of the classes that are reported; None: all.
-
-        Returns:
-            One ``Detections`` per image or frame, in order, boxes in pixels of the original.
-
-        Raises:
-            FileNotFoundError, ValueError: If there is no such source or an image cannot be read.
-            TypeError, ValueError: If an argument has a wrong type or value, such as an unknown class.
-        """
-        found = self.predict_iter(
-            source,
-            score_threshold=score_threshold,
-            batch_size=batch_size,
-            tiles=tiles,
-            overlap=overlap,
-            flip=flip,
-            scales=scales,
-            classes=classes,
-        )
-        return [detections for detections, _ in found]
-
-    def predict_iter(
-        self,
-        source: Any,
-        *,
-        score_threshold: float = 0.3,
-        batch_size: int = 1,
-        tiles: TileChoice = None,
-        overlap: float | None = None,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        classes: Sequence[str] | None = None,
-    ) -> Iterator[tuple[Detections, np.ndarray]]:
-        """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, one at a time.
-
-        Arguments as for ``predict``. Memory stays flat however many images or frames there are.
-        """
-        views = Views(tiles=tiles, overlap=overlap, flip=flip, scales=tuple(scales))
-        return predict_iter(
-            self, source, score_threshold=score_threshold, batch_size=batch_size, views=views, classes=classes
         )
 
     # ------------------------------------------------------------------ parts that training uses

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
 from numbers import Integral, Real
 from queue import Full, Queue
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -62,6 +62,18 @@ class Detector(Protocol):
     def detect(self, batch: Batch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
 
+    @property
+    def predict(self) -> Callable[..., list[Detections]]:
+        """Detect objects in images of any kind; see ``PredictsFiles``."""
+
+    @property
+    def predict_iter(self) -> Callable[..., Iterator[tuple[Detections, np.ndarray]]]:
+        """Yield detections with the image that they belong to; see ``PredictsFiles``."""
+
+
+class PredictsFiles:
+    """What all detectors do alike: from files, arrays or streams to detections, by their ``detect``."""
+
     def predict(
         self,
         source: Any,
@@ -74,7 +86,40 @@ class Detector(Protocol):
         scales: Sequence[float] = (1.0,),
         classes: Sequence[str] | None = None,
     ) -> list[Detections]:
-        """Detect objects in images of any kind."""
+        """Detect objects in images of any kind, in evaluation mode whatever mode the model is in.
+
+        Nothing in the model changes, and several threads may call it at once.
+
+        Args:
+            source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
+            score_threshold: Detections below it are left out.
+            batch_size: Images, or views of an image, that go through the network together.
+            tiles: Cut images into tiles with this side, or (height, width), in pixels; "auto": so that objects have the
+                size that they had in training. None: images are scaled to the network input as a whole.
+            overlap: Share of its side that a tile has in common with its neighbour. None: 0.2, or what goes with
+                "auto".
+            flip: Look at the mirror image too.
+            scales: Factors of the network input. What mirror image and scales show is joined by weighted boxes fusion.
+            classes: Names of the classes that are reported; None: all.
+
+        Returns:
+            One ``Detections`` per image or frame, in order, boxes in pixels of the original.
+
+        Raises:
+            FileNotFoundError, ValueError: If there is no such source or an image cannot be read.
+            TypeError, ValueError: If an argument has a wrong type or value, such as an unknown class.
+        """
+        found = self.predict_iter(
+            source,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+            tiles=tiles,
+            overlap=overlap,
+            flip=flip,
+            scales=scales,
+            classes=classes,
+        )
+        return [detections for detections, _ in found]
 
     def predict_iter(
         self,
@@ -88,7 +133,19 @@ class Detector(Protocol):
         scales: Sequence[float] = (1.0,),
         classes: Sequence[str] | None = None,
     ) -> Iterator[tuple[Detections, np.ndarray]]:
-        """Yield detections with the image that they belong to."""
+        """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, one at a time.
+
+        Arguments as for ``predict``. Memory stays flat however many images or frames there are.
+        """
+        views = Views(tiles=tiles, overlap=overlap, flip=flip, scales=tuple(scales))
+        return predict_iter(
+            cast("Detector", self),
+            source,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+            views=views,
+            classes=classes,
+        )
 
 
 def predict_iter(
