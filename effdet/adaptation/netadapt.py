@@ -84,7 +84,7 @@ class Adapted:
     """A finished adaptation.
 
     Attributes:
-        folder: Holds everything: see docs/adaptation.md.
+        folder: Holds everything: see docs/how-to/adaptation.md.
         steps: The networks on the way, the given one first.
     """
 

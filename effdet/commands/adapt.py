@@ -17,7 +17,7 @@ _NOTES = """\
 Each step proposes networks with one width less, keeps their most important channels, fine-tunes each for some steps,
 and goes on with the one that loses the least AP for a millisecond saved. The same command goes on where it was stopped;
 started several times, or by torchrun, its processes share the work. Measure on the machine that the detector is for,
-while nothing else uses it. docs/adaptation.md has more.
+while nothing else uses it. docs/how-to/adaptation.md has more.
 """
 
 

@@ -20,7 +20,7 @@ _NOTES = """\
 Parameters, multiply-adds (G) and milliseconds are those of the neck alone, with its laterals: ms of the forward pass,
 training of forward and backward pass. Each × is a ratio to the repeated top-down FPN that adds, and the column after it
 is the paper's (Table 5). FPN and the fully connected pyramid get twice the layers, because a layer has half the nodes
-of PAN. The paper's ratios fit d3 with --repeats 5 best; see docs/design_methods.md.
+of PAN. The paper's ratios fit d3 with --repeats 5 best; see docs/explanations/design_methods.md.
 """
 
 

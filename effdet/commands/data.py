@@ -112,7 +112,7 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
 
 _WRITABLE = ("coco", "yolo", "voc", "csv", "openimages", "shards")
 _DATA = "Check a data set, show it, write it in another format, divide it; draw the demo set, download COCO."
-_ANY_DATA = "folder or annotation file in any format that docs/your_data.md lists"
+_ANY_DATA = "folder or annotation file in any format that docs/how-to/your_data.md lists"
 _CONFIG_HELP = "what will be trained (default: DATA if it is a config, else configs/custom.yaml)"
 _SHOW = (
     "Draw a data set: images as annotated, and as augmentation shows them to the network (contact_sheet.png), plots of "
@@ -120,7 +120,7 @@ _SHOW = (
 )
 _CONVERT = (
     "Write a data set to a new folder in another format. Image files become hard links to the originals where the file "
-    "system allows it, else copies. docs/your_data.md says what each format cannot hold."
+    "system allows it, else copies. docs/how-to/your_data.md says what each format cannot hold."
 )
 _SPLIT = (
     "Divide a data set: write which image belongs to train, val and test to splits.json beside the annotations, which "

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--predictions", type=Path, metavar="FILE", help="results in COCO's JSON format")
     result.add_argument("--annotations", type=Path, metavar="FILE", help="COCO JSON that --predictions is scored by")
     result.add_argument(
-        "--data", metavar="DATA", help="data set in any format that docs/your_data.md lists, or config (.yaml)"
+        "--data", metavar="DATA", help="data set in any format that docs/how-to/your_data.md lists, or config (.yaml)"
     )
     result.add_argument("--split", choices=("train", "val", "test"), help="part of DATA (default: val)")
     result.add_argument("--json", metavar="FILE", help="write the numbers as JSON; - is stdout")
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 _FOR_RESULTS = ("predictions", "annotations", "json", "backend", "weights", "data")
-_AS = "resize photos, do NMS and round boxes as this program does, to see the AP that it will reach (see docs/edge.md)"
+_AS = "resize photos, do NMS and round boxes as this program does, to see the AP it will reach (docs/how-to/edge.md)"
 _BACKEND = "what computes the numbers, which are the same (default: auto, hotcoco when it is installed)"
 
 

@@ -24,7 +24,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--trust", action="store_true", help="open a .pt2 file that can run code: you know who made it")
     group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
     group.add_argument("--resize", choices=("letterbox", "stretch"), help="keep the shape of photos, or fill the input")
-    group.add_argument("--preset", choices=PRESETS, help="whose resizing and post-processing: see docs/presets.md")
+    group.add_argument("--preset", choices=PRESETS, help="whose resizing and NMS: see docs/explanations/presets.md")
     group.add_argument("--nms", choices=("hard", "soft"), help="drop overlapping boxes, or decay their scores")
     group.add_argument("--iou-threshold", type=float, metavar="IOU", help="overlap at which hard NMS drops a box")
     group.add_argument("--sigma", type=float, help="width of the decay of soft NMS")

@@ -325,7 +325,7 @@ class EfficientDet(PredictsFiles, nn.Module):
         """Return the model of any weights, ours or another project's, in evaluation mode.
 
         The names of the tensors tell which project wrote them. Published detectors get the pre- and post-processing
-        that they were published with (docs/presets.md), and those with 90 classes COCO's names and ids.
+        that they were published with (docs/explanations/presets.md), and those with 90 classes COCO's names and ids.
 
         Args:
             source: What ``save_pretrained`` or training wrote; a file of the projects effdet, zylo117 or google/automl;

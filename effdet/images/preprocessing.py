@@ -70,7 +70,7 @@ class Preprocessing:
 
     @classmethod
     def preset(cls, name: str) -> Preprocessing:
-        """Return what published models of a family expect: see docs/presets.md.
+        """Return what published models of a family expect: see docs/explanations/presets.md.
 
         Args:
             name: "default", "fast", "google", "google-advprop", "effdet", "effdet-advprop" or "zylo".

@@ -66,7 +66,7 @@ class PostprocessSettings:
 
     @classmethod
     def preset(cls, name: str) -> PostprocessSettings:
-        """Return the settings with which a family of published models is evaluated: see docs/presets.md.
+        """Return the settings with which a family of published models is evaluated: see docs/explanations/presets.md.
 
         Args:
             name: "default", "google", "effdet" or "zylo".

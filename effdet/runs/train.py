@@ -40,7 +40,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: The run folder; docs/training.md says what it holds.
+        folder: The run folder; docs/how-to/training.md says what it holds.
         history: One row per epoch: ``epoch``, ``step``, ``lr``, ``loss``, ``class_loss``, ``box_loss``,
             ``images_per_second`` and, where it was evaluated, COCO's 12 numbers by the names of ``CocoMetrics`` and
             the AP of each class as ``ap of NAME``.

@@ -1,6 +1,6 @@
 """Compare our networks with PyPI effdet's on the same weights and input.
 
-    EFFDET_PEER_PYTHON=.venv-peer/bin/python python tests/peer/parity.py [NAME …] [--table docs/parity.md]
+    EFFDET_PEER_PYTHON=.venv-peer/bin/python python tests/peer/parity.py [NAME …] [--table docs/measurements/parity.md]
 
 Without names all 47 models are compared. Ends with an error if a difference is above 1e-3 standard deviations.
 """

@@ -102,7 +102,8 @@ def test_a_file_is_found_by_what_its_publisher_calls_it():
 def test_the_page_of_checkpoints_has_a_row_for_every_file(name):
     file = find_published(name)
     names = ", ".join(f"`{name}`" for name in (file.name, *file.aliases))
-    [row] = [line for line in (ROOT / "docs" / "checkpoints.md").read_text().splitlines() if f"| {names} |" in line]
+    table = (ROOT / "docs" / "reference" / "checkpoints.md").read_text()
+    [row] = [line for line in table.splitlines() if f"| {names} |" in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert file.url.endswith(cells[1].strip("`"))
     assert float(cells[-1]) == file.ap

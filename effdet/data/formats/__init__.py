@@ -27,8 +27,8 @@ def find_dataset(
 ) -> Dataset:
     """Find and read one split of a data set. Warnings about it are logged.
 
-    The formats and what each is recognised by are in ``docs/your_data.md``. COCO's layouts below ``root``, in the order
-    in which they are tried; S is the name of the split in any case: train, val, valid, validation, test:
+    The formats and what each is recognised by are in ``docs/how-to/your_data.md``. COCO's layouts below ``root``, in
+    the order in which they are tried; S is the name of the split in any case: train, val, valid, validation, test:
 
         annotations/instances_S2017.json + S2017/          COCO 2017
         annotations/instances_S.json + S/ or images/S/     other years, CVAT
