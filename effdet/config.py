@@ -218,7 +218,8 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches that a step is split into, to save memory
     optimizer: Optimizer = Optimizer.sgd
     lr: float = 0.08  # peak, for batch_size 64; scaled by batch_size / 64 (AdamW: by its square root)
-    warmup_epochs: float = 1.0
+    warmup_epochs: float | None = 1.0  # null: warmup_share of the run
+    warmup_share: float = 0.05  # of the run, in [0, 1]; used where warmup_epochs is null
     momentum: float = 0.9  # SGD momentum, or AdamW's beta1
     weight_decay: float = 4e-5  # on convolution kernels only
     clip_norm: float = 10.0  # L2 norm of the whole gradient, clipped at every step
@@ -251,14 +252,13 @@ class TrainConfig:
             self.accumulate,
         )
         _check(self.lr > 0 and math.isfinite(self.lr), "train.lr", "be positive", self.lr)
-        _check(self.warmup_epochs >= 0, "train.warmup_epochs", "be 0 or more", self.warmup_epochs)
-        if self.epochs is not None:
+        warmup, epochs = self.warmup_epochs, self.epochs
+        if warmup is not None:
+            _check(warmup >= 0, "train.warmup_epochs", "be 0 or more", warmup)
             _check(
-                self.warmup_epochs <= self.epochs,
-                "train.warmup_epochs",
-                f"lie in [0, train.epochs={self.epochs}]",
-                self.warmup_epochs,
+                epochs is None or warmup <= epochs, "train.warmup_epochs", f"lie in [0, train.epochs={epochs}]", warmup
             )
+        _check(0 <= self.warmup_share <= 1, "train.warmup_share", "lie in [0, 1]", self.warmup_share)
         _check(self.weight_decay >= 0, "train.weight_decay", "be 0 or more", self.weight_decay)
         _check(self.clip_norm > 0, "train.clip_norm", "be positive", self.clip_norm)
         _check(0 <= self.ema_decay < 1, "train.ema_decay", "lie in [0, 1)", self.ema_decay)
@@ -270,6 +270,10 @@ class TrainConfig:
         _check(0 <= self.label_smoothing < 1, "train.label_smoothing", "lie in [0, 1)", self.label_smoothing)
         _check(self.patience is None or self.patience >= 1, "train.patience", "be 1 or more", self.patience)
         _check(self.checkpoint_minutes > 0, "train.checkpoint_minutes", "be positive", self.checkpoint_minutes)
+
+    def warmup_of(self, epochs: int) -> float:
+        """Return the length of the warm-up, in epochs, of a run of so many epochs."""
+        return self.warmup_share * epochs if self.warmup_epochs is None else self.warmup_epochs
 
 
 @dataclass(frozen=True, kw_only=True)

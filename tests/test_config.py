@@ -143,6 +143,7 @@ WRONG = [
     ("train: {lr: .nan}", "train.lr must be positive, got nan"),
     ("train: {lr: .inf}", "train.lr must be positive, got inf"),
     ("train: {warmup_epochs: -1}", "train.warmup_epochs must be 0 or more, got -1.0"),
+    ("train: {warmup_share: 1.5}", r"train.warmup_share must lie in \[0, 1\], got 1.5"),
     ("train: {epochs: 2, warmup_epochs: 3}", r"train.warmup_epochs must lie in \[0, train.epochs=2\], got 3.0"),
     ("train: {weight_decay: -1}", "train.weight_decay must be 0 or more, got -1.0"),
     ("train: {clip_norm: 0}", "train.clip_norm must be positive, got 0.0"),

@@ -81,7 +81,7 @@ def prepare_trials(config: Config, images: int) -> TrialBase:
         train=replace(
             config.train,
             epochs=epochs,
-            warmup_epochs=min(config.train.warmup_epochs, epochs),
+            warmup_epochs=min(config.train.warmup_of(epochs), epochs),
             freeze=Freeze.none,
             freeze_bn=False,
         ),

@@ -155,7 +155,7 @@ def build_schedule(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], 
     return functools.partial(
         learning_rate,
         peak=scale_learning_rate(train.lr, train.batch_size, train.optimizer),
-        warmup_steps=round(train.warmup_epochs * steps_per_epoch),
+        warmup_steps=round(train.warmup_of(train.epochs) * steps_per_epoch),
         total_steps=train.epochs * steps_per_epoch,
     )
 

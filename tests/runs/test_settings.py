@@ -115,6 +115,8 @@ SETTINGS = [
     Setting("train.optimizer=adamw", lambda run: type(run.trainer.optimizer).__name__, "AdamW"),
     Setting("train.lr=0.16", lr(3), 0.16 * 4 / 64),  # four images, at the end of the warm-up
     Setting("train.warmup_epochs=0", lr(0), 0.08 * 4 / 64),
+    Setting("train.warmup_epochs=null", lr(0), 0.08 * 4 / 64),  # 0.05 of 8 steps: none
+    Setting("train.warmup_share=0.75, train.warmup_epochs=null", lr(0), 0.08 * 4 / 64 / 6),  # the first of 6 of 8 steps
     Setting("train.momentum=0.5", group("momentum"), [0.5, 0.5]),
     Setting("train.momentum=0.5, train.optimizer=adamw", group("betas"), [(0.5, 0.999)] * 2),
     Setting("train.weight_decay=0.1", group("weight_decay"), [0.1, 0.0]),

@@ -83,7 +83,7 @@ def trial_config(config: Config, architecture: Architecture, plan: Plan, folder:
         folder: Of the trial.
     """
     found = found_config(config, architecture)
-    warmup = min(found.train.warmup_epochs, plan.epochs / EVALUATIONS)
+    warmup = min(found.train.warmup_of(plan.epochs), plan.epochs / EVALUATIONS)
     return replace(
         found,
         data=replace(found.data, max_train_images=plan.images),
