@@ -65,6 +65,18 @@ class GroundTruth:
         self.annotations = self._columns(ranks[dataset.image_of_box])
 
     @property
+    def num_images(self) -> int:
+        """Images of the data set, also those that do not count."""
+        return len(self._image_ranks)
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """(I,) the number in the data set of the image of each rank."""
+        ids = self._dataset.image_ids.tolist()
+        ranks = np.array([self._image_ranks[value] for value in ids], dtype=np.int64)
+        return np.argsort(ranks, kind="stable")
+
+    @property
     def images(self) -> list[dict[str, Any]]:
         """``images`` in COCO's form."""
         return [{"id": rank} for rank in np.flatnonzero(self._counts).tolist()]
