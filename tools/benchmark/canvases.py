@@ -4,12 +4,19 @@ python -m tools.benchmark.canvases ../shared/data/bccd canvases
 effdet evaluate --weights W --data canvases/photos
 effdet evaluate --weights W --data canvases --tiles auto
 effdet evaluate --weights W --data canvases
+
+Objects that the edge of a photo cuts are another matter: on the photo their boxes end where the image does, and on a
+canvas nothing tells where. ``whole.json``, beside each ``val.json``, has them as crowds, which need not be found:
+
+effdet evaluate --weights W --data canvases --tiles auto --save-results found.json
+effdet evaluate --predictions found.json --annotations canvases/whole.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +31,7 @@ SIZE = (3000, 4000)  # (height, width) of a canvas
 PHOTOS = 3  # in a canvas; COCO's numbers count 100 detections of an image at most
 CANVASES = 10
 BACKGROUND = 200  # gray
+CUT = 4  # pixels: an object that is as near to an edge of its photo counts as cut by it
 
 
 def main() -> None:
@@ -37,17 +45,22 @@ def main() -> None:
     part = dataset.without(set(range(len(dataset))) - set(chosen.tolist()))
     write_canvases(part, args.out)
     convert({"val": part}, args.out / "photos", to="coco")
+    _write_whole(args.out / "photos", cut_by_edge(part).tolist())
 
 
 def write_canvases(dataset: Dataset, folder: Path, *, seed: int = 0) -> None:
-    """Write the canvases and ``val.json`` to a folder; the same seed gives the same canvases."""
+    """Write the canvases, ``val.json`` and ``whole.json`` to a folder; the same seed gives the same canvases."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(dataset))
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    is_cut = cut_by_edge(dataset)
+    cut: list[bool] = []
     for number, first in enumerate(range(0, len(order), PHOTOS), start=1):
-        canvas, boxes = _canvas(dataset, order[first : first + PHOTOS], rng)
+        chosen = order[first : first + PHOTOS]
+        canvas, boxes = _canvas(dataset, chosen, rng)
+        cut += [bool(row) for index in chosen for row in is_cut[dataset.offsets[index] : dataset.offsets[index + 1]]]
         name = f"{number:03}.png"
         Image.fromarray(canvas).save(folder / "images" / name)
         images.append({"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
@@ -55,6 +68,23 @@ def write_canvases(dataset: Dataset, folder: Path, *, seed: int = 0) -> None:
     pairs = zip(dataset.category_ids, dataset.class_names, strict=True)
     categories = [{"id": category_id, "name": name} for category_id, name in pairs]
     (folder / "val.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
+    _write_whole(folder, cut)
+
+
+def cut_by_edge(dataset: Dataset) -> np.ndarray:
+    """Return (M,) whether each box ends at an edge of its image, as the object there goes on beyond it."""
+    left_top = dataset.boxes_xywh[:, :2]
+    right_bottom = dataset.sizes[dataset.image_of_box][:, ::-1] - left_top - dataset.boxes_xywh[:, 2:]
+    is_cut: np.ndarray = (np.minimum(left_top, right_bottom) <= CUT).any(axis=1)
+    return is_cut
+
+
+def _write_whole(folder: Path, is_cut: Sequence[bool]) -> None:
+    """Write ``whole.json``: ``val.json`` with the objects that are cut, in the order of its annotations, as crowds."""
+    content = json.loads((folder / "val.json").read_text())
+    for row, cut in zip(content["annotations"], is_cut, strict=True):
+        row["iscrowd"] = int(row["iscrowd"] or cut)
+    (folder / "whole.json").write_text(json.dumps(content))
 
 
 def _canvas(dataset: Dataset, indices: Any, rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
