@@ -45,6 +45,21 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
+class Assigner(str, Enum):
+    """Rules by which anchors learn boxes."""
+
+    iou = "iou"  # IoU of anchor and box, as published
+    task_aligned = "task_aligned"  # the anchors that already predict a box best
+
+
+class ClassLoss(str, Enum):
+    """Losses of the class head."""
+
+    focal = "focal"
+    quality_focal = "quality_focal"
+    varifocal = "varifocal"
+
+
 class BoxLoss(str, Enum):
     """Losses of the box head."""
 
@@ -224,11 +239,14 @@ class TrainConfig:
     weight_decay: float = 4e-5  # on convolution kernels only
     clip_norm: float = 10.0  # L2 norm of the whole gradient, clipped at every step
     ema_decay: float = 0.9998  # moving average of weights and BN statistics; 0: none
+    assigner: Assigner = Assigner.iou
+    topk: int | None = None  # anchors that a box chooses; null: 13 for task_aligned
+    class_loss: ClassLoss = ClassLoss.focal
     box_loss: BoxLoss = BoxLoss.huber
     box_weight: float | None = None  # null: 50 for huber, 5 for the IoU losses
-    focal_alpha: float = 0.25
-    focal_gamma: float = 1.5
-    label_smoothing: float = 0.0
+    focal_alpha: float | None = None  # null: 0.25 for focal, 0.75 for varifocal; quality_focal has none
+    focal_gamma: float | None = None  # null: 1.5 for focal, 2 for quality_focal and varifocal
+    label_smoothing: float = 0.0  # focal only
     huber_delta: float = 0.1
     mask_zero_targets: bool = False  # leave out box targets of exactly 0 (huber only), as the published models did
     precision: Precision = Precision.auto
@@ -264,8 +282,7 @@ class TrainConfig:
         _check(0 <= self.ema_decay < 1, "train.ema_decay", "lie in [0, 1)", self.ema_decay)
         _check(0 <= self.momentum < 1, "train.momentum", "lie in [0, 1)", self.momentum)
         _check(self.box_weight is None or self.box_weight > 0, "train.box_weight", "be positive", self.box_weight)
-        _check(0 <= self.focal_alpha <= 1, "train.focal_alpha", "lie in [0, 1]", self.focal_alpha)
-        _check(self.focal_gamma >= 0, "train.focal_gamma", "be 0 or more", self.focal_gamma)
+        self._check_assignment_and_losses()
         _check(self.huber_delta > 0, "train.huber_delta", "be positive", self.huber_delta)
         _check(0 <= self.label_smoothing < 1, "train.label_smoothing", "lie in [0, 1)", self.label_smoothing)
         _check(self.patience is None or self.patience >= 1, "train.patience", "be 1 or more", self.patience)
@@ -274,6 +291,20 @@ class TrainConfig:
     def warmup_of(self, epochs: int) -> float:
         """Return the length of the warm-up, in epochs, of a run of so many epochs."""
         return self.warmup_share * epochs if self.warmup_epochs is None else self.warmup_epochs
+
+    def _check_assignment_and_losses(self) -> None:
+        alpha, gamma, chosen = self.focal_alpha, self.focal_gamma, f"train.class_loss={self.class_loss.value}"
+        _check(alpha is None or 0 <= alpha <= 1, "train.focal_alpha", "lie in [0, 1]", alpha)
+        _check(gamma is None or gamma >= 0, "train.focal_gamma", "be 0 or more", gamma)
+        no_alpha = self.class_loss is ClassLoss.quality_focal
+        _check(not (no_alpha and alpha is not None), "train.focal_alpha", f"be null with {chosen}", alpha)
+        smooth = self.label_smoothing
+        _check(
+            smooth == 0 or self.class_loss is ClassLoss.focal, "train.label_smoothing", f"be 0 with {chosen}", smooth
+        )
+        _check(self.topk is None or self.topk >= 1, "train.topk", "be 1 or more", self.topk)
+        fixed = self.assigner is Assigner.iou
+        _check(not (fixed and self.topk is not None), "train.topk", "be null with train.assigner=iou", self.topk)
 
 
 @dataclass(frozen=True, kw_only=True)

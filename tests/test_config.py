@@ -154,6 +154,17 @@ WRONG = [
     ("train: {focal_gamma: -1}", "train.focal_gamma must be 0 or more, got -1.0"),
     ("train: {huber_delta: 0}", "train.huber_delta must be positive, got 0.0"),
     ("train: {label_smoothing: 1}", r"train.label_smoothing must lie in \[0, 1\), got 1.0"),
+    (
+        "train: {class_loss: varifocal, label_smoothing: 0.1}",
+        "train.label_smoothing must be 0 with train.class_loss=varifocal, got 0.1",
+    ),
+    (
+        "train: {class_loss: quality_focal, focal_alpha: 0.5}",
+        "train.focal_alpha must be null with train.class_loss=quality_focal, got 0.5",
+    ),
+    ("train: {class_loss: bce}", "train.class_loss must be one of focal, quality_focal, varifocal, got 'bce'"),
+    ("train: {topk: 0, assigner: task_aligned}", "train.topk must be 1 or more, got 0"),
+    ("train: {topk: 9}", "train.topk must be null with train.assigner=iou, got 9"),
     ("train: {checkpoint_minutes: 0}", "train.checkpoint_minutes must be positive, got 0.0"),
     ("train: {patience: 0}", "train.patience must be 1 or more, got 0"),
     ("eval: {every: 0}", "eval.every must be 1 or more, got 0"),

@@ -138,6 +138,9 @@ def synchronise_bn(model: EfficientDet, world: World) -> None:
 def build_criterion(train: TrainConfig) -> DetectionLoss:
     """Return the loss of a batch."""
     return DetectionLoss(
+        assigner=train.assigner,
+        topk=train.topk,
+        class_loss=train.class_loss,
         alpha=train.focal_alpha,
         gamma=train.focal_gamma,
         label_smoothing=train.label_smoothing,

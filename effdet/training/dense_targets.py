@@ -29,11 +29,17 @@ class DenseAssignment:
     classes: Tensor  # (B·N,) int64 in [0, K); 0 where the anchor is not positive
     boxes: Tensor  # (B·N, 4) float32 xyxy, the matched ground truth; the anchor itself where it is not positive
     is_ignored: Tensor | None  # (B·N,) bool, never true where is_positive is; None: the batch has no crowd box
+    scores: Tensor | None = None  # (B·N,) float32 in [0, 1], 0 where not positive; None: positive anchors learn 1
 
     @property
     def num_positives(self) -> Tensor:
         """Number of positive anchors in the batch, () int64 on the device."""
         return self.is_positive.sum()
+
+    @property
+    def total_score(self) -> Tensor:
+        """Sum of the scores that positive anchors learn, () on the device: float32, or int64 where all learn 1."""
+        return self.num_positives if self.scores is None else self.scores.sum()
 
 
 AnyAssignment: TypeAlias = Assignment | DenseAssignment
@@ -62,7 +68,7 @@ def assign_dense(anchors: Tensor, targets: Sequence[Target], *, positive_iou: fl
         is_positive, row = _match(anchors, boxes, image, len(targets), positive_iou)
         learned = torch.where(is_positive[:, None], boxes[row], learned)
         learned_classes = torch.where(is_positive, classes[row], 0)
-    is_ignored = _inside_crowd(anchors, crowds, crowd_image, len(targets)) & ~is_positive if len(crowds) else None
+    is_ignored = inside_crowd(anchors, crowds, crowd_image, len(targets)) & ~is_positive if len(crowds) else None
     return DenseAssignment(is_positive=is_positive, classes=learned_classes, boxes=learned, is_ignored=is_ignored)
 
 
@@ -96,7 +102,7 @@ def _match(
     return by_iou | is_claimed, row.clamp(0, num_boxes - 1)
 
 
-def _inside_crowd(anchors: Tensor, crowds: Tensor, image: Tensor, num_images: int) -> Tensor:
+def inside_crowd(anchors: Tensor, crowds: Tensor, image: Tensor, num_images: int) -> Tensor:
     """Return which anchors have half their area or more inside one crowd box of their image: (B·N,) bool."""
     areas = box_areas(anchors)
     inside = torch.zeros(num_images, len(anchors), dtype=torch.uint8, device=anchors.device)

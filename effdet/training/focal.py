@@ -1,8 +1,9 @@
-"""The focal loss of the class head, with its gradient computed in the forward pass."""
+"""Class losses of the focal family for the class head, with the gradient computed in the forward pass."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,27 +60,51 @@ def sparse_focal_loss(
     Returns:
         () float32, differentiable once with respect to every logit.
     """
-    return _SparseFocal.apply(logits, assignment, _Focal(alpha, gamma, label_smoothing, fused), scale)
+    kind = ClassLossKind(gamma=gamma, background=1 - alpha, positive=alpha, smoothing=label_smoothing, fused=fused)
+    return sparse_class_loss(logits, assignment, kind, scale=scale)
 
 
-@dataclass(frozen=True)
-class _Focal:
-    """Parameters of the focal loss, and whether the kernel may compute it; see ``sparse_focal_loss``."""
+@dataclass(frozen=True, kw_only=True)
+class ClassLossKind:
+    """A class loss, ``background``·h(x) for background entries and another term for positive ones.
 
-    alpha: float
-    gamma: float
-    smoothing: float
-    fused: bool
-
-
-class _SparseFocal(torch.autograd.Function):
-    """Sum of focal losses. The forward pass also computes the gradient, and the first backward pass returns it.
-
-    With h(x) = σ(x)^γ · (softplus(x) - ½s·x) the loss of a background entry is (1 - α)·h(x), of a positive one α·h(-x).
+    h(x) = σ(x)^γ · (softplus(x) - ½s·x) is the focal loss of a background entry with the label smoothing s.
     """
 
+    gamma: float  # focusing exponent γ of background entries
+    background: float  # weight of background entries
+    positive: float = 1.0  # weight of positive entries
+    smoothing: float = 0.0
+    term: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    """Value and derivative of a positive entry from its logit and target score; None: h(-x), the focal loss."""
+    fused: bool = False  # see ``sparse_focal_loss``
+
+    def of_positive(self, x: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return value and derivative of positive entries, elementwise, without their weight; scores None: all 1."""
+        if self.term is not None:
+            x = at_least_float32(x)
+            return self.term(x, torch.ones_like(x) if scores is None else scores.to(x.dtype))
+        value, slope = _focal_term(-x, self.gamma, self.smoothing)
+        return value, -slope
+
+
+def sparse_class_loss(
+    logits: Tensor, assignment: AnyAssignment, kind: ClassLossKind, *, scale: Tensor | float = 1.0
+) -> Tensor:
+    """Return the sum of a class loss over all logits but those of ignored anchors; see ``sparse_focal_loss``.
+
+    Positive entries whose target score is 0 count as background.
+    """
+    return _SparseLoss.apply(logits, assignment, kind, scale)
+
+
+class _SparseLoss(torch.autograd.Function):
+    """Sum of a class loss. The forward pass also computes the gradient, and the first backward pass returns it."""
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, assignment: AnyAssignment, kind: _Focal, scale: Tensor | float) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, assignment: AnyAssignment, kind: ClassLossKind, scale: Tensor | float
+    ) -> Tensor:
         # Gradients divided by N are too small for float16, so the backward pass divides them, scaled by GradScaler.
         late = logits.dtype == torch.float16
         total, ctx.gradient = _sum_and_gradient(logits.detach(), assignment, kind, 1.0 if late else scale)
@@ -103,13 +128,13 @@ class _SparseFocal(torch.autograd.Function):
 
 
 def _sum_and_gradient(
-    rows: Tensor, assignment: AnyAssignment, kind: _Focal, scale: Tensor | float
+    rows: Tensor, assignment: AnyAssignment, kind: ClassLossKind, scale: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Return the scaled loss (), float32, and its gradient (B·N, K), of the type of the logits ``rows``."""
     if isinstance(assignment, DenseAssignment):
         return _dense_sum_and_gradient(rows, assignment, kind, scale)
     gradient = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    total = _background(rows, gradient, kind, (1 - kind.alpha) * scale)
+    total = _background(rows, gradient, kind, kind.background * scale)
 
     ignored = rows[assignment.ignored]
     less = _focal_term(ignored, kind.gamma, kind.smoothing)[0].sum()
@@ -117,31 +142,31 @@ def _sum_and_gradient(
 
     entries = (assignment.positive, assignment.classes)
     less = less + _focal_term(rows[entries], kind.gamma, kind.smoothing)[0].sum()
-    value, slope = _focal_term(-rows[entries], kind.gamma, kind.smoothing)
-    gradient[entries] = (-kind.alpha * scale * slope).to(gradient.dtype)
-    return total + scale * (kind.alpha * value.sum() - (1 - kind.alpha) * less), gradient
+    value, slope = kind.of_positive(rows[entries], assignment.scores)
+    gradient[entries] = (kind.positive * scale * slope).to(gradient.dtype)
+    return total + scale * (kind.positive * value.sum() - kind.background * less), gradient
 
 
 def _dense_sum_and_gradient(
-    rows: Tensor, assignment: DenseAssignment, kind: _Focal, scale: Tensor | float
+    rows: Tensor, assignment: DenseAssignment, kind: ClassLossKind, scale: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Do the same for targets of every anchor. Sizes do not depend on values, so the host does not wait."""
     compute = _background_by_kernel if _has_kernel(rows) else _background_by_operators
-    total, gradient = compute(rows, assignment.is_ignored, kind, (1 - kind.alpha) * scale)
-    total = (1 - kind.alpha) * total
+    total, gradient = compute(rows, assignment.is_ignored, kind, kind.background * scale)
+    total = kind.background * total
 
     column, positive = assignment.classes[:, None], assignment.is_positive[:, None]  # (B·N, 1)
     entries = rows.gather(1, column)
     as_background = _focal_term(entries, kind.gamma, kind.smoothing)[0]
-    value, slope = _focal_term(-entries, kind.gamma, kind.smoothing)
-    total = total + torch.where(positive, kind.alpha * value - (1 - kind.alpha) * as_background, 0).sum()
-    slope = (-kind.alpha * scale * slope).to(gradient.dtype)
+    value, slope = kind.of_positive(entries, None if assignment.scores is None else assignment.scores[:, None])
+    total = total + torch.where(positive, kind.positive * value - kind.background * as_background, 0).sum()
+    slope = (kind.positive * scale * slope).to(gradient.dtype)
     gradient.scatter_(1, column, torch.where(positive, slope, gradient.gather(1, column)))
     return total * scale, gradient
 
 
 def _background_by_operators(
-    rows: Tensor, ignored: Tensor | None, kind: _Focal, weight: Tensor | float
+    rows: Tensor, ignored: Tensor | None, kind: ClassLossKind, weight: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of h(x) over all logits, (), and weight·h'(x), (B·N, K), without those of ignored anchors."""
     gradient = torch.empty_like(rows, memory_format=torch.contiguous_format)
@@ -162,7 +187,7 @@ def _has_kernel(rows: Tensor) -> bool:
 
 
 def _background_by_kernel(
-    rows: Tensor, ignored: Tensor | None, kind: _Focal, weight: Tensor | float
+    rows: Tensor, ignored: Tensor | None, kind: ClassLossKind, weight: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Do what ``_background_by_operators`` does in one pass."""
     from effdet.training.triton_focal import background_sum_and_gradient
@@ -174,7 +199,7 @@ def _background_by_kernel(
     )
 
 
-def _background(rows: Tensor, gradient: Tensor, kind: _Focal, weight: Tensor | float) -> Tensor:
+def _background(rows: Tensor, gradient: Tensor, kind: ClassLossKind, weight: Tensor | float) -> Tensor:
     """Return the sum of weight·h(x) over all logits, (), and write weight·h'(x) to ``gradient``."""
     kernels = load_kernels() if kind.fused and rows.device.type == "cpu" and rows.dtype == torch.float32 else None
     if kernels is not None:

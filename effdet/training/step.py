@@ -60,7 +60,9 @@ class Trainer:
     A run that resumes from a checkpoint therefore gives the same result as one that was not interrupted.
 
     N of the losses counts the positive anchors of the whole step, over its micro-batches and all processes. So the
-    gradient is the same as that of one process with one large batch.
+    gradient is the same as that of one process with one large batch. If assignment or scores depend on the predictions,
+    N is known only after the last micro-batch. Then losses and gradient are computed with the number of boxes in its
+    place, and multiplied by the quotient of the two.
 
     Args:
         model: Detector with ``network``, ``normalise`` and ``anchors``, on its device.
@@ -113,14 +115,18 @@ class Trainer:
 
         batches = [self._to_device(batch) for batch in micro_batches]
         anchors = [self.model.anchors(tuple(batch.images.shape[-2:]), self.world.device) for batch in batches]
-        assignments = [self.criterion.assign(*pair) for pair in zip(anchors, (b.targets for b in batches), strict=True)]
-        normaliser, num_stops = self._agree(assignments, stop)
+        assignments = self._assign(batches, anchors)
+        normaliser, num_stops = self._agree(batches, assignments, stop)
 
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        losses, total_scores = [], []
         for index, parts in enumerate(zip(batches, anchors, assignments, strict=True)):
             with self._synchronise(last=index == len(batches) - 1):
-                losses.append(self._backward(*parts, normaliser))
+                loss, total_score = self._backward(*parts, normaliser)
+            losses.append(loss)
+            total_scores.append(total_score)
+        if self.criterion.needs_predictions:
+            losses = self._normalise_again(losses, total_scores, normaliser)
         norm = self.clip_gradient()
         result = self._read(losses, norm, num_stops, micro_batches)
         self.update_weights()
@@ -146,30 +152,54 @@ class Trainer:
         """Return the batch with its images on the device; ``assign`` copies all boxes at once."""
         return replace(batch, images=batch.images.to(self.world.device, non_blocking=True))
 
-    def _backward(self, batch: Batch, anchors: Tensor, assignment: AnyAssignment, normaliser: Tensor) -> Tensor:
-        """Add the gradient of one micro-batch and return its losses: (2,)."""
+    def _assign(self, batches: Sequence[Batch], anchors: Sequence[Tensor]) -> list[AnyAssignment | None]:
+        """Return the assignment of each micro-batch; None where it needs predictions."""
+        if self.criterion.needs_predictions:
+            return [None] * len(batches)
+        return [self.criterion.assign(a, batch.targets) for a, batch in zip(anchors, batches, strict=True)]
+
+    def _backward(
+        self, batch: Batch, anchors: Tensor, assignment: AnyAssignment | None, normaliser: Tensor
+    ) -> tuple[Tensor, Tensor | int]:
+        """Add the gradient of one micro-batch; return its losses, (2,), and its share of N."""
         images = self.model.normalise(batch.images, batch.content_sizes)
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         dtype = AUTOCAST[self.settings.precision]
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             predictions: Predictions = self.network(images)
+        if assignment is None:
+            assignment = self.criterion.assign(anchors, batch.targets, predictions)
         losses = self.criterion(predictions, anchors, batch.targets, assignment=assignment, normaliser=normaliser)
         parts = torch.stack([losses[name] for name in LOSSES])
         self.scaler.scale(parts.sum()).backward()
-        return parts.detach()
+        return parts.detach(), assignment.total_score
 
-    def _agree(self, assignments: Sequence[AnyAssignment], stop: bool) -> tuple[Tensor, Tensor]:
+    def _agree(
+        self, batches: Sequence[Batch], assignments: Sequence[AnyAssignment | None], stop: bool
+    ) -> tuple[Tensor, Tensor]:
         """Return N of this step, () float32, and the number of processes that want to stop, () int64.
 
-        DDP takes the mean over k processes, hence N = (Σ positives + 1) / k.
+        DDP takes the mean over k processes, hence N = (Σ positives + 1) / k. Where there is no assignment yet, the
+        number of boxes takes the place of the positive anchors.
         """
         counts = torch.zeros(2, dtype=torch.int64, device=self.world.device)
-        for assignment in assignments:
-            counts[0] += assignment.num_positives
+        for batch, assignment in zip(batches, assignments, strict=True):
+            counts[0] += _num_boxes(batch) if assignment is None else assignment.num_positives
         counts[1] += stop
         positives, num_stops = self.world.sum(counts).unbind()
         return (positives + 1) / self.world.size, num_stops
+
+    def _normalise_again(
+        self, losses: Sequence[Tensor], total_scores: Sequence[Tensor | int], before: Tensor
+    ) -> list[Tensor]:
+        """Divide the gradient and the losses by N of the step instead of ``before``; return the losses."""
+        total = torch.zeros((), device=self.world.device)
+        for part in total_scores:
+            total += part
+        factor = before * self.world.size / (self.world.sum(total) + 1)
+        torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], factor)
+        return [part * factor for part in losses]
 
     def _synchronise(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let processes exchange gradients only in the last micro-batch of a step."""
@@ -192,6 +222,10 @@ class Trainer:
         if not self.scaler.is_enabled() and not np.isfinite(norm_value):  # the scaler itself skips such a step
             raise NonFiniteError(f"gradient norm is {norm_value}", micro_batches)
         return StepResult(dict(zip(LOSSES, sums, strict=True)), stop=stops > 0)
+
+
+def _num_boxes(batch: Batch) -> int:
+    return sum(len(target.boxes) for target in batch.targets)
 
 
 def seed_everything(seed: int, step: int, rank: int = 0) -> None:

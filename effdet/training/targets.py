@@ -27,11 +27,17 @@ class Assignment:
     classes: Tensor  # (P,) int64 in [0, K)
     boxes: Tensor  # (P, 4) float32 xyxy, the matched ground truth
     ignored: Tensor  # (I,) int64 flat indices, ascending, disjoint from positive
+    scores: Tensor | None = None  # (P,) float32 in [0, 1], the score that each positive anchor learns; None: 1
 
     @property
     def num_positives(self) -> int:
         """Number of positive anchors P in the batch."""
         return len(self.positive)
+
+    @property
+    def total_score(self) -> Tensor | int:
+        """Sum of the scores that positive anchors learn, () float32; P where all learn 1."""
+        return self.num_positives if self.scores is None else self.scores.sum()
 
 
 def assign(anchors: Tensor, targets: Sequence[Target], *, positive_iou: float = 0.5) -> Assignment:
@@ -59,7 +65,7 @@ def assign(anchors: Tensor, targets: Sequence[Target], *, positive_iou: float = 
         positive=positive,
         classes=classes[box],
         boxes=boxes[box],
-        ignored=_inside_crowd(anchors, [target.crowd_boxes for target in targets], positive),
+        ignored=inside_crowd(anchors, [target.crowd_boxes for target in targets], positive),
     )
 
 
@@ -163,8 +169,11 @@ def _first_of_run(values: Tensor) -> Tensor:
     return first
 
 
-def _inside_crowd(anchors: Tensor, crowd_boxes: Sequence[Tensor], positive: Tensor) -> Tensor:
-    """Return the anchors, except ``positive`` ones, with half their area or more inside one crowd box: (I,) int64."""
+def inside_crowd(anchors: Tensor, crowd_boxes: Sequence[Tensor], positive: Tensor) -> Tensor:
+    """Return the flat indices of anchors with half their area or more inside one crowd box: (I,) int64.
+
+    Anchors of ``positive``, flat indices, are left out.
+    """
     if not any(len(crowds) for crowds in crowd_boxes):
         return positive[:0]
     areas = box_areas(anchors)

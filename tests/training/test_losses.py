@@ -12,6 +12,7 @@ from effdet.structures import Predictions, Target
 from effdet.training import focal
 from effdet.training.focal import focal_loss, sparse_focal_loss
 from effdet.training.losses import DetectionLoss, huber_loss, iou_loss
+from effdet.training.quality_losses import quality_focal_loss, varifocal_loss
 from effdet.training.targets import Assignment
 
 K = 3
@@ -356,3 +357,52 @@ def test_predictions_targets_and_anchors_must_agree():
     predictions, anchors, targets = a_batch()
     with pytest.raises(ValueError, match="got 2 images × 6 rows for 2 targets and 5 anchors"):
         DetectionLoss()(predictions, anchors[:5], targets)
+
+
+@pytest.mark.parametrize("box_loss", ["huber", "giou"])
+@pytest.mark.parametrize("class_loss", ["quality_focal", "varifocal"])
+def test_scores_weigh_the_box_loss_and_are_counted(class_loss, box_loss):
+    """The two positive anchors of the first image learn the IoU of what they predict."""
+    predictions, anchors, targets = a_batch()
+    got = DetectionLoss(class_loss=class_loss, box_loss=box_loss, box_weight=3.0)(predictions, anchors, targets)
+    decoded = decode(predictions.box_deltas[0, POSITIVE], anchors[POSITIVE])
+    scores = torchvision.ops.box_iou(decoded, targets[0].boxes)[:, 0].detach()
+    normaliser = scores.sum() + 1
+
+    one_hot = torch.zeros(2, 6, K)
+    one_hot[0, POSITIVE, 1] = scores
+    formula = {"quality_focal": quality_focal_loss, "varifocal": varifocal_loss}[class_loss]
+    expected = formula(predictions.class_logits, one_hot)
+    expected[0, IGNORED] = 0
+    torch.testing.assert_close(got["class_loss"], expected.sum() / normaliser)
+    if box_loss == "giou":
+        losses = 1 - torchvision.ops.generalized_box_iou(decoded, targets[0].boxes)[:, 0]
+    else:
+        errors = predictions.box_deltas[0, POSITIVE] - encode(targets[0].boxes, anchors[POSITIVE])
+        losses = huber_loss(errors, torch.zeros(2, 4)).mean(dim=1)
+    torch.testing.assert_close(got["box_loss"], 3 * (scores * losses).sum() / normaliser)
+
+
+def test_task_aligned_anchors_learn_1_with_the_focal_loss():
+    predictions, anchors, targets = a_batch()
+    assignment = DetectionLoss(assigner="task_aligned").assign(anchors, targets, predictions)
+    assert assignment.scores is None
+    assert assignment.num_positives == assignment.total_score
+
+
+def test_an_assigner_that_needs_predictions_says_so():
+    _, anchors, targets = a_batch()
+    with pytest.raises(ValueError, match="assign needs predictions with assigner 'task_aligned' and"):
+        DetectionLoss(assigner="task_aligned").assign(anchors, targets)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"assigner": "best"}, "assigner must be one of iou, task_aligned; got 'best'"),
+        ({"class_loss": "bce"}, "class_loss must be one of focal, quality_focal, varifocal; got 'bce'"),
+    ],
+)
+def test_an_unknown_choice_lists_the_known_ones(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DetectionLoss(**settings)

@@ -1,0 +1,85 @@
+"""Task-aligned assignment: an anchor learns a box if it already predicts class and place of it well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from effdet.ops.boxes import decode
+from effdet.structures import Predictions, Target
+from effdet.training.anchor_layout import AnchorLayout, layout_of
+from effdet.training.dense_targets import AnyAssignment
+from effdet.training.matching import Choices, GroundTruth, make_assignment, no_choices, paired_iou, pairs_of
+
+
+@dataclass(frozen=True)
+class TaskAligned:
+    """The assigner of TOOD (Feng et al., "Task-aligned One-stage Object Detection", 2021, section 3.2).
+
+    With the score s of the box's class and the IoU u of the predicted box, the alignment of an anchor with a box is
+
+        t = s^α · u^β
+
+    Each box chooses the ``topk`` anchors with the largest t > 0 among those whose centre lies inside it (a side counts
+    as at least the finest stride). An anchor that several boxes choose learns the one with the largest u. The target
+    score of an anchor is t · max(u) / max(t), with both maxima over the anchors that learn the same box.
+    """
+
+    topk: int = 13  # anchors that a box chooses
+    alpha: float = 1.0  # exponent of the score
+    beta: float = 6.0  # exponent of the IoU
+
+    @torch.no_grad()
+    def __call__(
+        self, anchors: Tensor, targets: Sequence[Target], predictions: Predictions, *, dense: bool | None = None
+    ) -> AnyAssignment:
+        """Match the anchors of every image with its ground truth.
+
+        Args:
+            anchors: (N, 4) float32 xyxy pixels of the network input, laid out as by ``make_anchors``.
+            targets: B, one per image; boxes in the same frame.
+            predictions: (B, N, K) logits and (B, N, 4) deltas; no gradient goes through them.
+            dense: Result with one entry per anchor instead of short lists; None: on every device but a CPU.
+        """
+        truth, layout = GroundTruth.of(targets, anchors), layout_of(anchors)
+        predicted = decode(predictions.box_deltas.float(), anchors).flatten(0, 1)  # (B·N, 4)
+        logits = predictions.class_logits.flatten(0, 1)  # (B·N, K)
+
+        topk = min(self.topk, len(anchors))
+        flats, alignments = ([part] for part in no_choices(truth, topk))
+        for part in truth.chunks(len(anchors)):
+            metric = self._alignment(part, layout, predicted, logits)  # (r, N)
+            values, anchor = metric.topk(topk, dim=1)
+            flats.append(part.first_anchor[:, None] + anchor)
+            alignments.append(values)
+        flat, t = torch.cat(flats), torch.cat(alignments)  # (R, topk)
+        u = paired_iou(truth.boxes[:, None], predicted[flat])
+        granted, owner = Choices(flat, u, t > 0).winners(len(predicted))
+        scores = u.new_zeros(len(predicted) + 1)  # the last place takes what is not granted
+        scores[torch.where(granted, flat, len(predicted))] = _normalised(t, u, granted)
+        return make_assignment(anchors, targets, truth, owner, scores[:-1], dense=dense)
+
+    def _alignment(self, truth: GroundTruth, layout: AnchorLayout, predicted: Tensor, logits: Tensor) -> Tensor:
+        """Return t of each box with each anchor of its image, 0 for centres outside: (r, N)."""
+        inside = layout.cells_inside(truth.boxes)  # (r, cells)
+        row, cell = pairs_of(inside)
+        member = torch.arange(layout.per_cell, device=cell.device)
+        flat = truth.first_anchor[row, None] + cell[:, None] * layout.per_cell + member  # (pairs, A)
+        u = paired_iou(truth.boxes[row, None], predicted[flat])
+        s = logits[flat, truth.classes[row, None]].float().sigmoid()
+        t = s**self.alpha * u**self.beta * inside[row, cell, None]
+        metric = t.new_zeros(*inside.shape, layout.per_cell)
+        metric[row, cell] = t
+        return metric.flatten(1)
+
+
+def _normalised(t: Tensor, u: Tensor, granted: Tensor) -> Tensor:
+    """Return the target scores t · max(u) / max(t) of granted choices, 0 of others: (R, topk)."""
+    t, u = torch.where(granted, t, 0), torch.where(granted, u, 0)
+    if not t.numel():
+        return t
+    largest = t.amax(dim=1, keepdim=True)
+    return torch.where(largest > 0, t / largest, 0) * u.amax(dim=1, keepdim=True)
