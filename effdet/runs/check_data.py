@@ -20,7 +20,7 @@ from effdet.data.formats.finding import find_data, split_command
 from effdet.data.formats.interface import SPLITS
 from effdet.data.formats.yolo_layouts import is_data_yaml
 from effdet.progress import Report, report_nothing
-from effdet.runs.architecture import architecture_of
+from effdet.runs.input_size import network_of as network_for
 from effdet.runs.resolve import resolve
 
 if TYPE_CHECKING:
@@ -156,19 +156,8 @@ def network_of(config: Config, train: Dataset) -> Network | None:
     if not len(of_known_size) or not train.num_classes:
         return None
     resolved = resolve(replace(config, model=replace(config.model, num_classes=None)), of_known_size)
-    architecture = architecture_of(config.model)
     assert resolved.data.image_size is not None
-    return Network(
-        name=architecture.name if config.model.weights is None else str(config.model.weights),
-        image_size=resolved.data.image_size,
-        fit=config.data.resize.value,
-        min_level=architecture.min_level,
-        max_level=architecture.max_level,
-        anchor_scale=architecture.anchor_scale,
-        scales_per_octave=architecture.scales_per_octave,
-        aspect_ratios=architecture.aspect_ratios,
-        max_detections=config.eval.max_detections,
-    )
+    return network_for(config, resolved.data.image_size)
 
 
 def find_sources(config: DataConfig) -> tuple[dict[str, Source], list[tuple[str, Finding]]]:

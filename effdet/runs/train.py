@@ -20,6 +20,7 @@ from effdet.runs.check_data import check_before_training
 from effdet.runs.data import read_data
 from effdet.runs.device import choose_device, choose_precision
 from effdet.runs.folder import changed_settings, find_run_folder, new_run_folder, write_config
+from effdet.runs.input_report import log_input
 from effdet.runs.lock import lock_run
 from effdet.runs.log import keep_lines, log_start
 from effdet.runs.pictures import draw_pictures
@@ -131,7 +132,9 @@ def prepare_run(
 ) -> tuple[TrainingRun, Dataset]:
     """Return the run with all its parts, and the validation images; ``lock`` holds the lock of its folder."""
     config, train, val, fingerprints = world.broadcast(_read(config) if world.is_main else None)  # type: ignore[misc]
-    config = resolve(config, train)
+    asked, config = config, resolve(config, train)
+    if world.is_main:
+        log_input(asked, config, train)
     model = build_model(config, train, resumed=resumed is not None).to(world.device)
     config = replace(config, model=with_architecture(config.model, model.architecture))  # in full, to resume
 

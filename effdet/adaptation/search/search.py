@@ -42,8 +42,9 @@ from effdet.data.dataset import Dataset
 from effdet.models.architecture import Architecture
 from effdet.runs.architecture import architecture_of
 from effdet.runs.data import read_data
+from effdet.runs.input_size import fit_input
 from effdet.runs.lock import lock_run
-from effdet.runs.resolve import fit_input, resolve
+from effdet.runs.resolve import resolve
 
 logger = logging.getLogger(__name__)
 
