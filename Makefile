@@ -24,7 +24,9 @@ ifneq ($(strip $(EFFDET_MEDIAPIPE_PYTHON)),)
   export EFFDET_MEDIAPIPE_PYTHON
 endif
 
-.PHONY: demo env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps fuzz gpu-check runtime-speed parity lint format types package clean
+SITE = site
+
+.PHONY: demo docs env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps fuzz gpu-check runtime-speed parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
@@ -37,7 +39,7 @@ env: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video,deploy,edge,split,search,large,remote,tiff]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video,deploy,edge,split,search,large,remote,tiff,docs]'
 	# tidecv, which tests compare with, asks for an OpenCV that would overwrite ours.
 	$(BIN)/python -m pip install --quiet --no-deps tidecv==1.0.1 appdirs==1.4.4
 	touch $@
@@ -91,6 +93,10 @@ parity: env peer-env
 test: env
 	$(BIN)/python -m pytest -n auto
 
+# The site, into site/. Fails where a link is broken or a public name has no page.
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir $(SITE)
+
 # The tests that need what a clone does not hold: the peer's environment and ../shared/data.
 test-outside: env
 	$(BIN)/python -m pytest -n auto -m 'outside and not sweep'
@@ -127,4 +133,4 @@ package: env
 	.ci/check-package $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(PEER) $(MEDIAPIPE) $(EXECUTORCH) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(PEER) $(MEDIAPIPE) $(EXECUTORCH) .pytest_cache .mypy_cache .ruff_cache build dist site *.egg-info

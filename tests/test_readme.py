@@ -8,6 +8,7 @@ import importlib.util
 import io
 import re
 import shlex
+import shutil
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -53,26 +54,37 @@ def inline_code(page):
 # -- Python blocks -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def files_on_the_pages(tmp_path, monkeypatch):
-    """Work in a folder with the files that the pages name."""
+D0 = "tf_efficientdet_d0_34-f153e0cf.pth"
+
+
+@pytest.fixture(scope="module")
+def files_to_copy(tmp_path_factory):
+    """A folder with the files that the pages name."""
     from effdet.data.demo import draw_demo
-    from effdet.weights import sources
     from effdet.weights.effdet import to_effdet
 
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("pages")
     torch.manual_seed(0)
     model = EfficientDet("lite0", 2, image_size=(64, 64), class_names=["cat", "dog"])
     for run in ("custom", "demo"):
-        model.save_pretrained(f"runs/{run}/best.safetensors")
-    Path("photos").mkdir()
+        model.save_pretrained(folder / "runs" / run / "best.safetensors")
+    (folder / "photos").mkdir()
     for photo in ("photo.jpg", "photos/photo.jpg"):
-        Image.new("RGB", (80, 60)).save(photo)
-    draw_demo("data/custom", num_train=8, num_val=2, image_size=(64, 96))
-    d0 = "tf_efficientdet_d0_34-f153e0cf.pth"
-    for name, file in (("tf_efficientdet_lite0", "tf_efficientdet_lite0.pth"), ("tf_efficientdet_d0", d0)):
-        torch.save(to_effdet(EfficientDet(name, 90).network.state_dict(), name), file)
-    monkeypatch.setattr(sources, "local_file", lambda file: Path(d0))  # in place of the download
+        Image.new("RGB", (80, 60)).save(folder / photo)
+    draw_demo(folder / "data/custom", num_train=8, num_val=2, image_size=(64, 96))
+    for name, file in (("tf_efficientdet_lite0", "tf_efficientdet_lite0.pth"), ("tf_efficientdet_d0", D0)):
+        torch.save(to_effdet(EfficientDet(name, 90).network.state_dict(), name), folder / file)
+    return folder
+
+
+@pytest.fixture
+def files_on_the_pages(files_to_copy, tmp_path, monkeypatch):
+    """Work in a folder with the files that the pages name."""
+    from effdet.weights import sources
+
+    shutil.copytree(files_to_copy, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "local_file", lambda file: Path(D0))  # in place of the download
 
 
 def run_python(page):

@@ -1,0 +1,1 @@
+"""What the site shows beyond the files of ``docs/``: commands, config keys, source files, formulas, notebooks."""
