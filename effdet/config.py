@@ -49,6 +49,8 @@ class Assigner(str, Enum):
     """Rules by which anchors learn boxes."""
 
     iou = "iou"  # IoU of anchor and box, as published
+    atss = "atss"  # IoU of anchor and box above a threshold that each box finds
+    simota = "simota"  # the anchors that predict class and place at the least cost
     task_aligned = "task_aligned"  # the anchors that already predict a box best
 
 
@@ -240,7 +242,7 @@ class TrainConfig:
     clip_norm: float = 10.0  # L2 norm of the whole gradient, clipped at every step
     ema_decay: float = 0.9998  # moving average of weights and BN statistics; 0: none
     assigner: Assigner = Assigner.iou
-    topk: int | None = None  # anchors that a box chooses; null: 13 for task_aligned
+    topk: int | None = None  # anchors that a box chooses (atss: cells of each level); null: 13, simota 10, atss 9
     class_loss: ClassLoss = ClassLoss.focal
     box_loss: BoxLoss = BoxLoss.huber
     box_weight: float | None = None  # null: 50 for huber, 5 for the IoU losses

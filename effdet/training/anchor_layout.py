@@ -34,6 +34,13 @@ class AnchorLayout:
         columns = (x >= low[:, :1]) & (x <= high[:, :1])  # (r, cells)
         return columns & (y >= low[:, 1:]) & (y <= high[:, 1:])
 
+    def cells_near(self, boxes: Tensor, radius: float) -> Tensor:
+        """Return which cells lie less than ``radius`` strides along x and y from each box's centre: (r, cells)."""
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+        reach = radius * self.strides
+        x, y = ((self.centres[:, axis] - middle[:, axis, None]).abs() < reach[:, axis] for axis in (0, 1))
+        return x & y
+
 
 _known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 

@@ -14,10 +14,12 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from effdet.config import Assigner, BoxLoss, ClassLoss
 from effdet.ops.boxes import decode, encode
 from effdet.structures import Predictions, Target
+from effdet.training.atss import Atss
 from effdet.training.dense_targets import AnyAssignment, DenseAssignment, assign_dense
 from effdet.training.focal import ClassLossKind, at_least_float32, sparse_class_loss
 from effdet.training.matching import paired_iou
 from effdet.training.quality_losses import quality_focal_term, varifocal_term
+from effdet.training.simota import SimOta
 from effdet.training.targets import assign
 from effdet.training.task_aligned import TaskAligned
 
@@ -42,7 +44,8 @@ IOU_LOSSES: dict[BoxLoss, Callable[[Tensor, Tensor], Tensor]] = {
     BoxLoss.ciou: complete_box_iou_loss,
 }
 BOX_WEIGHTS = {BoxLoss.huber: 50.0} | dict.fromkeys(IOU_LOSSES, 5.0)
-TOPK = {Assigner.task_aligned: 13}
+TOPK = {Assigner.atss: 9, Assigner.task_aligned: 13, Assigner.simota: 10}
+BY_PREDICTIONS = {Assigner.task_aligned, Assigner.simota}
 
 
 def class_loss_kind(
@@ -88,8 +91,9 @@ class DetectionLoss:
     autocast. In a batch without boxes both losses are finite and differentiable.
 
     Args:
-        assigner: "iou", the published one, see ``assign``; or "task_aligned", see ``TaskAligned``.
-        topk: Anchors that a box chooses; None: 13 for task_aligned. "iou" has no such number.
+        assigner: "iou", the published one, see ``assign``; or "atss", "task_aligned" or "simota", see ``Atss``,
+            ``TaskAligned`` and ``SimOta``.
+        topk: Number of these classes; None: 9, 13, 10. "iou" has no such number.
         class_loss: "focal", the published one, "quality_focal" or "varifocal"; see the functions of these names.
         alpha: Weight of positive entries of the focal loss, the others weigh 1 - alpha; or of background entries of the
             varifocal loss. None: 0.25 or 0.75.
@@ -134,6 +138,8 @@ class DetectionLoss:
         if mask_zero_targets and box_loss != BoxLoss.huber:
             raise ValueError(f"mask_zero_targets needs box_loss 'huber', whose targets it masks; got '{box_loss}'")
         self.assigner, self.class_loss, self.box_loss = Assigner(assigner), ClassLoss(class_loss), BoxLoss(box_loss)
+        if topk is not None and self.assigner is Assigner.iou:
+            raise ValueError(f"topk must be None with assigner 'iou', which has no such number; got {topk}")
         self.topk = TOPK.get(self.assigner) if topk is None else topk
         self.kind = class_loss_kind(
             self.class_loss, alpha=alpha, gamma=gamma, label_smoothing=label_smoothing, fused=fused
@@ -151,7 +157,7 @@ class DetectionLoss:
     @property
     def needs_predictions(self) -> bool:
         """Whether ``assign`` needs predictions."""
-        return self.learns_scores or self.assigner is Assigner.task_aligned
+        return self.learns_scores or self.assigner in BY_PREDICTIONS
 
     def assign(
         self, anchors: Tensor, targets: Sequence[Target], predictions: Predictions | None = None
@@ -166,22 +172,27 @@ class DetectionLoss:
         Raises:
             ValueError: If predictions are needed and there are none.
         """
-        if not self.needs_predictions:
-            return self._assign_by_iou(anchors, targets)
         if predictions is None:
-            raise ValueError(
-                f"assign needs predictions with assigner '{self.assigner.value}' and class_loss "
-                f"'{self.class_loss.value}', got None"
-            )
-        if self.assigner is Assigner.iou:
-            return with_iou_scores(self._assign_by_iou(anchors, targets), anchors, predictions)
-        assert self.topk is not None
-        assignment = TaskAligned(topk=self.topk)(anchors, targets, predictions)
-        return assignment if self.learns_scores else replace(assignment, scores=None)
+            if self.needs_predictions:
+                raise ValueError(
+                    f"assign needs predictions with assigner '{self.assigner.value}' and class_loss "
+                    f"'{self.class_loss.value}', got None"
+                )
+            return self._match(anchors, targets, predictions)
+        assignment = self._match(anchors, targets, predictions)
+        if not self.learns_scores:
+            return replace(assignment, scores=None)
+        return assignment if assignment.scores is not None else with_iou_scores(assignment, anchors, predictions)
 
-    def _assign_by_iou(self, anchors: Tensor, targets: Sequence[Target]) -> AnyAssignment:
-        method = assign if anchors.device.type == "cpu" else assign_dense
-        return method(anchors, targets, positive_iou=self.positive_iou)
+    def _match(self, anchors: Tensor, targets: Sequence[Target], predictions: Predictions | None) -> AnyAssignment:
+        if self.topk is None:
+            method = assign if anchors.device.type == "cpu" else assign_dense
+            return method(anchors, targets, positive_iou=self.positive_iou)
+        if self.assigner is Assigner.atss:
+            return Atss(topk=self.topk)(anchors, targets)
+        assert predictions is not None
+        by_predictions = TaskAligned if self.assigner is Assigner.task_aligned else SimOta
+        return by_predictions(topk=self.topk)(anchors, targets, predictions)
 
     def __call__(
         self,

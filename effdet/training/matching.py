@@ -54,7 +54,7 @@ class Choices:
     """Anchors that each box of a batch chose, by flat index."""
 
     flat: Tensor  # (R, k) int64
-    priority: Tensor  # (R, k) float32 ≥ 0; the box with the largest one gets a contested anchor, in a tie the first box
+    priority: Tensor  # (R, k) float32; the box with the largest one gets a contested anchor, in a tie the first box
     chosen: Tensor  # (R, k) bool; False: the place is empty
 
     def winners(self, num_flat: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ class Choices:
         rows = torch.arange(num_boxes, device=self.flat.device)[:, None].expand_as(self.flat)
         nowhere = num_flat  # one place more takes what is not granted
         place = torch.where(self.chosen, self.flat, nowhere).flatten()
-        best = self.priority.new_full((num_flat + 1,), -1.0)
+        best = self.priority.new_full((num_flat + 1,), -torch.inf)
         best = best.scatter_reduce(0, place, self.priority.flatten(), "amax")
         highest = self.chosen & (self.priority == best[self.flat])
         place = torch.where(highest, self.flat, nowhere).flatten()
@@ -72,17 +72,45 @@ class Choices:
         return highest & (owner[self.flat] == rows), owner[:-1]
 
 
-def no_choices(truth: GroundTruth, num_places: int) -> tuple[Tensor, Tensor]:
-    """Return empty (0, num_places) flat indices, int64, and values, float32: the start of lists of parts."""
-    return truth.first_anchor.new_zeros(0, num_places), truth.boxes.new_zeros(0, num_places)
+def spread(values: Tensor, flat: Tensor, granted: Tensor, num_flat: int) -> Tensor:
+    """Return (R, k) values of granted choices as one for each anchor, (num_flat,); 0 where there is none."""
+    spread = values.new_zeros(num_flat + 1)  # the last place takes what is not granted
+    spread[torch.where(granted, flat, num_flat)] = values
+    return spread[:-1]
 
 
-def pairs_of(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Return box and cell of the pairs to look at, (P,) each: on a CPU the true ones of (r, cells), elsewhere all."""
-    if inside.device.type == "cpu":
-        return inside.nonzero(as_tuple=True)  # type: ignore[return-value]
-    rows, cells = (torch.arange(size, device=inside.device) for size in inside.shape)
-    return rows.repeat_interleave(len(cells), output_size=inside.numel()), cells.repeat(len(rows))
+@dataclass(frozen=True)
+class Pairs:
+    """Boxes of a part of a batch with the cells near them: on a CPU the wanted pairs, on other devices all."""
+
+    row: Tensor  # (P,) int64 boxes of the part
+    cell: Tensor  # (P,) int64
+    flat: Tensor  # (P, A) int64 flat indices of the cell's anchors
+    wanted: Tensor  # (r, cells) bool
+
+    @classmethod
+    def of(cls, truth: GroundTruth, wanted: Tensor, per_cell: int) -> Pairs:
+        """Return the pairs of the r boxes of a part with the (r, cells) cells that each of them wants."""
+        row, cell = _places(wanted)
+        member = torch.arange(per_cell, device=cell.device)
+        return cls(row, cell, truth.first_anchor[row, None] + cell[:, None] * per_cell + member, wanted)
+
+    def matrix(self, values: Tensor, fill: float) -> Tensor:
+        """Return (P, A) values as (r, N) with one column for each anchor; ``fill`` where a pair is not wanted."""
+        per_cell = values.shape[1]
+        values = torch.where(self.wanted[self.row, self.cell, None], values, fill)
+        full = values.new_full((*self.wanted.shape, per_cell), fill)
+        full[self.row, self.cell] = values
+        return full.flatten(1)
+
+
+def _places(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return row and column of the true places of (r, cells), or of all places on another device than a CPU."""
+    if wanted.device.type == "cpu":
+        row, cell = wanted.nonzero(as_tuple=True)
+        return row, cell
+    rows, cells = (torch.arange(size, device=wanted.device) for size in wanted.shape)
+    return rows.repeat_interleave(len(cells), output_size=wanted.numel()), cells.repeat(len(rows))
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from effdet.ops.boxes import decode
 from effdet.structures import Predictions, Target
 from effdet.training.anchor_layout import AnchorLayout, layout_of
 from effdet.training.dense_targets import AnyAssignment
-from effdet.training.matching import Choices, GroundTruth, make_assignment, no_choices, paired_iou, pairs_of
+from effdet.training.matching import Choices, GroundTruth, Pairs, make_assignment, paired_iou, spread
 
 
 @dataclass(frozen=True)
@@ -48,32 +48,24 @@ class TaskAligned:
         predicted = decode(predictions.box_deltas.float(), anchors).flatten(0, 1)  # (B·N, 4)
         logits = predictions.class_logits.flatten(0, 1)  # (B·N, K)
 
-        topk = min(self.topk, len(anchors))
-        flats, alignments = ([part] for part in no_choices(truth, topk))
+        alignment = [truth.boxes.new_zeros(0, min(self.topk, len(anchors)))]
+        flats = [truth.first_anchor.new_zeros(alignment[0].shape)]
         for part in truth.chunks(len(anchors)):
-            metric = self._alignment(part, layout, predicted, logits)  # (r, N)
-            values, anchor = metric.topk(topk, dim=1)
+            values, anchor = self._alignment(part, layout, predicted, logits).topk(alignment[0].shape[1], dim=1)
             flats.append(part.first_anchor[:, None] + anchor)
-            alignments.append(values)
-        flat, t = torch.cat(flats), torch.cat(alignments)  # (R, topk)
+            alignment.append(values)
+        flat, t = torch.cat(flats), torch.cat(alignment)  # (R, topk)
         u = paired_iou(truth.boxes[:, None], predicted[flat])
         granted, owner = Choices(flat, u, t > 0).winners(len(predicted))
-        scores = u.new_zeros(len(predicted) + 1)  # the last place takes what is not granted
-        scores[torch.where(granted, flat, len(predicted))] = _normalised(t, u, granted)
-        return make_assignment(anchors, targets, truth, owner, scores[:-1], dense=dense)
+        scores = spread(_normalised(t, u, granted), flat, granted, len(predicted))
+        return make_assignment(anchors, targets, truth, owner, scores, dense=dense)
 
     def _alignment(self, truth: GroundTruth, layout: AnchorLayout, predicted: Tensor, logits: Tensor) -> Tensor:
         """Return t of each box with each anchor of its image, 0 for centres outside: (r, N)."""
-        inside = layout.cells_inside(truth.boxes)  # (r, cells)
-        row, cell = pairs_of(inside)
-        member = torch.arange(layout.per_cell, device=cell.device)
-        flat = truth.first_anchor[row, None] + cell[:, None] * layout.per_cell + member  # (pairs, A)
-        u = paired_iou(truth.boxes[row, None], predicted[flat])
-        s = logits[flat, truth.classes[row, None]].float().sigmoid()
-        t = s**self.alpha * u**self.beta * inside[row, cell, None]
-        metric = t.new_zeros(*inside.shape, layout.per_cell)
-        metric[row, cell] = t
-        return metric.flatten(1)
+        pairs = Pairs.of(truth, layout.cells_inside(truth.boxes), layout.per_cell)
+        u = paired_iou(truth.boxes[pairs.row, None], predicted[pairs.flat])
+        s = logits[pairs.flat, truth.classes[pairs.row, None]].float().sigmoid()
+        return pairs.matrix(s**self.alpha * u**self.beta, 0.0)
 
 
 def _normalised(t: Tensor, u: Tensor, granted: Tensor) -> Tensor:

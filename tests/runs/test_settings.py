@@ -127,6 +127,8 @@ SETTINGS = [
         lambda run: (criterion("assigner")(run), criterion("topk")(run)),
         ("task_aligned", 13),
     ),
+    Setting("train.assigner=atss", criterion("topk"), 9),
+    Setting("train.assigner=simota", criterion("topk"), 10),
     Setting("train.topk=5, train.assigner=task_aligned", criterion("topk"), 5),
     Setting("train.class_loss=varifocal", criterion("class_loss"), "varifocal"),
     Setting("train.class_loss=quality_focal", lambda run: run.trainer.criterion.kind.gamma, 2),

@@ -117,6 +117,7 @@ def make_run(
     world=ALONE,
     num_images=0,
     minutes=5.0,
+    losses=None,
     **settings,
 ):
     torch.manual_seed(0)
@@ -127,7 +128,7 @@ def make_run(
     settings = {"epochs": 3, "learning_rate": schedule, **settings}
     trainer = Trainer(
         model,
-        criterion=DetectionLoss(),
+        criterion=DetectionLoss(**(losses or {})),
         optimizer=build_optimizer(model.network, kind, weight_decay=0.01),
         ema=EMA(model, 0.9),
         world=world,
@@ -149,6 +150,9 @@ def make_run(
     )
     run.saved = saved
     return run
+
+
+LOSSES = {"published": {}, "scores": {"assigner": "task_aligned", "class_loss": "quality_focal", "box_loss": "giou"}}
 
 
 def resume(run, folder):
@@ -229,6 +233,31 @@ def test_a_killed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path, kind, minute
     assert len(tables[0]) == 4
     without_speed = [[line.split(",")[:6] for line in table] for table in tables]
     assert without_speed[0] == without_speed[1]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "iou varifocal iou",
+        "atss quality_focal diou",
+        "task_aligned focal giou",
+        "task_aligned quality_focal huber",
+        "simota varifocal ciou",
+    ],
+)
+def test_a_resumed_run_of_any_losses_ends_bit_for_bit_as_an_unbroken_one(tmp_path, choice):
+    losses = dict(zip(("assigner", "class_loss", "box_loss"), choice.split(), strict=True))
+    options = {"losses": losses, "accumulate": 2, "epochs": 2}
+    unbroken = make_run(tmp_path / "a", **options)
+    unbroken.run()
+    with pytest.raises(KilledError):
+        make_run(tmp_path / "b", **options, loader=Loader(before=killer((1, 3))), minutes=0.0).run()
+    resumed = make_run(tmp_path / "b", **options)
+    resume(resumed, tmp_path / "b")
+    resumed.run()
+    assert_equal(state_of(resumed), state_of(unbroken))
+    assert len(unbroken.progress.history) == 2
+    assert unbroken.progress.history[1]["loss"] < unbroken.progress.history[0]["loss"]
 
 
 def test_dropout_depends_on_the_step_and_not_on_the_past(tmp_path):
@@ -316,9 +345,11 @@ WITHOUT_NORM = {"dropout": 0.0, "norm": False}
 
 def train_in_two(rank, folder):
     with join_world("cpu") as world:
-        run = make_run(folder / "two", loader=Share(rank), options=WITHOUT_NORM, epochs=1, world=world)
-        run.run()
-        torch.save(run.progress.history, folder / f"history_{rank}.pt")
+        for name, losses in LOSSES.items():
+            options = {"options": WITHOUT_NORM, "epochs": 1, "losses": losses}
+            run = make_run(folder / name, loader=Share(rank), **options, world=world)
+            run.run()
+            torch.save(run.progress.history, folder / f"{name}_{rank}.pt")
 
         def interrupt(epoch, step):
             if rank == 1 and step == 3:
@@ -334,19 +365,20 @@ def test_two_processes_compute_the_gradient_of_one_and_stop_together(tmp_path):
     with contextlib.closing(Processes(train_in_two, tmp_path)) as processes:
         assert [processes.answer(rank) for rank in range(2)] == [("returned", None)] * 2
 
-    whole = make_run(tmp_path / "one", options=WITHOUT_NORM, epochs=1)
-    whole.run()
-    for name, tensor in load_checkpoint(tmp_path / "two" / "last.ckpt")["model"].items():
-        torch.testing.assert_close(tensor, tensors_of(whole.trainer.model)[name], rtol=1e-4, atol=1e-6)
-    for rank in range(2):
-        (row,) = torch.load(tmp_path / f"history_{rank}.pt")
-        assert row["loss"] == pytest.approx(whole.progress.history[0]["loss"], rel=1e-4)
+    for kind, losses in LOSSES.items():
+        whole = make_run(tmp_path / "one", options=WITHOUT_NORM, epochs=1, losses=losses)
+        whole.run()
+        for name, tensor in load_checkpoint(tmp_path / kind / "last.ckpt")["model"].items():
+            torch.testing.assert_close(tensor, tensors_of(whole.trainer.model)[name], rtol=1e-4, atol=1e-6)
+        for rank in range(2):
+            (row,) = torch.load(tmp_path / f"{kind}_{rank}.pt")
+            assert row["loss"] == pytest.approx(whole.progress.history[0]["loss"], rel=1e-4)
     assert load_checkpoint(tmp_path / "three" / "last.ckpt")["progress"]["step"] in (4, 5)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path, channels_last):
-    options = {"options": WITHOUT_NORM, "epochs": 1, "channels_last": channels_last}
+@pytest.mark.parametrize(("channels_last", "losses"), [(False, "published"), (True, "published"), (True, "scores")])
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path, channels_last, losses):
+    options = {"options": WITHOUT_NORM, "epochs": 1, "channels_last": channels_last, "losses": LOSSES[losses]}
     whole = make_run(tmp_path / "a", **options)
     parts = make_run(tmp_path / "b", **options, accumulate=2, loader=Halves())
     whole.run()

@@ -68,3 +68,8 @@ def centre_inside(anchor, box, shortest=8.0):
         half = max(high - low, shortest) / 2
         inside &= (low + high) / 2 - half <= (a + b) / 2 <= (low + high) / 2 + half
     return inside
+
+
+def all_places(wanted):
+    """What ``matching._places`` returns on another device than a CPU."""
+    return torch.ones_like(wanted).nonzero(as_tuple=True)

@@ -399,7 +399,8 @@ def test_an_assigner_that_needs_predictions_says_so():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"assigner": "best"}, "assigner must be one of iou, task_aligned; got 'best'"),
+        ({"assigner": "best"}, "assigner must be one of iou, atss, simota, task_aligned; got 'best'"),
+        ({"topk": 5}, "topk must be None with assigner 'iou', which has no such number; got 5"),
         ({"class_loss": "bce"}, "class_loss must be one of focal, quality_focal, varifocal; got 'bce'"),
     ],
 )

@@ -1,0 +1,85 @@
+"""SimOTA: optimal-transport assignment, simplified to a dynamic number of cheapest anchors for each box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effdet.ops.boxes import decode
+from effdet.structures import Predictions, Target
+from effdet.training.anchor_layout import AnchorLayout, layout_of
+from effdet.training.dense_targets import AnyAssignment
+from effdet.training.matching import Choices, GroundTruth, Pairs, make_assignment, paired_iou, spread
+
+OUTSIDE = 1e5  # additional cost of an anchor that is not both inside the box and near its centre
+
+
+@dataclass(frozen=True)
+class SimOta:
+    """The assigner of YOLOX (Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2.1, SimOTA).
+
+    The cost of an anchor for a box of class c, with the probabilities p that it predicts and the IoU u of its predicted
+    box, is
+
+        cost = Σₖ CE(pₖ, k = c) - iou_weight · ln(u + 1e-8)
+
+    Candidates are anchors whose centre lies inside the box (a side counts as at least the finest stride) or within
+    ``radius`` strides of its centre; those for which only one of the two is true cost 10⁵ more. A box chooses the k
+    cheapest candidates, where k is the sum of its ``topk`` largest u, rounded down, and at least 1. An anchor that
+    several boxes choose learns the one for which it is cheapest. Its target score is u. YOLOX multiplies p by the
+    probability of an object, which EfficientDet does not predict.
+    """
+
+    topk: int = 10  # IoUs that are added up; no box chooses more anchors
+    radius: float = 2.5  # strides of the anchor's level
+    iou_weight: float = 3.0
+
+    @torch.no_grad()
+    def __call__(
+        self, anchors: Tensor, targets: Sequence[Target], predictions: Predictions, *, dense: bool | None = None
+    ) -> AnyAssignment:
+        """Match the anchors of every image with its ground truth.
+
+        Args:
+            anchors: (N, 4) float32 xyxy pixels of the network input, laid out as by ``make_anchors``.
+            targets: B, one per image; boxes in the same frame.
+            predictions: (B, N, K) logits and (B, N, 4) deltas; no gradient goes through them.
+            dense: Result with one entry per anchor instead of short lists; None: on every device but a CPU.
+        """
+        truth, layout = GroundTruth.of(targets, anchors), layout_of(anchors)
+        predicted = decode(predictions.box_deltas.float(), anchors).flatten(0, 1)  # (B·N, 4)
+        logits = predictions.class_logits.flatten(0, 1)  # (B·N, K)
+        parts = [self._choices(part, layout, predicted, logits) for part in truth.chunks(len(anchors))]
+        owner, scores = truth.classes.new_full((len(predicted),), len(truth)), predicted.new_zeros(len(predicted))
+        if parts:
+            flat, cost, chosen = (torch.cat(rows) for rows in zip(*parts, strict=True))  # (R, topk)
+            granted, owner = Choices(flat, -cost, chosen).winners(len(predicted))
+            scores = spread(paired_iou(truth.boxes[:, None], predicted[flat]), flat, granted, len(predicted))
+        return make_assignment(anchors, targets, truth, owner, scores, dense=dense)
+
+    def _choices(
+        self, truth: GroundTruth, layout: AnchorLayout, predicted: Tensor, logits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return flat index and cost of the cheapest candidates, and whether the box chooses them: (r, topk) each."""
+        inside, near = layout.cells_inside(truth.boxes), layout.cells_near(truth.boxes, self.radius)
+        pairs = Pairs.of(truth, inside | near, layout.per_cell)
+        u = paired_iou(truth.boxes[pairs.row, None], predicted[pairs.flat])  # (P, A)
+        cost = self._cost(truth, pairs, u, logits) + OUTSIDE * ~(inside & near)[pairs.row, pairs.cell, None]
+
+        topk = min(self.topk, len(inside[0]) * layout.per_cell)
+        ious = pairs.matrix(u, 0.0).topk(topk, dim=1).values
+        count = ious.sum(dim=1).int().clamp(min=1)
+        cost, anchor = pairs.matrix(cost, torch.inf).topk(topk, dim=1, largest=False)
+        rank = torch.arange(topk, device=cost.device)
+        chosen = (rank < count[:, None]) & cost.isfinite()
+        return truth.first_anchor[:, None] + anchor, cost, chosen
+
+    def _cost(self, truth: GroundTruth, pairs: Pairs, u: Tensor, logits: Tensor) -> Tensor:
+        """Return the cost of each pair without ``OUTSIDE``: (P, A). Σₖ CE(pₖ, k = c) = Σₖ softplus(xₖ) - x_c."""
+        x = logits[pairs.flat, truth.classes[pairs.row, None]].float()
+        softplus = F.softplus(logits.float()).sum(dim=1)  # (B·N,)
+        return softplus[pairs.flat] - x - self.iou_weight * (u + 1e-8).log()

@@ -1,0 +1,111 @@
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from effdet.ops.boxes import decode
+from effdet.training import matching
+from effdet.training.simota import SimOta
+
+sys.path.insert(0, str(Path(__file__).parent))
+from assigner_cases import (
+    ANCHORS,
+    SIZE,
+    all_places,
+    by_anchor,
+    centre_inside,
+    in_crowd,
+    random_predictions,
+    random_targets,
+)
+
+
+def near(n, box, strides):
+    """Whether the centre of anchor n lies less than 2.5 strides from that of the box, along x and along y."""
+    x1, y1, x2, y2 = ANCHORS[n].tolist()
+    off = abs(x1 + x2 - box[0] - box[2]) / 2, abs(y1 + y2 - box[1] - box[3]) / 2
+    return off[0] < 2.5 * strides[n][0] and off[1] < 2.5 * strides[n][1]
+
+
+def strides_of_anchors():
+    """(width, height) of the cell of each anchor: the input divided by the cells of its level."""
+    strides = []
+    for level in range(3, 8):
+        rows, columns = -(-SIZE[0] // 2**level), -(-SIZE[1] // 2**level)
+        x = SIZE[1] / columns if columns > 1 else None
+        y = SIZE[0] / rows if rows > 1 else None
+        x, y = x or y or 2 * strides[-1][0], y or x or 2 * strides[-1][1]
+        strides += [(x, y)] * (rows * columns * 9)
+    return strides
+
+
+def literally(target, logits, deltas, topk):
+    """SimOTA for one image, box by box and anchor by anchor: {anchor: (box, IoU)}."""
+    ious, strides = torchvision.ops.box_iou(target.boxes, decode(deltas, ANCHORS)).tolist(), strides_of_anchors()
+    p = logits.double().sigmoid().tolist()
+    cheapest = {}
+    for m, (box, label) in enumerate(zip(target.boxes.tolist(), target.classes.tolist(), strict=True)):
+        costs = {}
+        for n, anchor in enumerate(ANCHORS.tolist()):
+            inside, close = centre_inside(anchor, box), near(n, box, strides)
+            if inside or close:
+                ce = sum(-math.log(q if k == label else 1 - q) for k, q in enumerate(p[n]))
+                costs[n] = ce - 3 * math.log(ious[m][n] + 1e-8) + (0 if inside and close else 1e5)
+        count = max(1, int(sum(sorted((ious[m][n] for n in costs), reverse=True)[:topk])))
+        for n in sorted(costs, key=costs.__getitem__)[:count]:
+            if n not in cheapest or costs[n] < cheapest[n][0]:
+                cheapest[n] = (costs[n], m)
+    return {n: (m, ious[m][n]) for n, (_, m) in cheapest.items()}
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(("topk", "pairs"), [(10, 2**21), (4, 1)])
+def test_assignment_equals_a_literal_loop(monkeypatch, topk, pairs, dense):
+    monkeypatch.setattr(matching, "MAX_PAIRS", pairs)
+    generator = torch.Generator().manual_seed(topk)
+    targets = random_targets(generator)
+    predictions = random_predictions(generator, len(targets))
+    learned, ignored = by_anchor(SimOta(topk=topk)(ANCHORS, targets, predictions, dense=dense))
+
+    expected, expected_ignored, n = {}, set(), len(ANCHORS)
+    for image, target in enumerate(targets):
+        matches = literally(target, predictions.class_logits[image], predictions.box_deltas[image], topk)
+        expected |= {
+            image * n + a: (int(target.classes[m]), target.boxes[m].tolist(), u) for a, (m, u) in matches.items()
+        }
+        expected_ignored |= {image * n + a for a in in_crowd(ANCHORS, target, matches)}
+    assert learned.keys() == expected.keys()
+    assert len(expected) >= 16
+    for flat, (label, box, score) in expected.items():
+        assert learned[flat][:2] == (label, box)
+        assert learned[flat][2] == pytest.approx(score, abs=1e-5)
+    assert ignored == expected_ignored
+
+
+def test_looking_at_all_pairs_gives_the_same(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    targets = random_targets(generator)
+    predictions = random_predictions(generator, len(targets))
+    few = by_anchor(SimOta()(ANCHORS, targets, predictions))
+    monkeypatch.setattr(matching, "_places", all_places)
+    assert by_anchor(SimOta()(ANCHORS, targets, predictions)) == few
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_batch_without_boxes_has_no_positive_anchor(dense):
+    generator = torch.Generator().manual_seed(0)
+    targets = random_targets(generator, [(0, 0), (0, 2)])
+    learned, ignored = by_anchor(SimOta()(ANCHORS, targets, random_predictions(generator, 2), dense=dense))
+    assert not learned
+    assert ignored
+
+
+def test_the_boxes_of_a_crowded_image_share_its_anchors():
+    generator = torch.Generator().manual_seed(5)
+    targets = random_targets(generator, [(60, 0)])
+    assignment = SimOta()(ANCHORS, targets, random_predictions(generator, 1))
+    assert 40 < assignment.num_positives <= 600
+    assert ((assignment.scores >= 0) & (assignment.scores <= 1)).all()
