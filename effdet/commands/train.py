@@ -5,7 +5,7 @@ effdet train configs/d0_coco.yaml train.epochs=12 run.name=short
 effdet train configs/d0_coco.yaml --resume
 
 A run folder holds config.yaml, metrics.csv, TensorBoard events, log.txt, last.ckpt (everything to resume),
-best.safetensors (the model to use), curves.png and predictions.png.
+best.safetensors (the model to use), curves.png, predictions.png and first_batch.png.
 """
 
 from __future__ import annotations

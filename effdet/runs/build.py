@@ -16,6 +16,7 @@ from effdet.kernels.blocks import fuse_for_training
 from effdet.runs.checkpoints import Checkpoints
 from effdet.runs.device import choose_precision
 from effdet.runs.evaluate import check_measurable, evaluate_dataset
+from effdet.runs.first_batch import draw_first_batch
 from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import CLASS_PREFIX, SCORE_COLUMNS, RunLog
 from effdet.runs.training_run import Plan, TrainingRun
@@ -87,6 +88,7 @@ def build_run(
         log=RunLog(reporting, total_steps=total_steps),
         plan=plan,
         views=validation_views(config.data),
+        show_first_batch=lambda batch: draw_first_batch(folder / "first_batch.png", model, batch),
         fusion_log=FusionLog(reporting, model.network.neck, total_steps=total_steps),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -51,6 +51,7 @@ class TrainingRun:
         plan: Numbers of epochs.
         fusion_log: Records the fusion weights of the neck.
         views: How the model looks at the validation images.
+        show_first_batch: Called on the main process with the first micro-batch of the run, before it is trained on.
     """
 
     trainer: Trainer
@@ -63,6 +64,7 @@ class TrainingRun:
     plan: Plan
     fusion_log: FusionLog | None = None
     views: Views = PLAIN
+    show_first_batch: Callable[[Batch], None] | None = None
     _unreadable: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -112,6 +114,8 @@ class TrainingRun:
             return  # only the evaluation of this epoch is left
         plain = progress.epoch >= plan.epochs - plan.plain_epochs
         batches = self.loader.epoch(progress.epoch, first * plan.accumulate, plain=plain)
+        if progress.step == 0:
+            batches = self._shown(batches)
         try:
             finished = train_epoch(
                 self.trainer,
@@ -125,6 +129,13 @@ class TrainingRun:
             self._fail(error)
         if not finished:
             self._interrupt()
+
+    def _shown(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches, and show the first one."""
+        for number, batch in enumerate(batches):
+            if number == 0 and self.show_first_batch is not None and self.trainer.world.is_main:
+                self.show_first_batch(batch)
+            yield batch
 
     def _interrupt(self) -> NoReturn:
         self.checkpoints.save()

@@ -188,6 +188,7 @@ def test_a_run_leaves_everything_to_read_use_and_resume(config, tmp_path, capsys
         "best.safetensors",
         "config.yaml",
         "curves.png",
+        "first_batch.png",
         "last.ckpt",
         "log.txt",
         "metrics.csv",
