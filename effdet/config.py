@@ -182,17 +182,17 @@ class AugmentConfig:
 class DataConfig:
     """Where the images are and how they reach the network. File names are relative to ``root``."""
 
-    root: str = "data/coco"
+    root: str = "data/coco"  # folder with the data, or its address
     train_annotations: str | None = None  # in any format; null: found in root by its layout
     train_images: str | None = None  # folder
-    val_annotations: str | None = None
-    val_images: str | None = None
+    val_annotations: str | None = None  # as train_annotations
+    val_images: str | None = None  # folder
     image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
     long_side: int | None = None  # longer side of the input, its shape follows the images; null: model's size
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
     keep_parent: bool = False  # a category without boxes that only is the supercategory of all others is a class, too
     max_train_images: int | None = None  # use at most so many, always the same ones; null: all
-    max_val_images: int | None = None
+    max_val_images: int | None = None  # likewise
     tiles: Any = None  # cut images into tiles: a side or [height, width] in pixels, or auto; null: whole images
     tile_overlap: float | None = None  # share of a tile's side; null: 0.2, or as long as objects with tiles: auto
     value_range: tuple[float, float] | None = None  # stored values that become 0 and 255; null: 8 bits, or the data's
@@ -233,7 +233,7 @@ class TrainConfig:
     epochs: int | None = None  # null: chosen from the number of images
     batch_size: int = 64  # images per optimizer step, over all processes
     accumulate: int = 1  # micro-batches that a step is split into, to save memory
-    optimizer: Optimizer = Optimizer.sgd
+    optimizer: Optimizer = Optimizer.sgd  # adamw suits small data sets
     lr: float = 0.08  # peak, for batch_size 64; scaled by batch_size / 64 (AdamW: by its square root)
     warmup_epochs: float | None = 1.0  # null: warmup_share of the run
     warmup_share: float = 0.05  # of the run, in [0, 1]; used where warmup_epochs is null
@@ -241,23 +241,23 @@ class TrainConfig:
     weight_decay: float = 4e-5  # on convolution kernels only
     clip_norm: float = 10.0  # L2 norm of the whole gradient, clipped at every step
     ema_decay: float = 0.9998  # moving average of weights and BN statistics; 0: none
-    assigner: Assigner = Assigner.iou
+    assigner: Assigner = Assigner.iou  # rule by which anchors learn boxes
     topk: int | None = None  # anchors that a box chooses (atss: cells of each level); null: 13, simota 10, atss 9
-    class_loss: ClassLoss = ClassLoss.focal
-    box_loss: BoxLoss = BoxLoss.huber
+    class_loss: ClassLoss = ClassLoss.focal  # loss of the class head
+    box_loss: BoxLoss = BoxLoss.huber  # loss of the box head
     box_weight: float | None = None  # null: 50 for huber, 5 for the IoU losses
     focal_alpha: float | None = None  # null: 0.25 for focal, 0.75 for varifocal; quality_focal has none
     focal_gamma: float | None = None  # null: 1.5 for focal, 2 for quality_focal and varifocal
     label_smoothing: float = 0.0  # focal only
-    huber_delta: float = 0.1
+    huber_delta: float = 0.1  # error of a box target up to which the Huber loss is a square
     mask_zero_targets: bool = False  # leave out box targets of exactly 0 (huber only), as the published models did
-    precision: Precision = Precision.auto
+    precision: Precision = Precision.auto  # of the forward and backward pass; auto: bf16 on a CUDA device that has it
     sync_bn: bool = False  # on several GPUs: BN statistics over the images of all of them
-    channels_last: bool = True
+    channels_last: bool = True  # keep images and features with the channels last in memory, which is faster
     compile: bool = False  # torch.compile the network
     fused: bool = True  # on a CPU in fp32: kernels of our own, if the system has a C++ compiler to make them with
     gradient_checkpointing: bool = False  # recompute activations in the backward pass, to save memory
-    freeze: Freeze = Freeze.none
+    freeze: Freeze = Freeze.none  # parts that keep their weights and BN statistics
     freeze_bn: bool = False  # keep the BN statistics of the backbone
     patience: int | None = None  # evaluations without a better AP after which the run ends; null: it goes on to the end
     checkpoint_minutes: float = 5.0  # longest time between two writings of last.ckpt
@@ -315,10 +315,10 @@ class EvalConfig:
 
     every: int | None = None  # epochs between evaluations; null: about ten in a run
     batch_size: int = 8  # images per process
-    nms: NmsKind = NmsKind.soft
+    nms: NmsKind = NmsKind.soft  # drop overlapping boxes (hard), or decay their scores (soft)
     iou_threshold: float = 0.5  # hard NMS
     sigma: float = 0.5  # soft NMS
-    score_threshold: float = 0.001
+    score_threshold: float = 0.001  # detections below this score are left out
     max_candidates: int = 5000  # best (anchor, class) pairs of an image that NMS sees
     max_detections: int = 100  # per image
 
@@ -336,9 +336,9 @@ class EvalConfig:
 class RunConfig:
     """Where the results go, and on what the run happens."""
 
-    dir: str = "runs"
+    dir: str = "runs"  # folder of the run folders
     name: str | None = None  # null: the name of the config file; a name in use gets a number
-    seed: int = 0
+    seed: int = 0  # of everything random: order, augmentation, first weights
     device: str = "auto"  # auto: cuda if there is one, else cpu
     threads: int | None = None  # CPU threads of torch; null: torch's own choice
 
@@ -423,7 +423,7 @@ def _merge(config: Any, change: Any, where: str) -> Any:
             config = OmegaConf.merge(config, nested)
         except OmegaConfBaseException as error:
             got = "null" if value is None else repr(value)
-            raise ConfigError(f"{where}: {'.'.join(keys)} must be {_in_words(kind)}, got {got}") from error
+            raise ConfigError(f"{where}: {'.'.join(keys)} must be {type_in_words(kind)}, got {got}") from error
     return config
 
 
@@ -437,10 +437,10 @@ def _leaves(schema: type, values: dict[str, Any], above: tuple[str, ...]) -> Ite
             yield (*above, key), kind, values[key]
 
 
-def _in_words(kind: Any) -> str:
+def type_in_words(kind: Any) -> str:
     """Return what a type of the fields above takes."""
     if get_origin(kind) is UnionType:
-        return " or ".join(_in_words(part) for part in get_args(kind))
+        return " or ".join(type_in_words(part) for part in get_args(kind))
     if get_origin(kind) is tuple:
         return f"two {'whole ' if get_args(kind)[0] is int else ''}numbers [a, b]"
     if get_origin(kind) is list and get_args(kind)[0] is float:

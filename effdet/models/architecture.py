@@ -57,12 +57,12 @@ class Architecture:
     image_size: tuple[int, int]  # network input (height, width) in pixels; any other size works too
     in_channels: int = 3  # channels of an image
     channels: int  # width of the neck, and of the heads unless head_channels says another
-    neck: Neck = "bifpn"
+    neck: Neck = "bifpn"  # how the levels of the pyramid are joined
     fusion: Fusion = "fast"  # how a node of the neck adds its inputs; see models/necks/fusion.py
     neck_repeats: int  # layers of the neck
     head_repeats: int  # convolutions in each head before the prediction
     head_channels: int | None = None  # width of these convolutions; None: that of the neck
-    activation: Activation = "silu"
+    activation: Activation = "silu"  # of neck and heads
     head_activation: Activation | None = None  # None: that of the neck
     separable: bool = True  # depthwise and pointwise convolutions in neck and heads; False: full ones
     conv_order: ConvOrder = "act_conv_bn"  # of activation, convolution and BN in a node of the neck
@@ -76,9 +76,9 @@ class Architecture:
     aspect_ratios: AspectRatios = EXACT_RATIOS  # (width, height) factors; a number r stands for (√r, 1/√r)
 
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # one number per channel (RGB), of pixels in 0…255
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)  # likewise
 
-    backbone_bn_eps: float = 1e-3
+    backbone_bn_eps: float = 1e-3  # epsilon of the BN of the backbone
     stochastic_depth: float = 0.2  # drop rate of the last backbone block while training
     expanded_features: bool = False  # take features before the projection that ends a block, where they are wider
     downsampling: Downsampling = "max_same"  # from a level to the next coarser one

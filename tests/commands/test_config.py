@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from effdet import load_config
 from effdet.commands import main
 from effdet.packaged_configs import packaged_configs
+from effdet.runs.config_keys import keys_as_markdown, keys_as_text, keys_as_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,9 +30,29 @@ def test_a_wrong_setting_is_refused(capsys):
     assert "model.name must be null (model.name=null) where model.phi is set, got lite0" in capsys.readouterr().err
 
 
-def test_without_a_name_the_names_are_listed(capsys):
+def test_without_a_name_the_keys_and_the_names_are_listed(capsys):
     assert main(["config"]) == 0
-    assert capsys.readouterr().out.split() == list(packaged_configs())
+    keys, names = capsys.readouterr().out.split("Configs that come with the package; effdet config NAME prints one:\n")
+    assert keys.strip() == keys_as_text().strip()
+    assert names.split() == list(packaged_configs())
+
+
+def test_every_key_is_printed_as_yaml_markdown_or_json(capsys, tmp_path):
+    assert main(["config", "--yaml"]) == 0
+    assert capsys.readouterr().out == keys_as_yaml()
+    assert main(["config", "--markdown"]) == 0
+    assert capsys.readouterr().out == keys_as_markdown()
+    assert main(["config", "custom", "train.lr=0.5", "--yaml"]) == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    assert load_config(tmp_path / "mine.yaml") == load_config("custom", ["train.lr=0.5"])
+    assert main(["config", "custom", "train.lr=0.5", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows["train.lr"]["default"], rows["train.lr"]["kind"]) == (0.5, "a number")
+
+
+def test_two_forms_at_once_are_refused(capsys):
+    assert main(["config", "--yaml", "--json"]) == 2
+    assert "argument --json: not allowed with argument --yaml" in capsys.readouterr().err
 
 
 def test_an_unknown_name_is_one_sentence_with_all_names(capsys):

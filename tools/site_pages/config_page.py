@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-
-from effdet import config
+from effdet.runs.config_keys import keys_as_markdown
 
 
 def markdown() -> str:
-    """Return a section for each part of a config."""
-    sections = (config.ModelConfig, config.DataConfig, config.TrainConfig, config.EvalConfig, config.RunConfig)
-    return "\n".join(f"## {each.__name__}\n\n```python\n{inspect.getsource(each)}```\n" for each in sections)
+    """Return a section for each part of a config, as ``effdet config --markdown`` prints them."""
+    return keys_as_markdown()
