@@ -133,11 +133,12 @@ class Dataset:
         if self.spans is not None:
             return self._stamps_of_members()
         folder = f"{self.folder}/"
-        stamps = np.empty((len(self), 2), np.int64)
-        for index, name in enumerate(self.names):
-            is_plain = name.isascii() and "\\" not in name
-            stamps[index] = stamp(folder + name if is_plain else self.path(index))[:2]
-        return stamps
+        places = (
+            folder + name if name.isascii() and "\\" not in name else self.path(index)
+            for index, name in enumerate(self.names)
+        )
+        values = (value for place in places for value in stamp(place)[:2])
+        return np.fromiter(values, np.int64, 2 * len(self)).reshape(-1, 2)
 
     def _stamps_of_members(self) -> NDArray[np.int64]:
         archives: dict[Path, tuple[int, int]] = {}

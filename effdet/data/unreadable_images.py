@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 
 from effdet.data.checked_files import DECODED, UNKNOWN, WHOLE, CheckedFiles
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
+from effdet.data.many_calls import call_for_each
 from effdet.images.reading import ImageError
 from effdet.images.stored import StoredImage
 
-T = TypeVar("T")
-
 DECODE_ALL_UP_TO = 2000  # images; larger sets would take minutes
 SAMPLE_SIZE = 500  # images of a larger set that are decoded anyway
-THREADS = 8  # reading waits for the disk, and decoding runs outside of the interpreter lock
-
-_BLOCK = 64  # images that a thread takes at a time
 
 _START_OF = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 _END_OF = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
@@ -64,7 +58,7 @@ def _faults_of_many(dataset: Dataset) -> dict[int, str]:
     """Look at every file that was not looked at before, and decode those that look odd, and a sample."""
     checked = CheckedFiles(dataset)
     unknown = np.flatnonzero(checked.levels == UNKNOWN)
-    whole = _in_threads(lambda index: _looks_whole(dataset.stored(index)), unknown.tolist())
+    whole = call_for_each(lambda index: _looks_whole(dataset.stored(index)), unknown.tolist())
     checked.levels[unknown[np.array(whole, dtype=bool)]] = WHOLE
     sample = np.random.default_rng(0).choice(len(dataset), SAMPLE_SIZE, replace=False)
     suspicious = np.flatnonzero(checked.levels == UNKNOWN)
@@ -78,7 +72,7 @@ def _faults_of_many(dataset: Dataset) -> dict[int, str]:
 
 def _faults(dataset: Dataset, indices: Sequence[int]) -> dict[int, str]:
     """Decode images, and return why some of them cannot be read, by their number."""
-    faults = _in_threads(lambda index: _fault(dataset, index), indices)
+    faults = call_for_each(lambda index: _fault(dataset, index), indices)
     return {index: fault for index, fault in zip(indices, faults, strict=True) if fault}
 
 
@@ -100,12 +94,6 @@ def _fault(dataset: Dataset, index: int) -> str:
     except (ImageError, OSError) as error:
         return str(error)
     return ""
-
-
-def _in_threads(function: Callable[[int], T], indices: Sequence[int]) -> list[T]:
-    blocks = [indices[first : first + _BLOCK] for first in range(0, len(indices), _BLOCK)]
-    with ThreadPoolExecutor(THREADS) as pool:  # a block at a time: a task for each of a million would take gigabytes
-        return [result for part in pool.map(lambda block: [*map(function, block)], blocks) for result in part]
 
 
 def _too_many(dataset: Dataset, faults: list[str], max_fraction: float) -> str:

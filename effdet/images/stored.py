@@ -27,7 +27,7 @@ class StoredImage(NamedTuple):
     @classmethod
     def in_file(cls, path: str | Path) -> StoredImage:
         """Return the place of an image that is a file."""
-        path = Path(path)
+        path = path if isinstance(path, Path) else Path(path)  # a copy would be parsed anew, for each of millions
         return cls(path, address_of(path) or str(path))
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from effdet.data.files import choose_folder, foreign_folder
 from effdet.data.findings import FindingList
 from effdet.data.formats.image_names import check_inside, shorten_names
 from effdet.data.formats.values import short
+from effdet.data.many_calls import call_for_each
 from effdet.data.text_column import TextColumn
 from effdet.images.header import upright_size
 
@@ -25,9 +25,7 @@ Array = NDArray[Any]
 
 NOTHING_TO_LEARN = "there is nothing to learn or to measure"  # advice of errors about a set that is right but for this
 
-_BLOCK = 256  # images that a thread takes at a time
 _ROWS = 1_000_000  # boxes that are looked at together
-_THREADS = 8  # reading headers waits for the disk
 
 
 @dataclass(kw_only=True)
@@ -167,16 +165,13 @@ def _find_images(columns: Columns) -> tuple[Path, TextColumn]:
 def complete_sizes(sizes: Array, folder: Path, names: TextColumn, spans: Array | None = None) -> None:
     """Fill in the sizes, (I, 2) height and width, that are 0, from the headers of the image files."""
     unknown = np.flatnonzero((sizes == 0).any(axis=1))
-    blocks = np.array_split(unknown, max(len(unknown) // _BLOCK, min(len(unknown), _THREADS)) or 1)
 
-    def read(block: Array) -> list[tuple[int, int]]:
-        places = (stored_image(folder, names[index], spans, index) for index in block.tolist())
-        return [upright_size(place) or (0, 0) for place in places]
+    def read(index: int) -> tuple[int, int]:
+        return upright_size(stored_image(folder, names[index], spans, index)) or (0, 0)
 
     if len(unknown):
         note_images()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            sizes[unknown] = [size for block in pool.map(read, blocks) for size in block]
+        sizes[unknown] = call_for_each(read, unknown.tolist())
 
 
 def number_images(names: Iterable[str]) -> tuple[list[str], Array]:
