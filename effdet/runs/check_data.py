@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_BOXES = 1_000_000  # that are checked before a training
 DEFAULT_CONFIG = "custom"  # for a data set that is named without a config
 
 
@@ -104,13 +105,20 @@ def clean_data(data: str | Path, folder: str | Path, report: Report = report_not
 def check_before_training(config: Config, train: Dataset, val: Dataset) -> None:
     """Log what the checks that need no image find, beyond what reading has logged.
 
+    Of more than a million boxes a sample is looked at, so that the start stays short; ``check_data`` looks at all.
+
     Raises:
         DataError: If a finding is an error.
         ConfigError: If the config does not go together with the data.
     """
     sources, _ = find_sources(config.data)
     formats = {split: sources[split].format for split in ("train", "val")}
-    findings, _ = check_columns({"train": train, "val": val}, formats, network_of(config, train))
+    for dataset in (train, val):
+        if len(dataset.labels) > MOST_BOXES:
+            text = "data: of the %s boxes of %s a sample of about %s is checked; effdet data check looks at all"
+            logger.info(text, f"{len(dataset.labels):,}", dataset.annotation_file, f"{MOST_BOXES:,}")
+    network = network_of(config, train)
+    findings, _ = check_columns({"train": train, "val": val}, formats, network, most_boxes=MOST_BOXES)
     for finding in findings:
         if finding.severity == "warning":
             logger.warning("data: %s%s", f"{finding.split}: " if finding.split else "", finding)

@@ -82,3 +82,20 @@ def test_a_config_may_name_the_data_or_come_beside_it(photos, tmp_path):
     assert (beside.model.name, beside.data.root, beside.data.val_annotations) == ("lite2", str(photos), None)
     both = config_for(tmp_path / "own.yaml", "custom", [])
     assert (both.model.name, both.data.root, both.data.val_annotations) == ("lite0", str(photos), "train.json")
+
+
+def test_of_very_many_boxes_a_sample_is_checked_at_the_start_and_all_by_the_doctor(photos, caplog, monkeypatch):
+    def edit(content):
+        content["annotations"].append({**content["annotations"][-1], "id": 10**6})  # a box twice, in one image
+        content["categories"].append({"id": 9, "name": "rbc"})
+
+    change(photos / "train.json", edit)
+    monkeypatch.setattr("effdet.runs.check_data.MOST_BOXES", 20)
+    with caplog.at_level(logging.INFO):
+        before_training(photos)
+    told = "\n".join(caplog.messages)
+    assert "a sample of about 20 is checked; effdet data check looks at all" in told
+    assert "classes have no boxes: 1 (rbc)" in told
+    assert "more than once" not in told
+    found = check_data(photos, estimate=False, quick=True).findings
+    assert any("more than once" in finding.text for finding in found)

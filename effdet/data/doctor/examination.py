@@ -103,7 +103,11 @@ def examine(
 
 
 def check_columns(
-    datasets: Mapping[str, Dataset], formats: Mapping[str, str], network: Network | None
+    datasets: Mapping[str, Dataset],
+    formats: Mapping[str, str],
+    network: Network | None,
+    *,
+    most_boxes: int | None = None,
 ) -> tuple[list[Finding], AnchorFit | None]:
     """Run all checks that need no image file, and return what is to be said beyond ``Dataset.findings``.
 
@@ -111,6 +115,8 @@ def check_columns(
         datasets: The splits by name.
         formats: Name of the format that each was read in.
         network: What will learn train and be measured on the others; None: not known.
+        most_boxes: Of a split with more boxes than this, the boxes of so many images as hold this number are looked at,
+            evenly spread, and all classes; None: all boxes.
 
     Returns:
         The findings, and how the anchors fit the boxes of train.
@@ -118,9 +124,10 @@ def check_columns(
     findings: list[Finding] = []
     anchors = None
     for split, dataset in datasets.items():
-        own = list(check_annotations(dataset, split, formats[split], network))
+        looked_at = sample_of(dataset, most_boxes)
+        own = [*check_classes(dataset, split), *check_annotations(looked_at, formats[split], network)]
         if network is not None and split in LEARNED:
-            missed, anchors = check_anchors(dataset, network)
+            missed, anchors = check_anchors(looked_at, network)
             own += missed
         findings += [replace(finding, split=split) for finding in own]
     for split, other in datasets.items():
@@ -129,16 +136,23 @@ def check_columns(
     return findings, anchors
 
 
-def check_annotations(dataset: Dataset, split: str, format: str, network: Network | None) -> Iterator[Finding]:
-    """Run the checks of one split that need no image file.
+def sample_of(dataset: Dataset, most_boxes: int | None) -> Dataset:
+    """Return images evenly spread over a data set that hold about ``most_boxes`` boxes; all if it has no more."""
+    if most_boxes is None or len(dataset.labels) <= most_boxes:
+        return dataset
+    count = max(1, len(dataset) * most_boxes // len(dataset.labels))
+    kept = np.linspace(0, len(dataset) - 1, count).astype(np.int64)
+    return dataset.without(np.setdiff1d(np.arange(len(dataset)), kept))
+
+
+def check_annotations(dataset: Dataset, format: str, network: Network | None) -> Iterator[Finding]:
+    """Run the checks of the boxes of one split that need no image file.
 
     Args:
         dataset: The split.
-        split: Its name.
         format: Name of the format that it was read in.
         network: What will learn it, or measured on it; None: not known.
     """
-    yield from check_classes(dataset, split)
     yield from check_boxes(dataset)
     yield from check_box_frames(dataset, format, namer(dataset))
     if network is not None:
