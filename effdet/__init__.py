@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from effdet.models.architecture import Architecture
     from effdet.models.published import list_variants
     from effdet.runs.evaluate import evaluate
+    from effdet.runs.find_lr import find_lr
     from effdet.runs.train import Run, train
     from effdet.structures import Batch, Detection, Detections, Predictions, Target
 
@@ -37,6 +38,7 @@ __all__ = [
     "Target",
     "__version__",
     "evaluate",
+    "find_lr",
     "list_variants",
     "load",
     "load_config",
@@ -56,6 +58,7 @@ _HOMES = {
     "Run": "effdet.runs.train",
     "Target": "effdet.structures",
     "evaluate": "effdet.runs.evaluate",
+    "find_lr": "effdet.runs.find_lr",
     "list_variants": "effdet.models.published",
     "load": "effdet.deployment.load",
     "load_config": "effdet.config",

@@ -3,6 +3,7 @@
 effdet train configs/demo.yaml
 effdet train configs/d0_coco.yaml train.epochs=12 run.name=short
 effdet train configs/d0_coco.yaml --resume
+effdet train configs/custom.yaml data.root=photos --find-lr
 
 A run folder holds config.yaml, metrics.csv, TensorBoard events, log.txt, last.ckpt (everything to resume),
 best.safetensors (the model to use), curves.png, predictions.png and first_batch.png.
@@ -49,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
         const=NEWEST,
         help="continue a run: its folder or last.ckpt; alone: the newest run of this config's name",
     )
+    result.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="do not train, but test rising learning rates for 100 steps: print the best train.lr, and draw the losses "
+        "to run.dir/NAME-lr.png",
+    )
     return result
 
 
@@ -56,10 +63,33 @@ def run(args: argparse.Namespace) -> int:
     """Train, and return the exit status."""
     if args.resume is not None and "=" in args.resume:  # --resume key.sub=value
         args.overrides, args.resume = [args.resume, *args.overrides], NEWEST
+    if args.find_lr:
+        return _find_lr(args)
     config, folder = find_run(args.config, args.overrides, args.resume)
     from effdet.runs.train import train
 
     train(config, resume=folder)
+    return 0
+
+
+def _find_lr(args: argparse.Namespace) -> int:
+    """Test learning rates, and print the suggested one as an override."""
+    from effdet.config import ConfigError, load_config
+    from effdet.progress import ProgressBar
+    from effdet.runs.find_lr import find_lr
+
+    if args.resume is not None:
+        raise ConfigError("--find-lr starts anew: leave out --resume")
+    config = load_config(args.config, args.overrides)
+    with ProgressBar(seconds_between_lines=30) as report:
+        found = find_lr(config, report=report)
+    assert config.run.name is not None
+    folder = Path(config.run.dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / f"{config.run.name}-lr.png"
+    found.plot(picture)
+    logger.info("losses of %d learning rates are drawn in %s", len(found.rates), picture)
+    print(f"train.lr={found.suggested:.2g}")
     return 0
 
 
