@@ -315,6 +315,7 @@ class EvalConfig:
 
     every: int | None = None  # epochs between evaluations; null: about ten in a run
     batch_size: int = 8  # images per process
+    loss: bool = False  # at each evaluation also the losses on the validation images, which looks at them once more
     nms: NmsKind = NmsKind.soft  # drop overlapping boxes (hard), or decay their scores (soft)
     iou_threshold: float = 0.5  # hard NMS
     sigma: float = 0.5  # soft NMS

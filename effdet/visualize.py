@@ -26,7 +26,7 @@ from effdet.structures import Detections
 Color = tuple[int, int, int]
 Mark = tuple[tuple[float, float, float, float], Color, str]  # box xyxy, colour, text
 
-LOSSES = ("loss", "class_loss", "box_loss")
+LOSSES = ("loss", "class_loss", "box_loss", "val_loss")
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
@@ -184,7 +184,7 @@ def plot_curves(metrics: str | Path, picture: str | Path) -> None:
     columns = _read_columns(Path(metrics))
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = ("Training loss", LOSSES), ("COCO AP", SCORES)
+    panels = ("Loss", LOSSES), ("COCO AP", SCORES)
     for axes, (title, names) in zip(figure.subplots(1, 2), panels, strict=True):
         for name in names:
             pairs = zip(columns["epoch"], columns.get(name, []), strict=False)

@@ -21,6 +21,7 @@ from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import CLASS_PREFIX, SCORE_COLUMNS, RunLog
 from effdet.runs.training_run import Plan, TrainingRun
 from effdet.runs.training_tiles import tiles_of, validation_views
+from effdet.runs.validation_loss import validation_loss
 from effdet.runs.workers import choose_workers
 from effdet.training.ema import EMA
 from effdet.training.freezing import freeze
@@ -221,15 +222,34 @@ def _micro_batch_size(config: Config, model: EfficientDet, world: World) -> int:
 def build_evaluation(
     config: Config, model: EfficientDet, val: Dataset, world: World
 ) -> Callable[[EfficientDet], Mapping[str, float]]:
-    """Return the function that scores a model on the validation images, which all processes share."""
+    """Return the function that scores a model on the validation images, which all processes share.
+
+    Raises:
+        ValueError: If AP cannot be measured on them.
+        ConfigError: If ``eval.loss`` is asked for with tiles.
+    """
     check_measurable(model, val)
-    views = validation_views(config.data)
+    if config.eval.loss and config.data.tiles is not None:
+        raise ConfigError(
+            f"eval.loss must be false where images are cut into tiles, got data.tiles={config.data.tiles}; the "
+            "validation images are whole"
+        )
+    views, criterion = validation_views(config.data), build_criterion(config.train)
 
     def evaluate(candidate: EfficientDet) -> Mapping[str, float]:
         metrics = evaluate_dataset(
             candidate, val, batch_size=config.eval.batch_size, workers=config.data.workers, views=views, world=world
         )
         scores = dict(zip(SCORE_COLUMNS, metrics.numbers(), strict=True))
+        if config.eval.loss:
+            scores |= validation_loss(
+                candidate,
+                val,
+                criterion,
+                batch_size=config.eval.batch_size,
+                workers=config.data.workers,
+                world=world,
+            )
         return scores | {f"{CLASS_PREFIX}{name}": ap for name, ap in metrics.per_class.items()}
 
     return evaluate

@@ -31,6 +31,7 @@ SCORE_COLUMNS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
 )
+VAL_LOSS_COLUMNS = ("val_loss", "val_class_loss", "val_box_loss")  # with eval.loss
 CLASS_PREFIX = "ap of "  # of a row's key, before the name of a class
 LINE_SECONDS = 30.0  # between two plain progress lines
 
@@ -118,12 +119,14 @@ class RunLog:
         self.write_table(rows)
         row = rows[-1]
         if self._events is not None:
-            for name in row.keys() & {"class_loss", "box_loss", *SCORE_COLUMNS}:
-                part = "val" if name in SCORE_COLUMNS else "train"
-                self._events.add_scalar(f"{part}/{name}", row[name], row["step"])
+            for name in row.keys() & {"class_loss", "box_loss", *SCORE_COLUMNS, *VAL_LOSS_COLUMNS}:
+                part = "val" if name in SCORE_COLUMNS or name in VAL_LOSS_COLUMNS else "train"
+                self._events.add_scalar(f"{part}/{name.removeprefix('val_')}", row[name], row["step"])
             self._events.flush()
         scores = "".join(f"  {name.upper()} {row[name]:.4f}" for name in ("ap", "ap50") if name in row)
         losses = f"loss {row['loss']:.4f} (class {row['class_loss']:.4f}, box {row['box_loss']:.4f})"
+        if "val_loss" in row:
+            losses += f"  validation loss {row['val_loss']:.4f}"
         self._last_line = time.monotonic()
         logger.info(
             "epoch %d  %s  %.1f images/s%s  %s left",
@@ -138,7 +141,8 @@ class RunLog:
         """
         if self.folder is None:
             return
-        _write_csv(self.folder / "metrics.csv", [*LOSS_COLUMNS, *SCORE_COLUMNS], rows)
+        on_request = VAL_LOSS_COLUMNS if any("val_loss" in row for row in rows) else ()
+        _write_csv(self.folder / "metrics.csv", [*LOSS_COLUMNS, *SCORE_COLUMNS, *on_request], rows)
         classes = [
             name for name in dict.fromkeys(name for row in rows for name in row) if name.startswith(CLASS_PREFIX)
         ]

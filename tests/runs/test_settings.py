@@ -155,6 +155,7 @@ SETTINGS = [
     Setting("train.checkpoint_minutes=9", lambda run: run.checkpoints.minutes, 9),
     Setting("eval.every=2", lambda run: run.plan.evaluate_every, 2),
     Setting("eval.batch_size=3", batch_sizes_of_evaluation, [3, 3, 2]),
+    Setting("eval.loss=true", lambda run: "val_loss" in run.evaluate(run.trainer.model), True),
     Setting("eval.nms=hard", postprocessing("nms"), "hard"),
     Setting("eval.iou_threshold=0.6", postprocessing("iou_threshold"), 0.6),
     Setting("eval.sigma=0.6", postprocessing("sigma"), 0.6),
