@@ -342,6 +342,7 @@ class RunConfig:
     seed: int = 0  # of everything random: order, augmentation, first weights
     device: str = "auto"  # auto: cuda if there is one, else cpu
     threads: int | None = None  # CPU threads of torch; null: torch's own choice
+    report: bool = True  # write report.html at the end, and store the threshold that it recommends in best.safetensors
 
     def __post_init__(self) -> None:
         if self.name is not None:

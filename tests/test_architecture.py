@@ -25,6 +25,7 @@ FLOORS = (
     "images",
     "data",
     "evaluation",
+    "report",
     "models",
     "kernels",
     "weights",

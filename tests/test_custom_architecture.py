@@ -152,7 +152,14 @@ def test_the_command_trains_resumes_and_saves_it(tmp_path):
     keys = {"backbone": "resnet18", "channels": "24", "neck": "pan", "neck_repeats": "1", "image_size": "[64, 64]"}
     overrides = [f"model.architecture.{key}={value}" for key, value in keys.items()]
     common = [sys.executable, str(ROOT / "tools" / "train.py"), str(ROOT / "configs" / "demo.yaml")]
-    common += [f"run.dir={tmp_path}", "run.name=own", "train.batch_size=8", "data.workers=0", "train.warmup_epochs=0"]
+    common += [
+        f"run.dir={tmp_path}",
+        "run.name=own",
+        "run.report=false",
+        "train.batch_size=8",
+        "data.workers=0",
+        "train.warmup_epochs=0",
+    ]
     common += ["data.long_side=null", "data.image_size=null", *overrides]
     common += [f"data.root={tmp_path}/demo", "model.backbone_weights=null"]
     for more in (["train.epochs=1"], ["train.epochs=2", "--resume"]):

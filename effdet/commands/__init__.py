@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "train from a config file",
     "config": "print a config that comes with the package, to start your own from",
     "evaluate": "print the COCO numbers of a model, or of a results file",
+    "report": "write a page that shows what a detector learned, or compare runs",
     "predict": "detect objects in images, folders or videos",
     "convert": "convert weights of other EfficientDet projects to ours, or ours to PyPI's effdet",
     "export": "write a model as an ONNX, OpenVINO or torch.export file",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
     result.add_argument("--weights", required=True, metavar="W", help="model: a .safetensors file of a run")
     result.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for what is found")
-    result.add_argument("--score-threshold", type=float, default=0.3, metavar="SCORE", help=_THRESHOLD)
+    result.add_argument("--score-threshold", type=float, metavar="SCORE", help=_THRESHOLD)
     result.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     result.add_argument("--json", metavar="FILE", help="write all detections, boxes as xyxy, as JSON; - is stdout")
     result.add_argument("--annotations", type=Path, metavar="FILE", help=_ANNOTATIONS)
@@ -48,7 +49,10 @@ _RESUME = (
     "so under torchrun, where the processes share the images. Sources may then also be tar archives, folders at an "
     "address such as s3://bucket/photos, and .txt files that list sources. Nothing is drawn"
 )
-_THRESHOLD = "smallest score that is reported (default: 0.3; to evaluate results.json afterwards take 0.001)"
+_THRESHOLD = (
+    "smallest score that is reported (default: what a report has stored in the weights, else 0.3; to evaluate "
+    "results.json afterwards take 0.001)"
+)
 _ANNOTATIONS = "COCO JSON that lists the images: results.json gets its image and category ids"
 
 
@@ -58,11 +62,12 @@ def run(args: argparse.Namespace) -> int:
         parser().error(f"--batch-size must be 1 or more, got {args.batch_size}")
     if is_shared(args) and args.json:
         parser().error("--json is not written with --resume or under torchrun; DIR/results.json has all detections")
-    if not 0 <= args.score_threshold <= 1:
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         parser().error(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
 
     views = views_of(args)
     model = load_model(args)
+    _use_threshold(model, args)
     if is_shared(args):
         return _run_shared(args, model, views)
     if args.json:
@@ -87,6 +92,15 @@ def run(args: argparse.Namespace) -> int:
     if done.failures:
         print(f"{len(done.failures)} of the sources could not be read", file=sys.stderr)
     return 1 if done.failures else 0
+
+
+def _use_threshold(model: Detector, args: argparse.Namespace) -> None:
+    """Choose the threshold that was not given, and let NMS know it: what is below needs no NMS."""
+    from effdet.detector.prediction import choose_threshold
+
+    args.score_threshold = choose_threshold(model, args.score_threshold)
+    if args.score_threshold > model.settings.score_threshold:
+        model.settings = replace(model.settings, score_threshold=args.score_threshold)
 
 
 def is_shared(args: argparse.Namespace) -> bool:

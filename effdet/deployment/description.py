@@ -18,6 +18,7 @@ from effdet.weights.described import (
     check_input_size,
     check_names,
     check_normalisation,
+    check_threshold,
     is_whole,
     list_of,
     settings_of,
@@ -51,7 +52,10 @@ class Description:
     value_range: tuple[float, float] | None = None  # of stored values, which become 0…255; None: 8-bit levels
     training_tiles: Tiles | None = None  # in which objects have the size that they had in training; None: unknown
 
+    predict_threshold: float | None = None  # score threshold of predict where it is given none; None: 0.3
+
     def __post_init__(self) -> None:
+        check_threshold(self.predict_threshold)
         check_names(self.class_names)
         check_ids(self.category_ids, len(self.class_names))
         check_input_size(self.image_size)

@@ -42,6 +42,7 @@ class DeployedDetector(PredictsFiles):
         self.category_ids = description.category_ids
         self.preprocessing = description.preprocessing
         self.training_tiles = description.training_tiles
+        self.predict_threshold = description.predict_threshold
         self._settings = description.settings
         self.mean = torch.tensor(description.mean)
         self.std = torch.tensor(description.std)

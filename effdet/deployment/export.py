@@ -125,6 +125,7 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         precision=options.precision,
         value_range=model.value_range,
         training_tiles=model.training_tiles,
+        predict_threshold=model.predict_threshold,
     )
 
 

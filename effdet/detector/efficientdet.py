@@ -63,6 +63,7 @@ class EfficientDet(PredictsFiles, nn.Module):
         preprocessing: How images become the network input.
         training_tiles: Tiles of an image in which objects have the size in the network input that they had in training:
             what ``predict(..., tiles="auto")`` takes.
+        predict_threshold: Score threshold of ``predict`` where it is given none; None: 0.3.
         value_range: Stored values of images that become the levels 0 and 255; None: images have 8-bit levels. See
             ``effdet.images.pixel_format.PixelFormat``.
 
@@ -87,6 +88,7 @@ class EfficientDet(PredictsFiles, nn.Module):
         settings: PostprocessSettings | None = None,
         preprocessing: Preprocessing | None = None,
         training_tiles: Tiles | None = None,
+        predict_threshold: float | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
@@ -97,6 +99,7 @@ class EfficientDet(PredictsFiles, nn.Module):
         self.settings = settings or PostprocessSettings()
         self.preprocessing = preprocessing or Preprocessing()
         self.training_tiles = training_tiles
+        self.predict_threshold = predict_threshold
         self.value_range = None if value_range is None else check_range(value_range)
         self.criterion = DetectionLoss()
         self.num_classes, self.class_names, self.category_ids = check_classes(num_classes, class_names, category_ids)

@@ -42,6 +42,7 @@ class Detector(Protocol):
     settings: PostprocessSettings
     preprocessing: Preprocessing
     training_tiles: Tiles | None  # in which objects are as large in the network input as they were in training
+    predict_threshold: float | None  # score threshold of predict where it is given none; None: 0.3
 
     @property
     def takes_any_size(self) -> bool:
@@ -78,7 +79,7 @@ class PredictsFiles:
         self,
         source: Any,
         *,
-        score_threshold: float = 0.3,
+        score_threshold: float | None = None,
         batch_size: int = 1,
         tiles: TileChoice = None,
         overlap: float | None = None,
@@ -92,7 +93,8 @@ class PredictsFiles:
 
         Args:
             source: A file, folder, glob pattern or video; a PIL image, RGB array or tensor; or a list of them.
-            score_threshold: Detections below it are left out.
+            score_threshold: Detections below it are left out. None: ``predict_threshold``, which the report of a run
+                recommends; 0.3 where it is None.
             batch_size: Images, or views of an image, that go through the network together.
             tiles: Cut images into tiles with this side, or (height, width), in pixels; "auto": so that objects have the
                 size that they had in training. None: images are scaled to the network input as a whole.
@@ -125,7 +127,7 @@ class PredictsFiles:
         self,
         source: Any,
         *,
-        score_threshold: float = 0.3,
+        score_threshold: float | None = None,
         batch_size: int = 1,
         tiles: TileChoice = None,
         overlap: float | None = None,
@@ -141,11 +143,21 @@ class PredictsFiles:
         return predict_iter(
             cast("Detector", self),
             source,
-            score_threshold=score_threshold,
+            score_threshold=choose_threshold(cast("Detector", self), score_threshold),
             batch_size=batch_size,
             views=views,
             classes=classes,
         )
+
+
+DEFAULT_THRESHOLD = 0.3
+
+
+def choose_threshold(detector: Detector, score_threshold: float | None) -> float:
+    """Return the threshold that is given, else the detector's own, else 0.3."""
+    if score_threshold is not None:
+        return score_threshold
+    return DEFAULT_THRESHOLD if detector.predict_threshold is None else detector.predict_threshold
 
 
 def predict_iter(

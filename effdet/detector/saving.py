@@ -55,5 +55,6 @@ def describe(model: EfficientDet) -> dict[str, Any]:
         "settings": asdict(model.settings),
         "preprocessing": asdict(model.preprocessing),
         "value_range": model.value_range and list(model.value_range),
+        "predict_threshold": model.predict_threshold,
         "training_tiles": model.training_tiles and asdict(model.training_tiles),
     }

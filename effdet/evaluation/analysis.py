@@ -20,7 +20,7 @@ from effdet.evaluation.backends import ResultsSource
 from effdet.evaluation.by_shape import Group, by_aspect_ratio, by_size
 from effdet.evaluation.calibration import Calibration, calibration
 from effdet.evaluation.confusion import confusion_matrix
-from effdet.evaluation.error_kinds import ErrorCosts, Errors, cost_of_errors, find_errors
+from effdet.evaluation.error_kinds import NAMES, ErrorCosts, ErrorKind, Errors, cost_of_errors, find_errors
 from effdet.evaluation.ground_truth import GroundTruth
 from effdet.evaluation.matching import Matches, match
 from effdet.evaluation.thresholds import ThresholdCurves, threshold_curves
@@ -45,6 +45,13 @@ class Analysis:
     image_scores: ImageScores  # at the best threshold
     suspects: Suspects
 
+    def error_counts(self) -> dict[str, int]:
+        """Return how often each kind of error happens among the detections of the best threshold; crowds apart."""
+        kept = (self.matches.scores >= self.image_scores.threshold) & ~self.matches.is_ignored
+        counts = np.bincount(self.error_of.kinds[kept], minlength=len(ErrorKind))
+        missed = int(self.image_scores.missed.sum())
+        return {name: missed if kind is ErrorKind.missed else int(counts[kind]) for kind, name in NAMES.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as plain values for JSON."""
         best = self.thresholds.best_by_class
@@ -60,6 +67,7 @@ class Analysis:
                 for label, name in enumerate(self.class_names)
             ],
             "errors": self.errors.to_dict(),
+            "error_counts": self.error_counts(),
             "confusion": {"classes": [*self.class_names, "background"], "matrix": self.confusion.tolist()},
             "calibration": self.calibration.to_dict(),
             "by_size": [_group(group) for group in self.by_size],

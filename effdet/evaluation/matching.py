@@ -71,6 +71,13 @@ class Matches:
         return found
 
     @property
+    def found_scores(self) -> NDArray[np.float64]:
+        """(M,) the score of the detection that found the box; 0 where none did."""
+        scores = np.zeros(len(self.true_labels))
+        scores[self.found_box[self.is_true]] = self.scores[self.is_true]
+        return scores
+
+    @property
     def num_true_boxes(self) -> NDArray[np.int64]:
         """(K,) boxes of each class that are no crowds."""
         return np.bincount(self.true_labels[~self.is_crowd], minlength=self.num_classes)

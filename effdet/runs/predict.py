@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from effdet.detector.prediction import Detector, check_batch_size, labels_of, predict_iter
+from effdet.detector.prediction import Detector, check_batch_size, choose_threshold, labels_of, predict_iter
 from effdet.detector.views import PLAIN, Views
 from effdet.evaluation.categories import match_categories, to_categories
 from effdet.images.addresses import Address, as_address
@@ -45,7 +45,7 @@ def predict_to_folder(
     sources: Any,
     folder: str | Path,
     *,
-    score_threshold: float = 0.3,
+    score_threshold: float | None = None,
     batch_size: int = 1,
     views: Views = PLAIN,
     classes: Sequence[str] | None = None,
@@ -67,7 +67,7 @@ def predict_to_folder(
         model: A model, or what ``effdet.load`` returns.
         sources: As ``effdet.images.sources.iterate_images`` takes them; each file is predicted once.
         folder: Is made if it does not exist.
-        score_threshold: Detections below it are left out.
+        score_threshold: Detections below it are left out; None: as ``model.predict`` does.
         batch_size: Images, or views of an image, that go through the network together.
         views: Which views of each image are looked at: tiles, mirror image, scales.
         classes: Names of the classes that are reported; None: all.
@@ -84,6 +84,7 @@ def predict_to_folder(
         OSError: If a file cannot be written.
     """
     check_batch_size(batch_size)
+    score_threshold = choose_threshold(model, score_threshold)
     check_source(sources)
     views.check(model)
     if classes is not None:

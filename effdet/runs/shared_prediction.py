@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock
 
 from effdet.atomic_write import replace_file
-from effdet.detector.prediction import Detector, check_batch_size, labels_of, predict_iter
+from effdet.detector.prediction import Detector, check_batch_size, choose_threshold, labels_of, predict_iter
 from effdet.detector.views import PLAIN, Views
 from effdet.evaluation.categories import to_categories
 from effdet.images.reading import Picture, read_picture
@@ -55,7 +55,7 @@ def predict_shared(
     *,
     rank: int = 0,
     world_size: int = 1,
-    score_threshold: float = 0.3,
+    score_threshold: float | None = None,
     batch_size: int = 1,
     views: Views = PLAIN,
     classes: Sequence[str] | None = None,
@@ -74,7 +74,7 @@ def predict_shared(
         folder: The same for every process; is made if it does not exist.
         rank: Number of this process among ``world_size`` ones.
         world_size: Number of processes.
-        score_threshold: Detections below it are left out.
+        score_threshold: Detections below it are left out; None: as ``model.predict`` does.
         batch_size: Images, or views of an image, that go through the network together.
         views: Which views of each image are looked at.
         classes: Names of the classes that are reported; None: all.
@@ -90,6 +90,7 @@ def predict_shared(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
     check_batch_size(batch_size)
+    score_threshold = choose_threshold(model, score_threshold)
     views.check(model)
     if classes is not None:
         labels_of(classes, model.class_names)

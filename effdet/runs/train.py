@@ -26,6 +26,7 @@ from effdet.runs.log import keep_lines, log_start
 from effdet.runs.pictures import draw_pictures
 from effdet.runs.pixel_statistics import channels_of, with_pixels
 from effdet.runs.process_state import huge_pages, log_level, process_state
+from effdet.runs.report import report_training
 from effdet.runs.resolve import resolve
 from effdet.runs.start_weights import build_model
 from effdet.runs.training_run import TrainingRun
@@ -123,6 +124,8 @@ def _train(
             result = Run(folder, progress.history)
             if world.is_main:
                 draw_pictures(folder, result.best, val, run.views)
+                if config.run.report:
+                    report_training(folder, result.best, val, run.views)
                 _log_result(result)
     return result
 

@@ -64,6 +64,12 @@ def check_normalisation(mean: Sequence[Any], std: Sequence[Any], channels: int) 
     check(min(std) > 0, "std", "be positive", std)
 
 
+def check_threshold(value: object) -> None:
+    """Check the score threshold of ``predict``: a number in [0, 1], or None."""
+    good = value is None or (is_finite(value) and isinstance(value, int | float) and 0 <= value <= 1)
+    check(good, "predict_threshold", "lie in [0, 1], or be null", value)
+
+
 def list_of(values: Mapping[str, Any], name: str) -> tuple[Any, ...]:
     """Return a list in a description as a tuple."""
     value = values[name]

@@ -25,6 +25,7 @@ from effdet.weights.described import (
     check_input_size,
     check_names,
     check_normalisation,
+    check_threshold,
     is_finite,
     is_whole,
     list_of,
@@ -72,6 +73,7 @@ class Loaded:
     settings: PostprocessSettings = field(default_factory=PostprocessSettings)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     training_tiles: Tiles | None = None
+    predict_threshold: float | None = None
     value_range: tuple[float, float] | None = None
     checkpoint: Checkpoint | None = None  # of a file without our description: what became of its tensors
 
@@ -79,7 +81,7 @@ class Loaded:
     def options(self) -> dict[str, Any]:
         """Arguments of ``EfficientDet`` beside the architecture and the number of classes."""
         names = ("image_size", "class_names", "category_ids", "stochastic_depth", "settings", "preprocessing")
-        return {name: getattr(self, name) for name in (*names, "training_tiles", "value_range")}
+        return {name: getattr(self, name) for name in (*names, "training_tiles", "predict_threshold", "value_range")}
 
 
 def load(source: str | Path, *, variant: str | None = None) -> Loaded:
@@ -146,6 +148,7 @@ def _from_description(found: Source, description: Any) -> Loaded:
     check(description["num_classes"] == len(names), "num_classes", f"be {len(names)}", description["num_classes"])
     check_input_size(size)
     check_normalisation(mean, std, architecture.in_channels)
+    check_threshold(description.get("predict_threshold"))
     depth = description["stochastic_depth"]
     check(is_finite(depth) and 0 <= depth < 1, "stochastic_depth", "lie in [0, 1)", depth)
     return Loaded(
@@ -162,6 +165,7 @@ def _from_description(found: Source, description: Any) -> Loaded:
         settings=settings_of(description["settings"], "settings", PostprocessSettings),
         preprocessing=settings_of(description.get("preprocessing", {}), "preprocessing", Preprocessing),
         training_tiles=tiles_from_dict(description.get("training_tiles")),
+        predict_threshold=description.get("predict_threshold"),
         value_range=None if description.get("value_range") is None else check_range(description["value_range"]),
     )
 

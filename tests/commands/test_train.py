@@ -26,7 +26,7 @@ model: {{name: lite0}}
 data: {{root: {root}, image_size: [64, 64], workers: 0, augment: {{color: 0.5, mosaic: 0.5, scale: [0.5, 1.5]}}}}
 train: {{epochs: 2, batch_size: 4, optimizer: adamw, lr: 0.004, checkpoint_minutes: 0.0001}}
 eval: {{every: 1}}
-run: {{dir: {runs}, name: tiny, device: cpu, threads: 1}}
+run: {{dir: {runs}, name: tiny, device: cpu, threads: 1, report: false}}
 """
 
 
@@ -201,7 +201,7 @@ def test_a_run_leaves_everything_to_read_use_and_resume(config, tmp_path, capsys
     assert (resolved.model.num_classes, resolved.train.epochs, resolved.run) == (
         5,
         2,
-        RunConfig(dir=str(tmp_path / "runs"), name="tiny", device="cpu", threads=1),
+        RunConfig(dir=str(tmp_path / "runs"), name="tiny", device="cpu", threads=1, report=False),
     )
     rows = rows_of(run)
     assert [row["epoch"] for row in rows] == ["1", "2"]

@@ -13,7 +13,7 @@ model: {{name: lite0}}
 data: {{root: "{root}", image_size: [64, 64], workers: 0, max_train_images: 4, max_val_images: 2}}
 train: {{epochs: 1, batch_size: 4, optimizer: adamw, lr: 0.004}}
 eval: {{every: 1}}
-run: {{dir: "{runs}", name: tiny, device: cpu, threads: 1}}
+run: {{dir: "{runs}", name: tiny, device: cpu, threads: 1, report: false}}
 """
 
 

@@ -22,7 +22,7 @@ model: {{name: lite0}}
 data: {{root: {root}, image_size: [64, 96], workers: 0}}
 train: {{epochs: 1, batch_size: 8, lr: 0.01}}
 eval: {{every: 1}}
-run: {{dir: {runs}, name: tiny, device: cpu, threads: 1}}
+run: {{dir: {runs}, name: tiny, device: cpu, threads: 1, report: false}}
 """
 
 

@@ -255,6 +255,7 @@ ELSEWHERE = {
     "data.val_images": "test_the_data_lies_where_the_config_says",
     "train.sync_bn": "test_bn_of_several_processes_needs_cuda",
     "run.dir": "test_the_run_folder_lies_in_run_dir",
+    "run.report": "test_a_run_ends_with_a_report_where_the_config_asks_for_one",
     "run.device": "test_the_device_of_the_config_is_used",
     "run.threads": "test_torch_has_as_many_threads_as_the_config_says_while_the_run_is_built",
 }
@@ -383,6 +384,15 @@ def test_the_data_lies_where_the_config_says(load, tmp_path, demo_root):
 def test_the_run_folder_lies_in_run_dir(load, tmp_path):
     with built(load(f"run.dir={tmp_path}/elsewhere")) as run:
         assert run.checkpoints.folder == tmp_path / "elsewhere" / "base"
+
+
+def test_a_run_ends_with_a_report_where_the_config_asks_for_one(load, monkeypatch):
+    written = []
+    monkeypatch.setattr("effdet.runs.train.report_training", lambda folder, *rest: written.append(folder))
+    monkeypatch.setattr("effdet.runs.train.draw_pictures", lambda *parts: None)
+    run = train(load("train.epochs=1", "run.report=false"))
+    assert written == []
+    assert train(load("train.epochs=1", "run.report=true")).folder in written != [run.folder]
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an MPS device")

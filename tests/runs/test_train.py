@@ -23,7 +23,7 @@ model: {{name: lite0}}
 data: {{root: {root}, image_size: [64, 64], workers: 0, augment: {{color: 0.5, mosaic: 0.5, scale: [0.5, 1.5]}}}}
 train: {{epochs: 1, batch_size: 8, optimizer: adamw, lr: 0.004}}
 eval: {{every: 1}}
-run: {{dir: {runs}, name: tiny, device: cpu, threads: 1}}
+run: {{dir: {runs}, name: tiny, device: cpu, threads: 1, report: false}}
 """
 
 

@@ -1,0 +1,1 @@
+"""What a detector learned, as a page for people and as numbers for programs."""
