@@ -85,7 +85,7 @@ function legend(entries) {
 
 /* Draw bars: rows = [{name, value (null: none), note?, color?}]; values from 0 to top. */
 function barChart(target, rows, top, format = percent) {
-  const height = 30, width = 560, left = 118, right = 170;
+  const height = 28, width = 460, left = 108, right = 140;
   const svg = shape("svg", {viewBox: `0 0 ${width} ${rows.length * height}`, class: "chart", role: "img"});
   rows.forEach((row, number) => {
     const y = number * height, length = row.value === null ? 0 : Math.max(1, row.value / (top || 1) * (width - left - right));
