@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset
 from effdet.data.findings import Finding, Severity, found_at
+from effdet.data.formats.values import are_percent
 
 Array = NDArray[Any]
 
@@ -23,6 +24,7 @@ CORNER_AND_SIZE, TWO_CORNERS, CENTRE_AND_SIZE = "x, y, width, height", "x1, y1, 
 _SWAPPED_SIZE, _SWAPPED_CORNERS = "y, x, height, width", "y1, x1, y2, x2"
 
 EXCHANGED_CORNERS, PARTS, PIXELS = "x2, y2, x1, y1", "parts of the image", "pixels"
+PERCENT = "percent of the image"
 THOUSANDTHS = "thousandths of the image"
 
 # What a single box may hold, by what the format has; other readings are too often right by chance.
@@ -38,10 +40,17 @@ NATIVE |= {"openimages": TWO_CORNERS}
 RELATIVE = ("yolo", "openimages")
 
 # What readers say of a whole set, as training must not start on it.
-FOUND_BY_READERS = ("all boxes lie in [0, 1]", "bbox holds two corners", "boxes are in pixels")
+FOUND_BY_READERS = (
+    "all boxes lie in [0, 1]",
+    "bbox holds two corners",
+    "boxes are in pixels",
+    "boxes are in percent of the image",
+)
 
 MAX_BOXES = 200_000  # that are looked at to judge the whole set, spread over it
 
+_FEWEST_IMAGES = 5  # that say something about all
+_NEARLY_ALL = 99  # percentile that tells the size of images which boxes were drawn on
 _FEWEST = 20  # boxes that say something about the whole set
 _WRONG = 0.01  # part of the boxes that must be wrong in the format's own reading
 _SURE = 0.2  # the same, for training to be refused
@@ -49,6 +58,7 @@ _MANY_WRONG = 0.1  # the same, for boxes to be taken as thousandths
 _RIGHT = 0.998  # part of the boxes that must be right in another one
 _SLACK = 0.02  # of the image's sides, by which annotators draw over its edge
 _FAR_OUT = 0.1  # of the image's sides; a single box that reaches out by less is only clipped
+_LARGER_THAN_PERCENT = 150  # pixels: boxes in images that are smaller lie in [0, 100] anyway
 _SMALL_PART = 0.6  # of both sides; if no box goes beyond it, the images have another size
 
 
@@ -73,7 +83,8 @@ def check_box_frames(dataset: Dataset, format: str, name: Callable[[int], str]) 
     """
     native = NATIVE.get(format, CORNER_AND_SIZE)
     has_error = any(finding.text in FOUND_BY_READERS for finding in dataset.findings)
-    for misread in find_misread(dataset, format):
+    misread_boxes = find_misread(dataset, format)
+    for misread in misread_boxes:
         if misread.is_whole_set and has_error:
             continue
         if misread.is_whole_set:
@@ -86,6 +97,8 @@ def check_box_frames(dataset: Dataset, format: str, name: Callable[[int], str]) 
             yield from found_at(
                 "warning", text, misread.rows, name, "convert them, or remove them; --fix converts them"
             )
+    if not (has_error or any(misread.is_whole_set for misread in misread_boxes)):
+        yield from _check_larger_images(dataset, name)
     yield from _check_size_of_images(dataset, name)
 
 
@@ -94,12 +107,29 @@ def _check_size_of_images(dataset: Dataset, name: Callable[[int], str]) -> Itera
     known = np.flatnonzero((sizes > 0).all(axis=1))
     if len(known) < _FEWEST:
         return
-    ends = (dataset.boxes_xywh[known, :2] + dataset.boxes_xywh[known, 2:]) / sizes[known]
-    if (ends.max(axis=0) < _SMALL_PART).all() and len(np.unique(dataset.image_of_box[known])) >= 5:
+    boxes = dataset.boxes_xywh[known]
+    ends = (boxes[:, :2] + boxes[:, 2:]) / sizes[known]
+    num_images = len(np.unique(dataset.image_of_box[known]))
+    if (ends.max(axis=0) < _SMALL_PART).all() and num_images >= _FEWEST_IMAGES:
         right, bottom = ends.max(axis=0)
         text = f"all boxes lie in the upper left {right:.0%} × {bottom:.0%} of their images"
         advice = "they seem to be drawn for images of another size; scale them, or use those images"
+        if are_percent(boxes):
+            advice = f"they seem to be {PERCENT}; multiply them by its width and height / 100"
         yield from found_at("warning", text, known, name, advice)
+
+
+def _check_larger_images(dataset: Dataset, name: Callable[[int], str]) -> Iterator[Finding]:
+    """Yield that many boxes reach far out of their images, at the right and at the bottom, as if these were larger."""
+    sizes = dataset.sizes[dataset.image_of_box][:, ::-1]
+    known = np.flatnonzero((sizes > 0).all(axis=1))
+    ends = (dataset.boxes_xywh[known, :2] + dataset.boxes_xywh[known, 2:]) / sizes[known]
+    outside = known[(ends > 1 + _FAR_OUT).any(axis=1)]
+    if len(outside) >= max(_FEWEST, _SURE * len(known)):
+        right, bottom = np.percentile(ends, _NEARLY_ALL, axis=0)
+        text = f"boxes lie outside of their images, and reach up to {right:.1f} × {bottom:.1f} of width and height"
+        advice = "they seem to be drawn for images of another size; scale them, or use those images"
+        yield from found_at("error", text, outside, name, advice)
 
 
 def find_misread(dataset: Dataset, format: str) -> list[Misread]:
@@ -199,7 +229,8 @@ def _readings(numbers: Array, native: str, limits: Array, pixels: Array) -> dict
     if native == TWO_CORNERS:
         by_order[EXCHANGED_CORNERS] = _from_corners(numbers[:, [2, 3, 0, 1]])
     if (limits == 1).all():
-        return {PIXELS: _if_large(by_order[native]) / np.tile(pixels, 2), **by_order}
+        percent = {PERCENT: _from_percent(by_order[native], pixels)}
+        return {**percent, PIXELS: _if_large(by_order[native]) / np.tile(pixels, 2), **by_order}
     parts = _if_small(numbers)
     in_order, scale = {CORNER_AND_SIZE: parts, TWO_CORNERS: _from_corners(parts)}[native], np.tile(limits, 2)
     by_unit = {
@@ -223,6 +254,12 @@ def _from_thousandths(boxes: Array, limits: Array) -> Array:
     """Return boxes that were drawn on a square of 1,000; none, if no image is smaller or no box lies beyond 700."""
     fits = (limits < 990).any() and (boxes[:, :2] + boxes[:, 2:]).max(initial=0) > 700
     return boxes * np.tile(limits, 2) / 1000 if fits else np.zeros_like(boxes)
+
+
+def _from_percent(boxes: Array, pixels: Array) -> Array:
+    """Return boxes whose numbers lie in [0, 100]; none, if most images are hardly larger than 100 pixels."""
+    is_percent = are_percent(boxes) and np.median(pixels) > _LARGER_THAN_PERCENT
+    return boxes / 100 if is_percent else np.zeros_like(boxes)
 
 
 def _from_corners(numbers: Array) -> Array:

@@ -12,6 +12,7 @@ from effdet.data.dataset import Dataset
 from effdet.data.doctor.examination import LEARNED
 from effdet.data.doctor.image_files import ImageFile, open_images
 from effdet.data.doctor.repairs import (
+    correct_sizes,
     join_entries,
     leave_out_boxes,
     leave_out_images,
@@ -24,6 +25,7 @@ from effdet.data.doctor.repairs import (
 from effdet.data.findings import DataError, Finding, FindingList
 from effdet.data.formats import Source, read_source
 from effdet.data.formats.interface import Part
+from effdet.data.formats.labels import SHIFTED
 from effdet.progress import Report, report_nothing
 
 _PART_OF: dict[str, Part] = {"data": "all", "train": "train", "val": "val", "test": "test"}
@@ -70,7 +72,8 @@ def clean(sources: Mapping[str, Source], folder: str | Path, report: Report = re
         What was done. The format is that of the source, or COCO where it cannot be written.
 
     Raises:
-        DataError: If the folder holds something, nothing of a split can be read, or no box is left to learn.
+        DataError: If the folder holds something, nothing of a split can be read, no box is left to learn, or the
+            numbers of all classes seem to be shifted by one.
         OSError: If a file cannot be written.
     """
     changes: list[Finding] = []
@@ -105,6 +108,8 @@ def _clean_split(
 ) -> tuple[Dataset, dict[str, ImageFile], FindingList]:
     done = FindingList()
     for finding in dataset.findings:
+        if finding.text.startswith(SHIFTED):
+            raise DataError(f"{dataset.annotation_file}: {finding}; a cleaned copy would have wrong classes")
         if finding.severity == "error" and finding.examples:  # of a row or file that reading left out
             done.extend(
                 [
@@ -119,6 +124,7 @@ def _clean_split(
     dataset = replace(dataset, findings=())
     dataset = rename_images(dataset, done)
     files = {file.name: file for file in open_images(dataset, split, report, decode=True)}
+    dataset = correct_sizes(dataset, files, done)
     dataset = reframe_boxes(dataset, format, done)
     dataset = resize_annotations(dataset, files, done)
     dataset = join_entries(dataset, done)

@@ -18,10 +18,12 @@ from effdet.data.doctor.image_files import (
     ImageFile,
     check_files,
     check_leakage,
+    check_other_splits,
     check_unlisted,
     copies_in,
     open_images,
 )
+from effdet.data.doctor.image_sizes import fit_sizes
 from effdet.data.findings import DataError, Finding, Severity
 from effdet.data.formats import Source, read_source
 from effdet.progress import Report, report_nothing
@@ -88,6 +90,11 @@ def examine(
             datasets[split] = read_source(source)
         except DataError as error:
             result.add(split, [Finding("error", str(error), "correct or remove the file")])
+    files = {split: open_images(dataset, split, report, decode=decode_images) for split, dataset in datasets.items()}
+    for split, dataset in datasets.items():
+        fitted = fit_sizes(dataset, {file.name: file for file in files[split]})
+        datasets[split] = replace(dataset, sizes=fitted.sizes)
+        result.add(split, fitted.findings(dataset))
     learned = next((datasets[split] for split in LEARNED if split in datasets), None)
     if network_for is not None and learned is not None and len(learned):
         result.network = network_for(learned)
@@ -98,7 +105,7 @@ def examine(
     findings, result.anchors = check_columns(datasets, formats, result.network)
     for finding in findings:
         result.add(finding.split, [finding])
-    _check_images(datasets, result, report, decode=decode_images)
+    _check_images(datasets, files, result, report, decode=decode_images)
     return result
 
 
@@ -160,10 +167,18 @@ def check_annotations(dataset: Dataset, format: str, network: Network | None) ->
         yield from check_number_of_boxes(dataset, network.max_detections)
 
 
-def _check_images(datasets: Mapping[str, Dataset], result: Examination, report: Report, *, decode: bool) -> None:
-    files = {split: open_images(dataset, split, report, decode=decode) for split, dataset in datasets.items()}
+def _check_images(
+    datasets: Mapping[str, Dataset],
+    files: Mapping[str, list[ImageFile]],
+    result: Examination,
+    report: Report,
+    *,
+    decode: bool,
+) -> None:
     for split, dataset in datasets.items():
         result.add(split, check_files(dataset, files[split]))
+    for finding in check_other_splits(datasets, files):
+        result.add(finding.split, [finding])
     every_file = [file for opened in files.values() for file in opened]
     result.add("", check_unlisted(list(datasets.values()), every_file))
     for split, opened in files.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,6 +166,21 @@ def similar_names(dataset: Dataset, missing: Container[str] | None = None) -> di
         if similar is not None:
             result[index] = name[: len(name) - len(path.name)] + similar
     return result
+
+
+def check_other_splits(datasets: Mapping[str, Dataset], files: Mapping[str, Sequence[ImageFile]]) -> Iterator[Finding]:
+    """Yield which missing files of a split are in the image folder of another one; the findings name the split."""
+    for split, opened in files.items():
+        missing = [file for file in opened if file.fault == "missing"]
+        for other in datasets if missing else ():
+            folder = datasets[other].folder
+            if other == split or not folder.is_dir():
+                continue
+            there = set(os.listdir(folder)) - {file.path.name for file in opened if file.path.parent == folder}
+            pairs = [f"{file.name}: {folder / file.path.name}" for file in missing if file.path.name in there]
+            advice = "perhaps the folders were exchanged; move them, or name the folders in the config"
+            for finding in found("warning", f"missing files are in the folder of {other}", pairs, advice):
+                yield replace(finding, split=split)
 
 
 def _spellings(name: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from effdet.data.doctor.box_checks import namer, nearly_same
 from effdet.data.doctor.box_frames import find_misread
 from effdet.data.doctor.class_checks import class_counts, written_alike
 from effdet.data.doctor.image_files import ImageFile, similar_names
+from effdet.data.doctor.image_sizes import fit_sizes
 from effdet.data.findings import FindingList
 from effdet.data.text_column import TextColumn
 
@@ -52,28 +53,29 @@ def reframe_boxes(dataset: Dataset, format: str, done: FindingList) -> Dataset:
     return replace(dataset, boxes_xywh=boxes, areas=areas)
 
 
+def correct_sizes(dataset: Dataset, files: Mapping[str, ImageFile], done: FindingList) -> Dataset:
+    """Take the sizes of the image files where the boxes suit these, and not the annotated ones."""
+    fitted = fit_sizes(dataset, files)
+    for text, images in fitted.changed.items():
+        done.add_all("note", f"width and height are corrected: {text}", images, dataset.names.__getitem__)
+    return replace(dataset, sizes=fitted.sizes)
+
+
 def resize_annotations(dataset: Dataset, files: Mapping[str, ImageFile], done: FindingList) -> Dataset:
-    """Bring annotations to the size of the image files: where the shape is the same, or the sides were exchanged."""
+    """Scale the boxes of images that have another size than annotated, and the same shape."""
     sizes, boxes, areas = dataset.sizes.copy(), dataset.boxes_xywh.copy(), dataset.areas.copy()
     for index, name in enumerate(dataset.names):
         file = files[name]
-        if file.fault != "size" or 0 in file.size:
+        if file.fault != "size" or 0 in file.size or tuple(sizes[index].tolist()) == file.size:
             continue
         rows = slice(dataset.offsets[index], dataset.offsets[index + 1])
         factors = np.array(file.size) / sizes[index]  # along y and x
-        fits_file = clip_boxes(boxes[rows], np.array(file.size))[1].all()
-        is_exchanged = file.size == tuple(sizes[index, ::-1].tolist())
-        if abs(factors[0] / factors[1] - 1) < _SAME_SHAPE:
-            boxes[rows] *= factors[[1, 0, 1, 0]]
-            areas[rows] *= factors.prod()
-            text = "boxes are scaled with their image, which has another size than annotated"
-        elif is_exchanged and fits_file:
-            text = "width and height of images are exchanged"
-        elif fits_file and not clip_boxes(boxes[rows], sizes[index])[1].all():
-            text = "sizes of images, outside of which boxes lie, become those of their files"
-        else:
+        if abs(factors[0] / factors[1] - 1) >= _SAME_SHAPE:
             continue
+        boxes[rows] *= factors[[1, 0, 1, 0]]
+        areas[rows] *= factors.prod()
         sizes[index] = file.size
+        text = "boxes are scaled with their image, which has another size than annotated"
         done.add("note", text, f"{name} is {file.size[1]}×{file.size[0]}")
     return replace(dataset, sizes=sizes, boxes_xywh=boxes, areas=areas)
 

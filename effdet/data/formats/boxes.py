@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.data.findings import FindingList
+from effdet.data.formats.labels import check_class_numbers
 from effdet.data.formats.masks import enclosing_box
 from effdet.data.formats.plain_boxes import Numbering, PlainBoxes, plain_boxes
 from effdet.data.formats.values import flag, four_numbers, look_up, number, short, whole_number
@@ -48,6 +49,7 @@ def read_boxes(
     images, labels = Numbering(image_of), Numbering(label_of)
     read: list[BoxColumns] = []
     ids: list[NDArray[np.int64] | list[Any]] = []
+    unlisted: set[int] = set()
     first_place = 0
     for piece in pieces:
         plain = plain_boxes(piece) if isinstance(piece, list) else piece
@@ -56,12 +58,14 @@ def read_boxes(
             ids.append(plain.ids)
         else:
             rows = piece if isinstance(piece, list) else piece.to_rows()
-            columns, ids_of_rows = _read_rows(rows, first_place, image_of, label_of, findings)
+            columns, ids_of_rows = _read_rows(rows, first_place, image_of, label_of, unlisted, findings)
             ids.append(ids_of_rows)
         first_place += len(piece) if isinstance(piece, list) else len(piece.ids)
         read.append(columns)
-    joined = (np.concatenate(parts) for parts in zip(_NO_BOXES, *read, strict=True))
-    return BoxColumns(*joined)._replace(ids=_annotation_ids(ids, findings))
+    joined = BoxColumns(*(np.concatenate(parts) for parts in zip(_NO_BOXES, *read, strict=True)))
+    used = np.unique(joined.labels).tolist() if unlisted else []
+    check_class_numbers(unlisted, [number for number, label in label_of.items() if label in used], label_of, findings)
+    return joined._replace(ids=_annotation_ids(ids, findings))
 
 
 _NOTHING = np.zeros(0, dtype=np.int64)
@@ -81,9 +85,13 @@ def _read_rows(
     first_place: int,
     image_of: Mapping[int | str, int],
     label_of: Mapping[int, int],
+    unlisted: set[int],
     findings: FindingList,
 ) -> tuple[BoxColumns, list[Any]]:
-    """Return the boxes of COCO's rows that can be read, and their ids as they are given."""
+    """Return the boxes of COCO's rows that can be read, and their ids as they are given.
+
+    ``unlisted`` takes the category ids that are not listed; the others are as for ``read_boxes``.
+    """
     rows: list[tuple[int, int]] = []  # image, label
     boxes: list[Box] = []
     crowds: list[bool] = []
@@ -94,6 +102,8 @@ def _read_rows(
         if box is None:
             continue
         image, label = _references(row, place, image_of, label_of, findings)
+        if label is None and (category_id := whole_number(row.get("category_id"))) is not None:
+            unlisted.add(category_id)
         if image is None or label is None:
             continue
         rows.append((image, label))

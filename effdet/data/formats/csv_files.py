@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import math
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from effdet.data.formats.values import number, side
 Array = NDArray[Any]
 
 _CHUNK = 50_000  # rows
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d*")
 _BLOCK = 1 << 24  # bytes
 
 
@@ -109,16 +111,23 @@ def _utf8_or_windows(file: Any, path: Path, findings: FindingList) -> str:
 
 
 def to_numbers(texts: Sequence[str]) -> tuple[Array, Array]:
-    """Return texts as float64, and which of them are numbers; empty ones are NaN and no number."""
+    """Return texts as float64, and which of them are numbers; empty ones are NaN and no number.
+
+    A comma inside of a value is a decimal comma, as spreadsheets write it in much of the world.
+    """
     try:
         values = np.fromiter(map(float, texts), np.float64, len(texts))
         if "_" not in "".join(texts):  # which Python would leave out of a number
             return values, np.ones(len(texts), dtype=bool)
     except ValueError:
         pass
-    numbers = [number(text.strip()) for text in texts]
+    numbers = [number(_with_point(text.strip())) for text in texts]
     known = np.array([value is not None for value in numbers], dtype=bool)
     return np.array([math.nan if value is None else value for value in numbers], dtype=np.float64), known
+
+
+def _with_point(text: str) -> str:
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
 
 
 def to_sides(texts: Sequence[str]) -> Array:

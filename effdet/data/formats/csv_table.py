@@ -90,6 +90,8 @@ def _columns_of(row: Sequence[str]) -> dict[str, int]:
         for name, known in _NAMES.items()
         if set(known) & set(keys)
     }
+    if {"x", "y", "width", "height"} <= places.keys() and not {"w", "h", *_CORNERS} & places.keys():
+        places["w"], places["h"] = places.pop("width"), places.pop("height")  # of the box: it has no other sides
     if {"image", "label"} <= places.keys() and any(set(corners) <= places.keys() for corners in (_CORNERS, _SIDES)):
         return places
     return dict(zip(_HEADER[:6], range(6), strict=True)) if not _is_header(row) else {}

@@ -44,6 +44,28 @@ def class_name(text: str) -> str | None:
     return name if name and is_encodable(name) else None
 
 
+SHIFTED = "numbers of classes seem to be one too "  # high, or low
+
+
+def check_class_numbers(
+    unlisted: Collection[int], used: Collection[int], listed: Collection[int], findings: FindingList
+) -> None:
+    """Say so where the numbers of all classes seem to be one too high or too low, so that no label is right.
+
+    Args:
+        unlisted: Numbers that boxes have, and no class.
+        used: Numbers that boxes and a class have.
+        listed: Numbers of all classes.
+        findings: Takes an error.
+    """
+    for shift, word, advice in ((1, "high", "subtract 1 from each"), (-1, "low", "add 1 to each")):
+        if unlisted and {number - shift for number in (*unlisted, *used)} <= set(listed):
+            free = min(set(listed) - set(used)) if shift > 0 else max(set(listed) - set(used))
+            given = max(unlisted) if shift > 0 else min(unlisted)
+            text = f"{SHIFTED}{word}: {given} is not listed, and {free} has no box"
+            findings.add("error", text, advice=f"{advice}, or list the class that is missing")
+
+
 def number_labels(
     names: Sequence[str], listed: Sequence[str], findings: FindingList
 ) -> tuple[list[str], NDArray[np.int64]]:

@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from numpy.typing import NDArray
+
 LARGEST_ID = 2**64  # ids are held in 64 bits
 LARGEST_SIDE = 2**31  # pixels
+_LEAST_PERCENT, _MOST_PERCENT = 50, 101  # of the largest number of a set of boxes in percent
 _TRUE, _FALSE = {"1", "true", "yes"}, {"0", "false", "no", ""}
 
 
@@ -98,3 +101,9 @@ def short(value: Any) -> str:
     """Return a value for a message, on one line and not too long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def are_percent(boxes: NDArray[Any]) -> bool:
+    """Return whether boxes (M, 4), x, y, width, height, lie in [0, 100], and one reaches far in it."""
+    ends = boxes[:, :2] + boxes[:, 2:]
+    return bool(len(boxes) and _LEAST_PERCENT < ends.max() <= _MOST_PERCENT)

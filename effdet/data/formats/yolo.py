@@ -7,6 +7,7 @@ a text file, or with an empty one, is a background image.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.columns import Columns, to_dataset
 from effdet.data.formats.interface import Format, Part, Source
+from effdet.data.formats.labels import check_class_numbers
 from effdet.data.formats.text_files import decode, read_bytes, read_class_list
-from effdet.data.formats.values import number, short
+from effdet.data.formats.values import are_percent, number, short
 from effdet.data.formats.yolo_layouts import find_yolo, image_paths, label_files, read_data_yaml
 from effdet.data.image_copies import ImageCopies, write_text_file
 from effdet.data.text_column import TextColumn
+from effdet.images.faults import printable
 
 Array = NDArray[Any]
 
@@ -43,7 +46,7 @@ def read_yolo(source: Source) -> Dataset:
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     names = [path.relative_to(folder).as_posix() for path in paths]
     has_keypoints = source.annotations.is_file() and "kpt_shape" in read_data_yaml(source.annotations, findings)
-    lines = _read_lines(paths, has_keypoints, findings)
+    lines = _read_lines(source, paths, has_keypoints, findings)
     classes = _class_names(source, lines.classes, findings)
     known = np.isin(lines.classes, np.array(list(classes), dtype=np.int64))
     rows = np.flatnonzero(~known)
@@ -54,10 +57,14 @@ def read_yolo(source: Source) -> Dataset:
         lambda row: f"class {lines.classes[row]} in the labels of {names[int(lines.images[row])]}",
         "list it, or remove the labels",
     )
+    check_class_numbers(
+        np.unique(lines.classes[~known]).tolist(), np.unique(lines.classes[known]).tolist(), classes, findings
+    )
     ids = np.array(sorted(classes), dtype=np.int64)
     if known.any() and (np.abs(lines.boxes[known]) > 1.5).any(axis=1).mean() > 0.5:
+        unit = "percent of the image" if are_percent(lines.boxes[known]) else "pixels"
         findings.add(
-            "error", "boxes are in pixels", advice="they must be parts of the image's width and height, in [0, 1]"
+            "error", f"boxes are in {unit}", advice="they must be parts of the image's width and height, in [0, 1]"
         )
     return to_dataset(
         Columns(
@@ -86,10 +93,13 @@ class Lines(NamedTuple):
     boxes: Array  # (M, 4) x, y, width, height, relative
 
 
-def _read_lines(paths: Sequence[Path], has_keypoints: bool, findings: FindingList) -> Lines:
+def _read_lines(source: Source, paths: Sequence[Path], has_keypoints: bool, findings: FindingList) -> Lines:
     """Read the label files of all images; lines that cannot be read become findings."""
     files = label_files(paths)
     there = {folder: set(os.listdir(folder)) for folder in {file.parent for file in files} if folder.is_dir()}
+    files = [_as_written(file, there) for file in files]
+    if not any(file.name in there.get(file.parent, ()) for file in files):
+        _name_elsewhere(source, files, findings)
     parts: list[Lines] = []
     images: list[int] = []
     tokens: list[list[bytes]] = []
@@ -103,6 +113,28 @@ def _read_lines(paths: Sequence[Path], has_keypoints: bool, findings: FindingLis
             images, tokens = [], []
     _name_orphans(files, there, findings)
     return Lines(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _as_written(file: Path, there: Mapping[Path, set[str]]) -> Path:
+    """Return a label file as its folder calls it: letters with accents may be one or two characters (NFC, NFD)."""
+    names = there.get(file.parent, set())
+    if file.name in names or file.name.isascii():
+        return file
+    forms = (unicodedata.normalize(form, file.name) for form in ("NFC", "NFD"))
+    return file.with_name(next((name for name in forms if name in names), file.name))
+
+
+def _name_elsewhere(source: Source, files: Sequence[Path], findings: FindingList) -> None:
+    """Say in which other folder of the data set label files with the names of these are."""
+    wanted = {file.name for file in files}
+    for where, folders, names in os.walk(source.root or source.folders_upwards()[0]):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count = len(wanted.intersection(names))
+        if 2 * count > len(wanted) and Path(where) != files[0].parent:
+            text = f"no image has its label file in {printable(str(files[0].parent))}"
+            advice = f"{count:,} files of these names are in {printable(where)}: move them"
+            findings.add("error", text, advice=advice)
+            return
 
 
 def _lines_of(file: Path, findings: FindingList) -> list[list[bytes]]:
