@@ -26,7 +26,7 @@ endif
 
 SITE = site
 
-.PHONY: demo docs env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps fuzz gpu-check runtime-speed parity lint format types package clean
+.PHONY: demo docs model-table env peer-env mediapipe-env executorch-env test-executorch test test-fast test-outside test-sweeps fuzz gpu-check runtime-speed parity lint format types package clean
 
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
@@ -96,6 +96,10 @@ test: env
 # The site, into site/. Fails where a link is broken or a public name has no page.
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir $(SITE)
+
+# The table of all models in docs/how-to/choosing_a_model.md.
+model-table: env
+	PYTHONPATH=tools $(BIN)/python -m site_pages.model_table
 
 # The tests that need what a clone does not hold: the peer's environment and ../shared/data.
 test-outside: env

@@ -23,6 +23,13 @@ from mkdocs.structure.files import File, InclusionLevel  # noqa: E402
 from site_pages import api_names, command_pages, config_page, formulas, notebooks, source_pages  # noqa: E402
 
 _MADE = {"commands": command_pages.markdown, "config": config_page.markdown}
+_BOOSTS = {
+    "questions": 4.0,
+    "start/": 2.0,
+    "how-to/": 2.0,
+    "troubleshooting": 2.0,
+    "explanations/": 1.5,
+}  # of the search
 _log = logging.getLogger("mkdocs.hooks.site_pages")
 
 
@@ -38,7 +45,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put in what is made from the code, send links out of ``docs/`` to pages of the site, and draw the formulas."""
+    """Put in what is made from the code, send links out of ``docs/`` to pages of the site, and draw the formulas.
+
+    What most readers look for is raised in the search.
+    """
+    boost = next((boost for folder, boost in _BOOSTS.items() if page.file.src_uri.startswith(folder)), 1.0)
+    page.meta.setdefault("search", {"boost": boost})
     for name, made in _MADE.items():
         markdown = markdown.replace(f"<!-- the site puts here: {name} -->", made()) if name in markdown else markdown
     markdown = source_pages.with_links_inside(markdown, page.file.src_uri)
