@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from effdet.packaged_configs import find_config
 
 AUTO_TILES = "auto"
+AUTO_BATCH = "auto"
 
 
 class ConfigError(ValueError):
@@ -231,7 +232,7 @@ class TrainConfig:
     """The optimisation. Defaults are the published recipe."""
 
     epochs: int | None = None  # null: chosen from the number of images
-    batch_size: int = 64  # images per optimizer step, over all processes
+    batch_size: Any = 64  # images per optimizer step, over all processes; auto: as many as the memory holds, up to 64
     accumulate: int = 1  # micro-batches that a step is split into, to save memory
     optimizer: Optimizer = Optimizer.sgd  # adamw suits small data sets
     lr: float = 0.08  # peak, for batch_size 64; scaled by batch_size / 64 (AdamW: by its square root)
@@ -264,9 +265,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self.epochs is None or self.epochs >= 1, "train.epochs", "be 1 or more", self.epochs)
-        _check(self.batch_size >= 1, "train.batch_size", "be 1 or more", self.batch_size)
+        is_number = isinstance(self.batch_size, int) and not isinstance(self.batch_size, bool)
+        good = self.batch_size == AUTO_BATCH or (is_number and self.batch_size >= 1)
+        _check(good, "train.batch_size", f"be 1 or more, or {AUTO_BATCH}", self.batch_size)
         _check(
-            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            self.accumulate >= 1 and (not is_number or self.batch_size % self.accumulate == 0),
             "train.accumulate",
             f"divide train.batch_size={self.batch_size}",
             self.accumulate,

@@ -34,12 +34,14 @@ from effdet.config import Config, ConfigError
 from effdet.data.dataset import Dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.models.architecture import Architecture
+from effdet.runs.auto_batch import with_batch_size
 from effdet.runs.data import read_data
 from effdet.runs.device import choose_device
 from effdet.runs.folder import newest_run, write_config
 from effdet.runs.resolve import resolve
 from effdet.runs.start_weights import build_model
 from effdet.runs.train import train
+from effdet.training.distributed import World
 
 logger = logging.getLogger(__name__)
 
@@ -298,6 +300,7 @@ def _given_detector(config: Config, images: Dataset) -> tuple[EfficientDet, Conf
     size = EfficientDet.from_pretrained(config.model.weights).image_size  # type: ignore[arg-type]
     data = replace(config.data, image_size=size, long_side=None, max_long_side=None)
     config = resolve(replace(config, data=data), images)
+    config = with_batch_size(config, images, World(choose_device(config.run.device)))
     return build_model(config, images, resumed=False).eval(), config
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from effdet.config import Config, Optimizer
 from effdet.progress import Report, report_nothing
+from effdet.runs.auto_batch import with_batch_size
 from effdet.runs.build import build_loader, build_trainer
 from effdet.runs.data import read_data
 from effdet.runs.device import choose_device
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 SWEEPS = {Optimizer.adamw: (1e-5, 1.0), Optimizer.sgd: (1e-4, 10.0)}  # of train.lr
 STEPS = 100
-SMOOTHING = 0.9  # weight of the mean of the steps before
+HALF_WINDOW = 5  # steps before and after, over which losses are averaged; a mean of those before alone would lag
 DIVERGED = 4.0  # times the lowest loss, from which the test ends
 
 
@@ -46,7 +47,7 @@ class LrRange:
     Attributes:
         rates: ``train.lr`` of each step, rising; the optimiser's own rate follows from it and the batch size.
         losses: Loss of each step.
-        smoothed: Their exponential moving average, with its start corrected as in Adam.
+        smoothed: The mean of each with the five before and after it.
         suggested: ``train.lr`` where the smoothed loss falls fastest.
     """
 
@@ -134,7 +135,7 @@ def find_lr(
 def _start(config: Config, rates: Sequence[float], world: World) -> tuple[Trainer, Iterator[Batch]]:
     """Return what does the steps, and endless batches."""
     train, _ = read_data(config.data, channels=channels_of(config))
-    config = resolve(with_pixels(config, train), train)
+    config = with_batch_size(resolve(with_pixels(config, train), train), train, world)
     model = build_model(config, train, resumed=False).to(world.device)
     loader = build_loader(config, model, train, world)
     trainer = build_trainer(config, model, world, steps_per_epoch=loader.steps_per_epoch)
@@ -164,12 +165,9 @@ def _sweep(trainer: Trainer, batches: Iterator[Batch], accumulate: int, steps: i
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """Return the exponential moving average m_t / (1 - β^t) with m_t = β·m_{t-1} + (1 - β)·loss_t and β = 0.9."""
-    mean, result = 0.0, []
-    for number, loss in enumerate(losses, start=1):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        result.append(mean / (1 - SMOOTHING**number))
-    return result
+    """Return the mean of each loss with the five before and after it, as far as there are so many."""
+    windows = (losses[max(0, step - HALF_WINDOW) : step + HALF_WINDOW + 1] for step in range(len(losses)))
+    return [math.fsum(window) / len(window) for window in windows]
 
 
 def suggest(rates: Sequence[float], smoothed: Sequence[float]) -> float:

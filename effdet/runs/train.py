@@ -15,6 +15,7 @@ from effdet.config import Config
 from effdet.data.dataset import Dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.architecture import with_architecture
+from effdet.runs.auto_batch import with_batch_size
 from effdet.runs.build import build_run
 from effdet.runs.check_data import check_before_training
 from effdet.runs.data import read_data
@@ -138,6 +139,7 @@ def prepare_run(
     asked, config = config, resolve(config, train)
     if world.is_main:
         log_input(asked, config, train)
+    config = with_batch_size(config, train, world)
     model = build_model(config, train, resumed=resumed is not None).to(world.device)
     config = replace(config, model=with_architecture(config.model, model.architecture))  # in full, to resume
 
