@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -10,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from effdet.data.dataset import Dataset
 from effdet.images.faults import ImageError
 from effdet.images.stored import StoredImage
+from effdet.images.values import read_values
 from effdet.install import hint
 from effdet.progress import Report, report_nothing
 
@@ -24,6 +26,7 @@ MAX_DISTANCE = 8  # of 64 bits; copies at half the size, JPEG quality 40 or 15 %
 MAX_DISTANCE_OF_MANY = 3  # what is found for certain among more than COMPARE_ALL_UP_TO images
 COMPARE_ALL_UP_TO = 20_000
 _THREADS = 4
+_EIGHT_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of Pillow
 _BITS = np.array([bin(value).count("1") for value in range(256)], dtype=np.uint8)
 
 
@@ -83,13 +86,23 @@ def _perceptual_hash() -> Callable[[StoredImage], bytes]:
 
     def hash_of(image: StoredImage) -> bytes:
         try:
-            with Image.open(io.BytesIO(image.read_bytes())) as opened:
-                opened.draft("L", (256, 256))  # a JPEG is decoded smaller
-                return np.packbits(imagehash.phash(opened).hash.reshape(-1)).tobytes()
+            return np.packbits(imagehash.phash(_to_compare(image)).hash.reshape(-1)).tobytes()
         except Exception:  # a damaged file is named by the doctor, and before training
             return b""
 
     return hash_of
+
+
+def _to_compare(image: StoredImage) -> Image.Image:
+    """Return an image that Pillow turns into gray: as it is, or of other than 8-bit values between their ends."""
+    with contextlib.suppress(UnidentifiedImageError):
+        opened = Image.open(io.BytesIO(image.read_bytes()))
+        if opened.mode in _EIGHT_BITS:
+            opened.draft("L", (256, 256))  # a JPEG is decoded smaller
+            return opened
+    values = read_values(image)[1].astype(np.float64).mean(axis=2)
+    low, high = values.min(), values.max()
+    return Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
 
 
 def _file_hash(image: StoredImage) -> bytes:

@@ -21,6 +21,7 @@ from effdet.data.formats.interface import SPLITS
 from effdet.data.formats.yolo_layouts import is_data_yaml
 from effdet.progress import Report, report_nothing
 from effdet.runs.input_size import network_of as network_for
+from effdet.runs.pixel_statistics import channels_of, pixels_to_look_at, with_pixels
 from effdet.runs.resolve import resolve
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def check_data(
         sources,
         decode_images=not quick,
         network_for=lambda train: network_of(settings, train),
+        pixels_for=lambda train: pixels_to_look_at(settings, train),
         report=report,
     )
     for split, finding in notes:
@@ -79,7 +81,14 @@ def _estimate(result: Examination, config: Config, sources: dict[str, Source]) -
     if train is None:
         return
     num_val = next((split["images"] for split in result.splits if split["split"] == "val"), 0)
-    found = estimate_training(config, read_source(train), num_val)
+    dataset = read_source(train)
+    pixels = pixels_to_look_at(config, dataset)
+    if pixels.channels != channels_of(config):
+        advice = f"model.architecture.in_channels={pixels.channels} trains a network that takes them"
+        result.add("", [Finding("note", f"images have {pixels.channels} channels", advice)])
+        return
+    dataset = replace(dataset, pixels=pixels)
+    found = estimate_training(with_pixels(config, dataset), dataset, num_val)
     result.estimate = found.to_dict()
     result.add("", [*found.findings(), Finding("note", str(found), _FASTER)])
 

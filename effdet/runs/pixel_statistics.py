@@ -54,6 +54,29 @@ def channels_of(config: Config) -> int:
     return architecture_of(model).in_channels if given is None and model.weights and model.name is None else given or 3
 
 
+def pixels_to_look_at(config: Config, dataset: Dataset) -> PixelFormat:
+    """Return the format in which images are looked at without training: that which a training would take.
+
+    Where the config names no channels and the images do not become RGB, it has the images' own channels.
+
+    Raises:
+        DataError: If the values have no range; see ``value_range_of``.
+    """
+    pixels = PixelFormat(channels=channels_of(config), value_range=config.data.value_range or value_range_of(dataset))
+    if config.model.architecture.in_channels is not None or config.model.weights:
+        return pixels
+    found = set()
+    for index in _spread(len(dataset), LOOKED_AT):
+        try:
+            values = read_values(dataset.stored(index))[1]
+            found.add(values.shape[2])
+            dataset.read_picture(index, pixels.read)
+            return pixels
+        except (ImageError, OSError):
+            continue
+    return replace(pixels, channels=found.pop()) if len(found) == 1 else pixels
+
+
 def channel_statistics(dataset: Dataset, pixels: PixelFormat) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel, in levels 0…255; each image counts the same.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from effdet.atomic_write import replace_file
@@ -14,10 +14,14 @@ from effdet.data.formats import read_source
 from effdet.data.show.contact_sheet import Augmentation, contact_rows, draw_contact_sheet
 from effdet.data.show.page import make_page
 from effdet.data.show.plots import plot_boxes
+from effdet.images.pixel_format import PixelFormat
 from effdet.images.preprocessing import Preprocessing
 from effdet.runs.architecture import architecture_of
 from effdet.runs.check_data import config_for, find_sources, network_of
+from effdet.runs.pixel_statistics import pixels_to_look_at
 from effdet.visualize import save_image
+
+_GRAY = 127.0  # level of the padding, of each channel whose mean is not known
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def show_data(
     network = network_of(settings, first)
     if network is None:
         raise DataError(f"{first.annotation_file}: must have images that can be read to show, but none of them can")
-    rows = contact_rows(first, _augmentation(settings, network.image_size), images)
+    pixels = pixels_to_look_at(settings, first)
+    augmentation = _augmentation(settings, network.image_size, pixels)
+    rows = contact_rows(replace(first, pixels=pixels), augmentation, images)
     figure = plot_boxes(datasets, network)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
@@ -84,10 +90,11 @@ def show_data(
     return shown
 
 
-def _augmentation(config: Config, image_size: tuple[int, int]) -> Augmentation:
-    resize = config.data.resize
-    red, green, blue = Preprocessing(fit=resize.value).fill_colour(architecture_of(config.model).mean)[:3]
-    return Augmentation(config.data.augment, image_size, (red, green, blue), resize.value, config.run.seed)
+def _augmentation(config: Config, image_size: tuple[int, int], pixels: PixelFormat) -> Augmentation:
+    resize, mean = config.data.resize.value, architecture_of(config.model).mean
+    levels = mean if len(mean) == pixels.channels else (_GRAY,) * pixels.channels
+    fill = Preprocessing(fit=resize).fill_colour(levels)
+    return Augmentation(config.data.augment, image_size, fill, resize, config.run.seed, pixels)
 
 
 def _about(config: Config, image_size: tuple[int, int]) -> str:

@@ -4,12 +4,16 @@ import json
 import logging
 import shutil
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 from effdet.config import load_config
 from effdet.data.findings import DataError
 from effdet.runs.check_data import check_before_training, check_data, config_for, network_of
 from effdet.runs.data import read_data
+from effdet.runs.show_data import show_data
 
 
 @pytest.fixture
@@ -99,3 +103,33 @@ def test_of_very_many_boxes_a_sample_is_checked_at_the_start_and_all_by_the_doct
     assert "more than once" not in told
     found = check_data(photos, estimate=False, quick=True).findings
     assert any("more than once" in finding.text for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "suffix"),
+    [(1, "uint8", "png"), (1, "uint16", "png"), (4, "uint8", "png"), (5, "float32", "npy")],
+)
+def test_images_that_are_not_8_bit_rgb_are_checked_and_shown(photos, tmp_path, channels, dtype, suffix):
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
+    for part in ("train", "val"):
+        content = json.loads((photos / f"{part}.json").read_text())
+        content["images"] = content["images"][:4]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [row for row in content["annotations"] if row["image_id"] in kept]
+        for image in content["images"]:
+            levels = np.asarray(Image.open(photos / "images" / image["file_name"]).convert("RGB"))
+            values = np.stack([levels[..., number % 3] for number in range(channels)], axis=2).astype(dtype)
+            values *= 200 if dtype == "uint16" else 1
+            image["file_name"] = f"{part}_{image['id']}.{suffix}"
+            file = root / "images" / image["file_name"]
+            np.save(file, values) if suffix == "npy" else cv2.imwrite(str(file), values)
+        (root / f"{part}.json").write_text(json.dumps(content))
+    found = check_data(root, estimate=False).findings
+    assert [finding for finding in found if finding.severity == "error"] == []
+    odd = ("decoded", "one colour", "look the same")
+    assert [finding.text for finding in found if any(word in finding.text for word in odd)] == []
+    shown = show_data(root, tmp_path / "shown", images=1)
+    sheet = np.asarray(Image.open(shown.contact_sheet))
+    assert sheet.shape[2] == 3
+    assert len(np.unique(sheet)) > 100

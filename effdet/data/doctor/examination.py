@@ -26,6 +26,7 @@ from effdet.data.doctor.image_files import (
 from effdet.data.doctor.image_sizes import fit_sizes
 from effdet.data.findings import DataError, Finding, Severity
 from effdet.data.formats import Source, read_source
+from effdet.images.pixel_format import PixelFormat
 from effdet.progress import Report, report_nothing
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
@@ -73,6 +74,7 @@ def examine(
     *,
     decode_images: bool = True,
     network_for: Callable[[Dataset], Network | None] | None = None,
+    pixels_for: Callable[[Dataset], PixelFormat] | None = None,
     report: Report = report_nothing,
 ) -> Examination:
     """Run every check on the splits of a data set.
@@ -81,6 +83,7 @@ def examine(
         sources: Where each split is, by its name; "train" is compared with the others.
         decode_images: Decode every image and compare how they look; else only see whether it exists.
         network_for: Gives the network that will learn the images of train; None: nothing that depends on it is checked.
+        pixels_for: Gives the format in which images are decoded, by those of train; None: 8-bit RGB.
         report: Called often while images are opened.
     """
     result = Examination()
@@ -90,6 +93,8 @@ def examine(
             datasets[split] = read_source(source)
         except DataError as error:
             result.add(split, [Finding("error", str(error), "correct or remove the file")])
+    if pixels_for is not None and decode_images:
+        _set_pixels(datasets, pixels_for, result)
     files = {split: open_images(dataset, split, report, decode=decode_images) for split, dataset in datasets.items()}
     for split, dataset in datasets.items():
         fitted = fit_sizes(dataset, {file.name: file for file in files[split]})
@@ -107,6 +112,22 @@ def examine(
         result.add(finding.split, [finding])
     _check_images(datasets, files, result, report, decode=decode_images)
     return result
+
+
+def _set_pixels(
+    datasets: dict[str, Dataset], pixels_for: Callable[[Dataset], PixelFormat], result: Examination
+) -> None:
+    """Let all splits be read in the format that the images of train, or else of the first split, have."""
+    first = next((split for split in (*LEARNED, *datasets) if split in datasets), None)
+    if first is None:
+        return
+    try:
+        pixels = pixels_for(datasets[first])
+    except DataError as error:
+        result.add(first, [Finding("error", str(error))])
+        return
+    for split, dataset in datasets.items():
+        datasets[split] = replace(dataset, pixels=pixels)
 
 
 def check_columns(

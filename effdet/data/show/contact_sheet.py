@@ -13,11 +13,12 @@ from effdet.config import AugmentConfig
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
 from effdet.data.mixing import mixup, mosaic
-from effdet.data.transforms import Augmented, Sample, TrainTransform, build_train_transform
+from effdet.data.transforms import RGB, Augmented, Sample, TrainTransform, build_train_transform
 from effdet.fonts import drawable_text, font_for
 from effdet.images.faults import ImageError
+from effdet.images.pixel_format import PixelFormat
 from effdet.images.preprocessing import Fit
-from effdet.visualize import draw_targets
+from effdet.visualize import as_rgb, draw_targets
 
 Array = NDArray[Any]
 
@@ -30,9 +31,10 @@ class Augmentation(NamedTuple):
 
     augment: AugmentConfig
     image_size: tuple[int, int]  # network input, height and width
-    fill: tuple[int, int, int]  # RGB of the padding
+    fill: tuple[int, ...]  # level of each channel of the padding
     fit: Fit = "letterbox"
     seed: int = 0
+    pixels: PixelFormat = RGB
 
 
 class Row(NamedTuple):
@@ -56,7 +58,7 @@ def contact_rows(dataset: Dataset, augmentation: Augmentation, count: int, *, wi
     """
     samples = _Samples(dataset)
     transform = build_train_transform(
-        augmentation.augment, augmentation.image_size, augmentation.fill, augmentation.fit
+        augmentation.augment, augmentation.image_size, augmentation.fill, augmentation.fit, augmentation.pixels
     )
     rows = []
     for index in samples.spread(count):
@@ -107,7 +109,7 @@ class _Samples:
 def _augmented(
     samples: _Samples, index: int, augmentation: Augmentation, transform: TrainTransform
 ) -> Iterator[Augmented]:
-    _, size, fill, fit, seed = augmentation
+    _, size, fill, fit, seed, _ = augmentation
     rng = np.random.default_rng([seed, index])
     sample = samples[index]
     yield transform(*sample, seed=int(rng.integers(2**63)))
@@ -119,7 +121,7 @@ def _augmented(
 def _draw(sample: Sample | Augmented, class_names: Sequence[str], width: int) -> Array:
     height = max(1, round(sample.image.shape[0] * width / sample.image.shape[1]))
     scale = np.array([width / sample.image.shape[1], height / sample.image.shape[0]] * 2)
-    resized = np.array(Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR))
+    resized = np.array(Image.fromarray(as_rgb(sample.image)).resize((width, height), Image.Resampling.BILINEAR))
     return draw_targets(resized, sample.boxes * scale, sample.labels, class_names=class_names, is_crowd=sample.is_crowd)
 
 
