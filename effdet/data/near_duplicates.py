@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -50,12 +50,26 @@ def group_images(
     return group_hashes(hash_images(dataset, likeness, report), likeness)
 
 
-def hash_images(dataset: Dataset, likeness: Likeness = "similar", report: Report = report_nothing) -> list[bytes]:
-    """Return the hash of each image, empty where the file cannot be read; arguments as for ``group_images``."""
+def hash_images(
+    dataset: Dataset,
+    likeness: Likeness = "similar",
+    report: Report = report_nothing,
+    *,
+    known: Mapping[str, bytes] | None = None,
+) -> list[bytes]:
+    """Return the hash of each image, empty where the file cannot be read; arguments as for ``group_images``.
+
+    Images whose hash is ``known``, by name, are not read.
+    """
     hash_of = _perceptual_hash() if likeness == "similar" else _file_hash
+    known = known or {}
     hashes: list[bytes] = []
+
+    def look(index: int) -> bytes:
+        return known.get(dataset.names[index]) or hash_of(dataset.stored(index))
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        for value in pool.map(hash_of, map(dataset.stored, range(len(dataset)))):
+        for value in pool.map(look, range(len(dataset))):
             hashes.append(value)
             report("comparing images", len(hashes), len(dataset))
     return hashes

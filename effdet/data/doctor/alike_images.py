@@ -21,15 +21,24 @@ class AlikeImages:
     Args:
         splits: By name.
         report: Called after each image.
+        known: For each split the hashes of images, by name, that are known already.
 
     Raises:
         ImportError: If the package imagehash is missing.
     """
 
-    def __init__(self, splits: Mapping[str, Dataset], report: Report) -> None:
+    def __init__(
+        self, splits: Mapping[str, Dataset], report: Report, known: Mapping[str, Mapping[str, bytes]] | None = None
+    ) -> None:
         self._splits = dict(splits)
-        hashes = [value for dataset in splits.values() for value in hash_images(dataset, "similar", report)]
-        groups = group_hashes(hashes, "similar")
+        known = known or {}
+        of_split = {
+            split: hash_images(dataset, "similar", report, known=known.get(split)) for split, dataset in splits.items()
+        }
+        self.hashes = {  # of each split, by name
+            split: dict(zip(splits[split].names, values, strict=True)) for split, values in of_split.items()
+        }
+        groups = group_hashes([value for values in of_split.values() for value in values], "similar")
         ends = np.cumsum([len(dataset) for dataset in splits.values()])
         self._groups = dict(zip(splits, np.split(groups, ends[:-1]), strict=True))
 

@@ -14,6 +14,7 @@ from effdet.data.doctor.anchor_fit import AnchorFit, Network, check_anchors, che
 from effdet.data.doctor.box_checks import check_boxes, check_number_of_boxes, namer
 from effdet.data.doctor.box_frames import check_box_frames
 from effdet.data.doctor.class_checks import check_classes, check_same_classes, class_counts
+from effdet.data.doctor.examined_files import ExaminedFiles
 from effdet.data.doctor.image_files import (
     ImageFile,
     check_files,
@@ -95,7 +96,13 @@ def examine(
             result.add(split, [Finding("error", str(error), "correct or remove the file")])
     if pixels_for is not None and decode_images:
         _set_pixels(datasets, pixels_for, result)
-    files = {split: open_images(dataset, split, report, decode=decode_images) for split, dataset in datasets.items()}
+    examined = {split: ExaminedFiles(dataset) for split, dataset in datasets.items()} if decode_images else {}
+    files = {
+        split: open_images(
+            dataset, split, report, decode=decode_images, known=examined[split].files if decode_images else None
+        )
+        for split, dataset in datasets.items()
+    }
     for split, dataset in datasets.items():
         fitted = fit_sizes(dataset, {file.name: file for file in files[split]})
         datasets[split] = replace(dataset, sizes=fitted.sizes)
@@ -110,7 +117,7 @@ def examine(
     findings, result.anchors = check_columns(datasets, formats, result.network)
     for finding in findings:
         result.add(finding.split, [finding])
-    _check_images(datasets, files, result, report, decode=decode_images)
+    _check_images(datasets, files, examined, result, report)
     return result
 
 
@@ -191,11 +198,11 @@ def check_annotations(dataset: Dataset, format: str, network: Network | None) ->
 def _check_images(
     datasets: Mapping[str, Dataset],
     files: Mapping[str, list[ImageFile]],
+    examined: Mapping[str, ExaminedFiles],
     result: Examination,
     report: Report,
-    *,
-    decode: bool,
 ) -> None:
+    """Check the files; ``examined`` holds what is remembered of each split, nothing if images are not decoded."""
     for split, dataset in datasets.items():
         result.add(split, check_files(dataset, files[split]))
     for finding in check_other_splits(datasets, files):
@@ -205,22 +212,30 @@ def _check_images(
     for split, opened in files.items():
         if "train" in files and split != "train":
             result.add("", check_leakage(files["train"], opened, split))
-    if decode and datasets:
-        _check_alike(datasets, files, result, report)
+    if examined:
+        hashes = _check_alike(datasets, files, examined, result, report)
+        for split, remembered in examined.items():
+            remembered.remember(files[split], hashes.get(split, {}))
 
 
 def _check_alike(
-    datasets: Mapping[str, Dataset], files: Mapping[str, list[ImageFile]], result: Examination, report: Report
-) -> None:
+    datasets: Mapping[str, Dataset],
+    files: Mapping[str, list[ImageFile]],
+    examined: Mapping[str, ExaminedFiles],
+    result: Examination,
+    report: Report,
+) -> Mapping[str, Mapping[str, bytes]]:
+    """Look for images that look the same; return the hashes of each split by name."""
     try:
-        alike = AlikeImages(datasets, report)
+        alike = AlikeImages(datasets, report, {split: remembered.hashes for split, remembered in examined.items()})
     except ImportError as error:
         text = str(error).partition(";")[0]
         result.add("", [Finding("note", "images that look the same were not looked for", text)])
-        return
+        return {}
     train = files.get("train", [])
     for split, finding in alike.check({split: copies_in(opened, train) for split, opened in files.items()}):
         result.add(split, [finding])
+    return alike.hashes
 
 
 def _summary(split: str, dataset: Dataset) -> dict[str, Any]:

@@ -55,7 +55,9 @@ class ImageFile:
     is_blank: bool = False  # all pixels have nearly the same colour
 
 
-def open_images(dataset: Dataset, split: str, report: Report, *, decode: bool) -> list[ImageFile]:
+def open_images(
+    dataset: Dataset, split: str, report: Report, *, decode: bool, known: Mapping[str, ImageFile] | None = None
+) -> list[ImageFile]:
     """Return what the files of a split hold, in its order, each file once.
 
     Args:
@@ -63,12 +65,18 @@ def open_images(dataset: Dataset, split: str, report: Report, *, decode: bool) -
         split: Its name, for ``report``.
         report: Called after each file.
         decode: Decode every image; else only look whether it exists.
+        known: Files, by name, that need not be opened.
     """
+    known = known or {}
     first_of = {name: index for index, name in reversed(list(enumerate(dataset.names)))}
     indices = sorted(first_of.values())
     opened: list[ImageFile] = []
+
+    def look(index: int) -> ImageFile:
+        return known.get(dataset.names[index]) or _open(dataset, index, decode)
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        for file in pool.map(lambda index: _open(dataset, index, decode), indices):
+        for file in pool.map(look, indices):
             opened.append(file)
             report(f"opening the images of {split}", len(opened), len(indices))
     return opened
