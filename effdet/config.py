@@ -253,6 +253,8 @@ class TrainConfig:
     huber_delta: float = 0.1  # error of a box target up to which the Huber loss is a square
     mask_zero_targets: bool = False  # leave out box targets of exactly 0 (huber only), as the published models did
     precision: Precision = Precision.auto  # of the forward and backward pass; auto: bf16 on a CUDA device that has it
+    teacher: str | None = None  # a larger detector whose predictions are learned too: weights as for model.weights
+    teacher_weight: float | None = None  # weight of what it adds to the losses; null: 1 with a teacher
     sync_bn: bool = False  # on several GPUs: BN statistics over the images of all of them
     channels_last: bool = True  # keep images and features with the channels last in memory, which is faster
     compile: bool = False  # torch.compile the network
@@ -308,6 +310,9 @@ class TrainConfig:
             smooth == 0 or self.class_loss is ClassLoss.focal, "train.label_smoothing", f"be 0 with {chosen}", smooth
         )
         _check(self.topk is None or self.topk >= 1, "train.topk", "be 1 or more", self.topk)
+        weight = self.teacher_weight
+        good = weight is None or (self.teacher is not None and 0 < weight < math.inf)
+        _check(good, "train.teacher_weight", "be positive, and null where train.teacher is null", weight)
         fixed = self.assigner is Assigner.iou
         _check(not (fixed and self.topk is not None), "train.topk", "be null with train.assigner=iou", self.topk)
 

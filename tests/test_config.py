@@ -168,6 +168,11 @@ WRONG = [
     ("train: {class_loss: bce}", "train.class_loss must be one of focal, quality_focal, varifocal, got 'bce'"),
     ("train: {topk: 0, assigner: task_aligned}", "train.topk must be 1 or more, got 0"),
     ("train: {topk: 9}", "train.topk must be null with train.assigner=iou, got 9"),
+    (
+        "train: {teacher_weight: 2}",
+        "train.teacher_weight must be positive, and null where train.teacher is null, got 2",
+    ),
+    ("train: {teacher: d2, teacher_weight: 0}", "train.teacher_weight must be positive, and null .* got 0.0"),
     ("train: {checkpoint_minutes: 0}", "train.checkpoint_minutes must be positive, got 0.0"),
     ("train: {patience: 0}", "train.patience must be 1 or more, got 0"),
     ("eval: {every: 0}", "eval.every must be 1 or more, got 0"),

@@ -19,6 +19,7 @@ from effdet.runs.evaluate import check_measurable, evaluate_dataset
 from effdet.runs.first_batch import draw_first_batch
 from effdet.runs.fusion_weights import FusionLog
 from effdet.runs.log import CLASS_PREFIX, SCORE_COLUMNS, RunLog
+from effdet.runs.teacher import build_teacher
 from effdet.runs.training_run import Plan, TrainingRun
 from effdet.runs.training_tiles import tiles_of, validation_views
 from effdet.runs.validation_loss import validation_loss
@@ -115,6 +116,7 @@ def build_trainer(config: Config, model: EfficientDet, world: World, *, steps_pe
         ema=EMA(model, train.ema_decay),
         world=world,
         frozen=frozen,
+        teacher=build_teacher(train, model),
         settings=StepSettings(
             learning_rate=build_schedule(train, steps_per_epoch),
             clip_norm=train.clip_norm,

@@ -248,6 +248,16 @@ class DetectionLoss:
         losses = huber_loss(deltas, targets, delta=self.huber_delta) / 4
         return losses * (targets != 0) if self.mask_zero_targets else losses
 
+    def box_losses_to(self, deltas: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
+        """Return the box loss of (P, 4) deltas whose targets are deltas too, neither weighted nor summed.
+
+        Returns:
+            (P, 4) for Huber, already divided by 4, (P, 1) for the others.
+        """
+        if self.box_loss is BoxLoss.huber:
+            return huber_loss(deltas, targets, delta=self.huber_delta) / 4
+        return IOU_LOSSES[self.box_loss](decode(deltas, anchors), decode(targets, anchors))[:, None]
+
 
 def _positive_deltas(box_deltas: Tensor, anchors: Tensor, assignment: AnyAssignment) -> tuple[Tensor, Tensor]:
     """Return deltas and anchors beside ``assignment.boxes``: of the positive anchors, or of all, (P, 4) or (B·N, 4)."""

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from effdet.config import Precision
 from effdet.structures import Batch, Predictions
 from effdet.training.dense_targets import AnyAssignment
+from effdet.training.distillation import Teacher
 from effdet.training.distributed import World
 from effdet.training.ema import EMA
 from effdet.training.freezing import train_mode
@@ -71,6 +72,7 @@ class Trainer:
         ema: Average of the model.
         world: The processes of the run.
         frozen: Modules that stay in eval mode.
+        teacher: A larger detector whose predictions are learned too.
         settings: Numbers and switches.
     """
 
@@ -83,10 +85,11 @@ class Trainer:
         ema: EMA[Any],
         world: World,
         frozen: Sequence[nn.Module] = (),
+        teacher: Teacher | None = None,
         settings: StepSettings,
     ) -> None:
         self.model, self.criterion, self.optimizer, self.ema = model, criterion, optimizer, ema
-        self.world, self.frozen, self.settings = world, frozen, settings
+        self.world, self.frozen, self.teacher, self.settings = world, frozen, teacher, settings
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision is Precision.fp16)
         self._bn_momentum: float | None = None
@@ -168,10 +171,14 @@ class Trainer:
         dtype = AUTOCAST[self.settings.precision]
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             predictions: Predictions = self.network(images)
+            taught = None if self.teacher is None else self.teacher.predict(batch)
         if assignment is None:
             assignment = self.criterion.assign(anchors, batch.targets, predictions)
         losses = self.criterion(predictions, anchors, batch.targets, assignment=assignment, normaliser=normaliser)
         parts = torch.stack([losses[name] for name in LOSSES])
+        if self.teacher is not None and taught is not None:
+            added = self.teacher.losses(predictions, taught, anchors, criterion=self.criterion, normaliser=normaliser)
+            parts = parts + torch.stack([added[name] for name in LOSSES])
         self.scaler.scale(parts.sum()).backward()
         return parts.detach(), assignment.total_score
 

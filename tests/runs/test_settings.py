@@ -253,6 +253,8 @@ ELSEWHERE = {
     "data.root": "test_the_data_lies_where_the_config_says",
     "data.train_images": "test_the_data_lies_where_the_config_says",
     "data.val_images": "test_the_data_lies_where_the_config_says",
+    "train.teacher": "test_a_larger_detector_teaches",
+    "train.teacher_weight": "test_a_larger_detector_teaches",
     "train.sync_bn": "test_bn_of_several_processes_needs_cuda",
     "run.dir": "test_the_run_folder_lies_in_run_dir",
     "run.report": "test_a_run_ends_with_a_report_where_the_config_asks_for_one",
@@ -418,6 +420,21 @@ def test_torch_has_as_many_threads_as_the_config_says_while_the_run_is_built(loa
             train(load(f"run.threads={threads}"))
     assert seen == [1, 2]
     assert torch.get_num_threads() == 1
+
+
+def test_a_larger_detector_teaches(load, tmp_path):
+    weights = tmp_path / "teacher.safetensors"
+    with built(load()) as run:
+        names = (*reversed(run.trainer.model.class_names), "more")
+        alone = run.trainer.step([first_batch(run)], 0).losses
+    EfficientDet("lite1", num_classes=len(names), class_names=names).save_pretrained(weights)
+    totals = []
+    for weight in ("null", 1000):
+        with built(load(f"train.teacher={weights}", f"train.teacher_weight={weight}")) as run:
+            assert run.trainer.teacher.classes.tolist() == list(range(len(names) - 1))[::-1]
+            totals.append(sum(run.trainer.step([first_batch(run)], 0).losses.values()) - sum(alone.values()))
+    assert totals[0] > 0
+    assert totals[1] == pytest.approx(1000 * totals[0], rel=0.05)  # the smaller one has few digits
 
 
 def test_bn_of_several_processes_needs_cuda(load):

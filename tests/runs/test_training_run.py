@@ -18,6 +18,7 @@ from effdet.runs.training_run import Plan, TrainingRun
 from effdet.structures import Batch, Predictions, Target
 from effdet.training.checkpoint import load_checkpoint, tensors_of
 from effdet.training.dense_targets import assign_dense
+from effdet.training.distillation import Teacher
 from effdet.training.distributed import World, join_world
 from effdet.training.ema import EMA
 from effdet.training.freezing import freeze
@@ -118,8 +119,11 @@ def make_run(
     num_images=0,
     minutes=5.0,
     losses=None,
+    teacher=False,
     **settings,
 ):
+    torch.manual_seed(1)
+    teacher = Teacher(Detector(dropout=0.0, norm=False), torch.arange(K)) if teacher else None
     torch.manual_seed(0)
     folder.mkdir(exist_ok=True)
     model = Detector(**(options or {}))
@@ -133,6 +137,7 @@ def make_run(
         ema=EMA(model, 0.9),
         world=world,
         frozen=frozen,
+        teacher=teacher,
         settings=StepSettings(**{name: value for name, value in settings.items() if name in STEP_SETTINGS}),
     )
     plan = Plan(**{name: value for name, value in settings.items() if name not in STEP_SETTINGS})
@@ -247,7 +252,7 @@ def test_a_killed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path, kind, minute
 )
 def test_a_resumed_run_of_any_losses_ends_bit_for_bit_as_an_unbroken_one(tmp_path, choice):
     losses = dict(zip(("assigner", "class_loss", "box_loss"), choice.split(), strict=True))
-    options = {"losses": losses, "accumulate": 2, "epochs": 2}
+    options = {"losses": losses, "accumulate": 2, "epochs": 2, "teacher": losses["assigner"] == "simota"}
     unbroken = make_run(tmp_path / "a", **options)
     unbroken.run()
     with pytest.raises(KilledError):
@@ -258,6 +263,21 @@ def test_a_resumed_run_of_any_losses_ends_bit_for_bit_as_an_unbroken_one(tmp_pat
     assert_equal(state_of(resumed), state_of(unbroken))
     assert len(unbroken.progress.history) == 2
     assert unbroken.progress.history[1]["loss"] < unbroken.progress.history[0]["loss"]
+
+
+def test_a_run_without_boxes_learns_from_its_teacher(tmp_path):
+    class WithoutBoxes(Loader):
+        def batch(self, epoch, step):
+            batch = super().batch(epoch, step)
+            return replace(batch, targets=[Target(t.boxes[:0], t.classes[:0]) for t in batch.targets])
+
+    alone = make_run(tmp_path / "a", epochs=1, loader=WithoutBoxes())
+    taught = make_run(tmp_path / "b", epochs=1, loader=WithoutBoxes(), teacher=True)
+    for run in (alone, taught):
+        run.run()
+    assert alone.progress.history[0]["box_loss"] == 0
+    assert taught.progress.history[0]["box_loss"] > 0
+    assert taught.progress.history[0]["class_loss"] > alone.progress.history[0]["class_loss"]
 
 
 def test_dropout_depends_on_the_step_and_not_on_the_past(tmp_path):
@@ -346,7 +366,7 @@ WITHOUT_NORM = {"dropout": 0.0, "norm": False}
 def train_in_two(rank, folder):
     with join_world("cpu") as world:
         for name, losses in LOSSES.items():
-            options = {"options": WITHOUT_NORM, "epochs": 1, "losses": losses}
+            options = {"options": WITHOUT_NORM, "epochs": 1, "losses": losses, "teacher": name == "scores"}
             run = make_run(folder / name, loader=Share(rank), **options, world=world)
             run.run()
             torch.save(run.progress.history, folder / f"{name}_{rank}.pt")
@@ -366,7 +386,8 @@ def test_two_processes_compute_the_gradient_of_one_and_stop_together(tmp_path):
         assert [processes.answer(rank) for rank in range(2)] == [("returned", None)] * 2
 
     for kind, losses in LOSSES.items():
-        whole = make_run(tmp_path / "one", options=WITHOUT_NORM, epochs=1, losses=losses)
+        options = {"options": WITHOUT_NORM, "epochs": 1, "losses": losses, "teacher": kind == "scores"}
+        whole = make_run(tmp_path / "one", **options)
         whole.run()
         for name, tensor in load_checkpoint(tmp_path / kind / "last.ckpt")["model"].items():
             torch.testing.assert_close(tensor, tensors_of(whole.trainer.model)[name], rtol=1e-4, atol=1e-6)
@@ -379,6 +400,7 @@ def test_two_processes_compute_the_gradient_of_one_and_stop_together(tmp_path):
 @pytest.mark.parametrize(("channels_last", "losses"), [(False, "published"), (True, "published"), (True, "scores")])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path, channels_last, losses):
     options = {"options": WITHOUT_NORM, "epochs": 1, "channels_last": channels_last, "losses": LOSSES[losses]}
+    options["teacher"] = losses == "scores"
     whole = make_run(tmp_path / "a", **options)
     parts = make_run(tmp_path / "b", **options, accumulate=2, loader=Halves())
     whole.run()
