@@ -1,8 +1,10 @@
 """The built site: what it holds, that it needs no other server, and what its search finds."""
 
 import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -66,6 +68,28 @@ def test_what_pages_fetch_is_there(site):
         for address in fetched(page):
             path = address.split("#")[0].split("?")[0]
             assert path.startswith("data:") or (page.parent / path).resolve().exists(), (page.name, address)
+
+
+# -- the search --------------------------------------------------------------------------------------------------------
+
+QUESTIONS = {
+    "how to train on a YOLO folder": "how-to/your_data.html",
+    "what weight_decay acts on": "how-to/training.html",
+    "why labels start at 0": "explanations/tour.html",
+    "how to put a detector on a Raspberry Pi": "how-to/edge.html",
+    "weight decay": "how-to/training.html",
+    "out of memory": "troubleshooting.html",
+}
+
+
+def test_the_search_leads_to_the_page_that_answers(site):
+    """The site's own search, as it runs in a browser, has the right page among its first three answers."""
+    if shutil.which("node") is None:
+        pytest.skip("needs node, to run the search outside of a browser")
+    ask = ["node", str(Path(__file__).with_name("search.js")), str(site), *QUESTIONS]
+    found = json.loads(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)
+    assert {question: pages[:3] for question, pages in found.items() if QUESTIONS[question] not in pages[:3]} == {}
+    assert all(found[question] for question in QUESTIONS)
 
 
 # -- the API -----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from site_pages import api_names, command_pages, config_page, formulas, notebook
 _MADE = {"commands": command_pages.markdown, "config": config_page.markdown}
 _BOOSTS = {
     "questions": 4.0,
+    "how-to/your_data": 4.0,
     "start/": 2.0,
     "how-to/": 2.0,
     "troubleshooting": 2.0,
