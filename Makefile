@@ -39,7 +39,7 @@ env: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video,deploy,edge,split,search,large,remote,tiff,docs]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,lite-weights,fast-eval,logging,video,deploy,edge,split,search,large,remote,tiff,report,wandb,mlflow,app,docs]'
 	# tidecv, which tests compare with, asks for an OpenCV that would overwrite ours.
 	$(BIN)/python -m pip install --quiet --no-deps tidecv==1.0.1 appdirs==1.4.4
 	touch $@

@@ -89,6 +89,14 @@ class Resize(str, Enum):
     stretch = "stretch"
 
 
+class LoggerKind(str, Enum):
+    """Where a run reports its numbers beside its own files."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
 class NmsKind(str, Enum):
     """Non-maximum suppression: drop overlapping boxes, or decay their scores (Gaussian)."""
 
@@ -350,6 +358,7 @@ class RunConfig:
     seed: int = 0  # of everything random: order, augmentation, first weights
     device: str = "auto"  # auto: cuda if there is one, else cpu
     threads: int | None = None  # CPU threads of torch; null: torch's own choice
+    loggers: list[LoggerKind] | None = None  # such as [tensorboard, wandb, mlflow]; null: tensorboard if installed
     report: bool = True  # write report.html at the end, and store the threshold that it recommends in best.safetensors
 
     def __post_init__(self) -> None:
@@ -455,6 +464,8 @@ def type_in_words(kind: Any) -> str:
         return f"two {'whole ' if get_args(kind)[0] is int else ''}numbers [a, b]"
     if get_origin(kind) is list and get_args(kind)[0] is float:
         return "a list of numbers"
+    if get_origin(kind) is list and isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], Enum):
+        return f"a list of {', '.join(item.value for item in get_args(kind)[0])}"
     if get_origin(kind) is list and get_args(kind)[0] is Any:
         return "a list"
     if get_origin(kind) is list:

@@ -30,12 +30,14 @@ class Group:
 
 def by_size(matches: Matches) -> tuple[Group, ...]:
     """Return the groups of ``SIZES``, whose sides are √(width · height) in pixels of the image."""
-    return _groups(matches, *(np.sqrt(boxes[:, 2:].prod(axis=1)) for boxes in _all_boxes(matches)), SIZES)
+    found, true = (np.sqrt(boxes[:, 2:].prod(axis=1)) for boxes in (matches.boxes, matches.true_boxes))
+    return _groups(matches, found, true, SIZES)
 
 
 def by_aspect_ratio(matches: Matches) -> tuple[Group, ...]:
     """Return the groups of ``RATIOS``, width / height."""
-    return _groups(matches, *(boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9) for boxes in _all_boxes(matches)), RATIOS)
+    found, true = (boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9) for boxes in (matches.boxes, matches.true_boxes))
+    return _groups(matches, found, true, RATIOS)
 
 
 def recall_by_size(
@@ -47,10 +49,6 @@ def recall_by_size(
         chosen = (sizes >= low) & (sizes < high)
         rows.append((low, high, int(chosen.sum()), float(is_reached[chosen].mean()) if chosen.any() else None))
     return tuple(rows)
-
-
-def _all_boxes(matches: Matches) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return matches.boxes, matches.true_boxes
 
 
 def _groups(

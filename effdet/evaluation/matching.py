@@ -145,7 +145,7 @@ def _overlaps(matches: Matches, *, crowds: bool) -> Pairs:
     counts = np.bincount(matches.true_images[rows], minlength=matches.num_images)
     starts = np.cumsum(counts) - counts
     of_detection = counts[matches.images]
-    parts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    parts = [Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     ends = np.cumsum(of_detection)
     first = 0
     while first < len(of_detection):
@@ -154,10 +154,13 @@ def _overlaps(matches: Matches, *, crowds: bool) -> Pairs:
         detections = np.repeat(chunk, of_detection[chunk])
         boxes = rows[_rank_in_group(detections) + np.repeat(starts[matches.images[chunk]], of_detection[chunk])]
         ious = _iou(matches.boxes[detections], matches.true_boxes[boxes], crowds=crowds)
-        for part, column in zip(parts, (detections, boxes, ious), strict=True):
-            part.append(column[ious > 0])
+        parts.append(Pairs(detections, boxes, ious)[ious > 0])
         first = last
-    return Pairs(*(np.concatenate(part) for part in parts))
+    return Pairs(
+        np.concatenate([part.detections for part in parts]),
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.ious for part in parts]),
+    )
 
 
 def _iou(found: NDArray[np.float64], true: NDArray[np.float64], *, crowds: bool) -> NDArray[np.float64]:

@@ -87,7 +87,7 @@ def build_run(
         ),
         evaluate=evaluate,
         save_best=lambda best: best.save_pretrained(folder / "best.safetensors"),
-        log=RunLog(reporting, total_steps=total_steps),
+        log=RunLog(reporting, total_steps=total_steps, loggers=config.run.loggers),
         plan=plan,
         views=validation_views(config.data),
         show_first_batch=lambda batch: draw_first_batch(folder / "first_batch.png", model, batch),

@@ -52,17 +52,17 @@ def changed_settings(folder: Path, config: Config) -> list[str]:
     from effdet.config import config_to_yaml
 
     file = folder / "config.yaml"
-    before = _leaves(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    now = _leaves(yaml.safe_load(config_to_yaml(config)))
+    before = leaves(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    now = leaves(yaml.safe_load(config_to_yaml(config)))
     return [f"{key}: {before[key]} → {now[key]}" for key in now if key in before and before[key] != now[key]]
 
 
-def _leaves(values: Any, above: str = "") -> dict[str, Any]:
+def leaves(values: Any, above: str = "") -> dict[str, Any]:
     """Return the values of nested mappings by their whole keys, such as ``train.lr``."""
     if not isinstance(values, dict):
         return {above: values}
     prefix = f"{above}." if above else ""
-    return {leaf: value for key in values for leaf, value in _leaves(values[key], f"{prefix}{key}").items()}
+    return {leaf: value for key in values for leaf, value in leaves(values[key], f"{prefix}{key}").items()}
 
 
 def find_run_folder(path: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import io
 import logging
 import logging.handlers
@@ -16,12 +15,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from effdet.atomic_write import replace_file
+from effdet.config import LoggerKind
 from effdet.progress import ProgressBar
+from effdet.runs.loggers import Logger, open_loggers
 from effdet.training.loop import StepReport
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def log_start(device: torch.device) -> None:
 
 
 class RunLog:
-    """Reports of a run: metrics.csv, TensorBoard events, log.txt and the terminal.
+    """Reports of a run: metrics.csv, log.txt, the terminal, and loggers such as TensorBoard.
 
     On a terminal a progress bar shows time left, loss, learning rate and images per second; elsewhere a plain line
     tells the same every 30 seconds. Lines go to the logger ``effdet``, which writes to stderr.
@@ -65,18 +65,21 @@ class RunLog:
     Args:
         folder: The run folder; None makes every method silent, as on all processes but the main one.
         total_steps: Optimizer steps of the whole run.
+        loggers: Kinds of loggers that get the numbers, too; None: TensorBoard where it is installed.
     """
 
-    def __init__(self, folder: Path | None, *, total_steps: int = 0) -> None:
-        self.folder, self.total_steps = folder, total_steps
+    def __init__(
+        self, folder: Path | None, *, total_steps: int = 0, loggers: Sequence[LoggerKind] | None = None
+    ) -> None:
+        self.folder, self.total_steps, self.logger_kinds = folder, total_steps, loggers
         self._first_step = 0
         self._started = self._last_line = time.monotonic()
         self._bar = ProgressBar()
-        self._events: Any = None
+        self._loggers: list[Logger] = []
 
     @contextlib.contextmanager
     def opened(self, *, first_step: int = 0, early: Sequence[logging.LogRecord] = ()) -> Iterator[None]:
-        """Open log.txt, TensorBoard and the progress bar for the time of a run.
+        """Open log.txt, the loggers and the progress bar for the time of a run.
 
         Args:
             first_step: Steps that an earlier part of the run has done.
@@ -89,9 +92,9 @@ class RunLog:
         self._started = self._last_line = time.monotonic()
         with contextlib.ExitStack() as stack:
             stack.enter_context(_log_file(self.folder / "log.txt", early))
-            self._events = _open_events(self.folder, first_step)
-            if self._events is not None:
-                stack.callback(self._events.close)
+            self._loggers = open_loggers(self.logger_kinds, self.folder, first_step)
+            for sink in self._loggers:
+                stack.callback(sink.close)
             self._bar = stack.enter_context(ProgressBar())
             self._bar("starting", first_step, self.total_steps)
             yield
@@ -101,9 +104,8 @@ class RunLog:
         if self.folder is None:
             return
         step, total = report.step, self.total_steps
-        if self._events is not None:
-            self._events.add_scalar("train/loss", report.loss, step)
-            self._events.add_scalar("train/lr", report.lr, step)
+        for sink in self._loggers:
+            sink.step(report)
         speed = f"{report.images_per_second:.1f} images/s"
         text = f"epoch {report.epoch}  loss {report.loss:.4f}  lr {report.lr:.2e}  {speed}"
         if self._bar.is_shown:
@@ -118,11 +120,8 @@ class RunLog:
             return
         self.write_table(rows)
         row = rows[-1]
-        if self._events is not None:
-            for name in row.keys() & {"class_loss", "box_loss", *SCORE_COLUMNS, *VAL_LOSS_COLUMNS}:
-                part = "val" if name in SCORE_COLUMNS or name in VAL_LOSS_COLUMNS else "train"
-                self._events.add_scalar(f"{part}/{name.removeprefix('val_')}", row[name], row["step"])
-            self._events.flush()
+        for sink in self._loggers:
+            sink.epoch(row)
         scores = "".join(f"  {name.upper()} {row[name]:.4f}" for name in ("ap", "ap50") if name in row)
         losses = f"loss {row['loss']:.4f} (class {row['class_loss']:.4f}, box {row['box_loss']:.4f})"
         if "val_loss" in row:
@@ -170,15 +169,6 @@ def _short(value: float | None) -> float | str:
     if value is None or math.isnan(value):
         return ""
     return value if isinstance(value, int) else f"{value:.6g}"
-
-
-def _open_events(folder: Path, first_step: int) -> Any:
-    """Return a TensorBoard writer, or None where tensorboard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=first_step or None)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from effdet.runs.folder import changed_settings, find_run_folder, new_run_folder
 from effdet.runs.input_report import log_input
 from effdet.runs.lock import lock_run
 from effdet.runs.log import keep_lines, log_start
+from effdet.runs.loggers import check_loggers
 from effdet.runs.pictures import draw_pictures
 from effdet.runs.pixel_statistics import channels_of, with_pixels
 from effdet.runs.process_state import huge_pages, log_level, process_state
@@ -87,6 +88,7 @@ def train(
         DataError: If the data is missing or cannot be used.
         FileNotFoundError: If weights, or the run to continue, are missing.
         ValueError: If weights or the checkpoint do not fit, or the device is not there.
+        ImportError: If the package of a logger is not installed.
         FloatingPointError: If a loss or gradient is not finite; the batch is saved in the run folder.
         RuntimeError: If the device has too little memory.
         Interrupted: A ``KeyboardInterrupt``: on Ctrl-C or SIGTERM, with the checkpoint written.
@@ -98,6 +100,7 @@ def train(
     joined = contextlib.nullcontext(World(device)) if alone else join_world(device)
     with huge_pages(), joined as world, log_level(is_main=world.is_main):
         choose_precision(config.train.precision, world.device)  # an error now costs no time
+        check_loggers(config.run.loggers)
         with process_state(world.device, seed=config.run.seed, threads=config.run.threads), _advice_on_memory():
             return _train(config, world, folder, after_epoch)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import effdet
-from effdet.runs import log
+from effdet.runs import log, loggers
 from effdet.runs.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, keep_lines, log_start
 from effdet.training.loop import StepReport
 
@@ -141,7 +141,7 @@ def test_tensorboard_gets_losses_and_scores(tmp_path):
 
 
 def test_training_goes_on_without_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
     with RunLog(tmp_path).opened():
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]

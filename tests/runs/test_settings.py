@@ -207,6 +207,7 @@ SETTINGS = [
     Setting("model.phi=0.5, model.name=null", lambda run: run.trainer.model.architecture.channels, 72),
     Setting("model.stochastic_depth=0.5", lambda run: run.trainer.model.stochastic_depth, 0.5),
     Setting("run.name=other", lambda run: run.checkpoints.folder.name, "other"),
+    Setting("run.loggers=[tensorboard]", lambda run: run.log.logger_kinds, ["tensorboard"]),
     Setting("run.seed=5", lambda run: (run.trainer.settings.seed, first_batch(run).image_ids)),
 ]
 

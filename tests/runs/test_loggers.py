@@ -1,0 +1,110 @@
+"""Tests of effdet/runs/loggers.py: each logger with its real package, offline."""
+
+import math
+
+import pytest
+
+from effdet.config import ConfigError, LoggerKind, load_config
+from effdet.runs import loggers
+from effdet.runs.log import RunLog
+from effdet.runs.loggers import numbers_of_epoch, open_loggers
+from effdet.runs.train import train
+from effdet.training.loop import StepReport
+
+ROW = {"epoch": 1, "step": 4, "lr": 0.1, "loss": 1.5, "class_loss": 1.0, "box_loss": 0.5, "images_per_second": 9.0}
+ROW |= {"ap": 0.25, "ap of red cell": 0.5, "ap of %": 0.125, "ap of none": math.nan, "val_loss": 2.0}
+
+
+def step_report(step):
+    return StepReport(step=step, epoch=1, lr=0.1, loss=1.25, images_per_second=5.0, unreadable=())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "runs" / "first"
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text("train: {lr: 0.1}\nrun: {name: first}\n")
+    return path
+
+
+def log_a_run(folder, kind, first_step=0):
+    log = RunLog(folder, total_steps=8, loggers=[kind])
+    with log.opened(first_step=first_step):
+        log.step(step_report(first_step + 3))
+        log.epoch([{**ROW, "step": first_step + 4}])
+
+
+def test_epochs_have_the_names_that_a_reader_expects():
+    assert numbers_of_epoch(ROW) == {
+        "train/class_loss": 1.0,
+        "train/box_loss": 0.5,
+        "train/images_per_second": 9.0,
+        "val/ap": 0.25,
+        "val/ap/red cell": 0.5,
+        "val/ap/%": 0.125,
+        "val/loss": 2.0,
+    }
+
+
+def test_tensorboard_gets_steps_and_epochs(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log_a_run(folder, LoggerKind.tensorboard)
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/lr")] == [(3, pytest.approx(0.1))]
+    assert [(e.step, e.value) for e in events.Scalars("val/loss")] == [(4, 2.0)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_mlflow_gets_steps_and_epochs_and_a_resumed_run_goes_on(folder, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log_a_run(folder, LoggerKind.mlflow)
+    log_a_run(folder, LoggerKind.mlflow, first_step=4)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
+    assert run.info.run_name == "first"
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train.lr": "0.1", "run.name": "first"}
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == [
+        (3, 1.25),
+        (7, 1.25),
+    ]
+    assert run.data.metrics["val/ap/red cell"] == 0.5
+    assert run.data.metrics["val/ap/_"] == 0.125
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_wandb_gets_steps_and_epochs_offline(folder, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log_a_run(folder, LoggerKind.wandb)
+    (file,) = folder.rglob("run-*.wandb")
+    content = file.read_bytes()
+    for piece in ("train/loss", "1.25", "val/ap/red cell", "0.125", "epoch"):
+        assert piece.encode() in content
+    assert (folder / "wandb_id.txt").read_text() in file.name
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("wandb", "wandb"), ("mlflow", "mlflow"), ("tensorboard", "logging")])
+def test_a_missing_package_is_named_before_the_training(kind, extra, tmp_path, demo_root, monkeypatch):
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=rf"run\.loggers {kind} needs {kind}: pip install .*\[{extra}\]'"):
+        open_loggers([LoggerKind(kind)], tmp_path, 0)
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {{root: '{demo_root}'}}\nrun: {{loggers: [{kind}], dir: '{tmp_path}/r', device: cpu}}\n")
+    with pytest.raises(ImportError, match="or leave it out"):
+        train(load_config(config))
+    assert not (tmp_path / "r").exists()
+
+
+def test_without_loggers_there_are_none(tmp_path):
+    assert open_loggers([], tmp_path, 0) == []
+
+
+def test_an_unknown_logger_is_refused(tmp_path):
+    (tmp_path / "c.yaml").write_text("run: {loggers: [comet]}\n")
+    with pytest.raises(ConfigError, match=r"run\.loggers must be a list of tensorboard, wandb, mlflow or null"):
+        load_config(tmp_path / "c.yaml")
