@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
+    from torch import Tensor
 
 
 def _equal(self: Any, other: object) -> bool:
@@ -32,9 +32,24 @@ def _equal(self: Any, other: object) -> bool:
 
 
 def _equal_values(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+    if hasattr(a, "shape") and hasattr(b, "shape"):
+        return np.array_equal(_to_numpy(a), _to_numpy(b))
     return bool(a == b)
+
+
+def _to_numpy(values: Tensor | np.ndarray) -> np.ndarray:
+    """Return the numbers of a tensor on any device, or an array as it is."""
+    return values if isinstance(values, np.ndarray) else _in_numpys_types(values.detach().cpu()).numpy()
+
+
+def _in_numpys_types(tensor: Tensor) -> Tensor:
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+
+
+def _no_boxes() -> Tensor:
+    import torch
+
+    return torch.zeros(0, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +58,7 @@ class Target:
 
     boxes: Tensor  # (M, 4) float32 xyxy
     classes: Tensor  # (M,) int64 in [0, K)
-    crowd_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # (M', 4) regions to ignore
+    crowd_boxes: Tensor = field(default_factory=_no_boxes)  # (M', 4) regions to ignore
 
     __eq__ = _equal
     __hash__ = None  # type: ignore[assignment]
@@ -115,17 +130,49 @@ class Detection:
     category_id: int
 
 
+class _TensorOnDemand:
+    """A field that takes a tensor or an array and gives a tensor. PyTorch is imported when an array is first asked for.
+
+    Detectors of other runtimes work with arrays, and whoever only reads numbers, draws or writes JSON need not wait for
+    ``import torch``, which takes longer than everything else.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Tensor:
+        if instance is None:
+            raise AttributeError(self._name)  # a field without a default
+        own = vars(instance)
+        if isinstance(own[self._name], np.ndarray):
+            import torch
+
+            for name in ("boxes", "labels", "scores"):
+                own[name] = torch.as_tensor(own[name])
+        tensor: Tensor = own[self._name]
+        return tensor
+
+    def __set__(self, instance: Any, values: Tensor | np.ndarray) -> None:
+        vars(instance)[self._name] = values
+
+
+Rows: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"  # boxes (D, 4), labels (D,), scores (D,)
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
     """Detections of one image, best score first, in pixels of the original image.
 
     ``labels`` start at 0: they index ``class_names`` and ``category_ids``, and no number stands for the background.
     (torchvision's detectors start at 1.) ``category_ids`` has the data set's own ids.
+
+    ``boxes``, ``labels`` and ``scores`` may be given as tensors or NumPy arrays, and are tensors when they are read;
+    ``numpy()`` gives arrays.
     """
 
-    boxes: Tensor  # (D, 4) float32 xyxy
-    labels: Tensor  # (D,) int64, 0…K-1
-    scores: Tensor  # (D,) float32
+    boxes: _TensorOnDemand = _TensorOnDemand()  # (D, 4) float32 xyxy
+    labels: _TensorOnDemand = _TensorOnDemand()  # (D,) int64, 0…K-1
+    scores: _TensorOnDemand = _TensorOnDemand()  # (D,) float32
     class_names: tuple[str, ...] = ()  # K
     category_ids: tuple[int, ...] = ()  # K
     image_size: tuple[int, int] | None = None  # (height, width) of the original image
@@ -135,11 +182,10 @@ class Detections:
     __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
-        return len(self.boxes)
+        return len(vars(self)["boxes"])
 
     def __iter__(self) -> Iterator[Detection]:
-        rows = zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
-        for box, label, score in rows:
+        for box, label, score in zip(*(column.tolist() for column in self._columns()), strict=True):
             yield Detection(
                 (box[0], box[1], box[2], box[3]), score, label, self.class_name(label), self.category_id(label)
             )
@@ -154,27 +200,48 @@ class Detections:
 
     def above(self, score_threshold: float) -> Detections:
         """Return only the detections that score at least ``score_threshold``."""
-        keep = self.scores >= score_threshold
-        return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], scores=self.scores[keep])
+        _, _, scores = self._columns()
+        return self._with([column[scores >= score_threshold] for column in self._columns()])
 
     def of_labels(self, labels: Sequence[int]) -> Detections:
         """Return only the detections whose label is one of these."""
-        keep = torch.isin(self.labels, torch.tensor(list(labels), device=self.labels.device))
-        return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], scores=self.scores[keep])
+        _, own, _ = self._columns()
+        keep = sum((own == label for label in set(labels)), start=own < 0)
+        return self._with([column[keep] for column in self._columns()])
+
+    def of_source(self, source: str) -> Detections:
+        """Return the same detections, said to be of another source."""
+        return self._with(self._columns(), source=source)
 
     def cpu(self) -> Detections:
         """Return the detections in host memory."""
-        return replace(self, boxes=self.boxes.cpu(), labels=self.labels.cpu(), scores=self.scores.cpu())
+        return self._with([column if isinstance(column, np.ndarray) else column.cpu() for column in self._columns()])
+
+    def numpy(self) -> Rows:
+        """Return boxes (D, 4), labels (D,) and scores (D,) as NumPy arrays; PyTorch is not imported for this."""
+        boxes, labels, scores = (_to_numpy(column) for column in self._columns())
+        return boxes, labels, scores
+
+    def _columns(self) -> tuple[Any, Any, Any]:
+        """Return boxes, labels and scores as they are held: all tensors or all arrays."""
+        own = vars(self)
+        return own["boxes"], own["labels"], own["scores"]
+
+    def _with(self, columns: Sequence[Any], *, source: str | None = None) -> Detections:
+        """Return the same with other boxes, labels and scores; ``dataclasses.replace`` would ask for tensors."""
+        source = self.source if source is None else source
+        boxes, labels, scores = columns
+        return Detections(boxes, labels, scores, self.class_names, self.category_ids, self.image_size, source)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON: boxes xyxy, labels, scores, class_names, category_ids."""
-        labels = self.labels.tolist()
+        boxes, labels, scores = (column.tolist() for column in self._columns())
         return {
             "source": self.source,
             "image_size": list(self.image_size) if self.image_size else None,
-            "boxes": self.boxes.tolist(),
+            "boxes": boxes,
             "labels": labels,
-            "scores": self.scores.tolist(),
+            "scores": scores,
             "class_names": [self.class_name(label) for label in labels],
             "category_ids": [self.category_id(label) for label in labels],
         }

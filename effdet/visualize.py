@@ -12,7 +12,6 @@ import colorsys
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,7 +144,7 @@ def side_by_side(
         resized = _resize(image, (max(1, round(image.shape[0] * scale)), width))
         boxes = np.asarray(truth.boxes, dtype=np.float32).reshape(-1, 4) * scale
         left = draw_targets(resized, boxes, truth.labels, class_names=found.class_names, is_crowd=truth.is_crowd)
-        right = draw_detections(resized, _scaled(found, scale))
+        right = draw_detections(resized, _scaled(found, (scale, scale)))
         gap = np.full((left.shape[0], _GAP, 3), 255, np.uint8)
         rows += [np.concatenate([left, gap, right], axis=1), np.full((_GAP, 2 * width + _GAP, 3), 255, np.uint8)]
     return np.concatenate(rows)
@@ -273,12 +272,14 @@ def _fitted(detections: Detections, image: npt.NDArray[np.uint8]) -> Detections:
     if detections.image_size is None or detections.image_size == image.shape[:2]:
         return detections
     height, width = (drawn / full for drawn, full in zip(image.shape, detections.image_size, strict=False))
-    boxes = detections.boxes * detections.boxes.new_tensor([width, height, width, height])
-    return replace(detections, boxes=boxes, image_size=(image.shape[0], image.shape[1]))
+    return _scaled(detections, (width, height))
 
 
-def _scaled(detections: Detections, scale: float) -> Detections:
-    return replace(detections, boxes=detections.boxes * scale, image_size=None)
+def _scaled(detections: Detections, factors: tuple[float, float]) -> Detections:
+    """Return the detections with x and y of their boxes times these factors, in pixels of the picture at hand."""
+    boxes, labels, scores = detections.numpy()
+    scaled = boxes * np.tile(np.array(factors, boxes.dtype), 2)
+    return Detections(scaled, labels, scores, detections.class_names, detections.category_ids)
 
 
 def _read_columns(path: Path) -> dict[str, list[float]]:

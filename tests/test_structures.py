@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import pytest
 import torch
@@ -151,3 +152,16 @@ def test_values_with_tensors_are_compared_by_their_numbers():
     assert Predictions(torch.ones(1, 2, 3), torch.ones(1, 2, 4)) != Predictions(
         torch.ones(1, 2, 3), torch.zeros(1, 2, 4)
     )
+
+
+def test_arrays_become_tensors_when_they_are_asked_for():
+    given = {name: vars(detections())[name].numpy() for name in ("boxes", "labels", "scores")}
+    of_arrays = detections(**given)
+    for got, expected in zip(of_arrays.numpy(), given.values(), strict=True):
+        assert got is expected
+    assert list(of_arrays.above(0.5).of_labels([1])) == list(detections().above(0.5))
+    assert of_arrays.of_source("b.jpg").to_dict() == {**detections().to_dict(), "source": "b.jpg"}
+    assert of_arrays == detections()
+    assert all(isinstance(column, torch.Tensor) for column in (of_arrays.boxes, of_arrays.labels, of_arrays.scores))
+    assert dataclasses.replace(of_arrays, source="b.jpg") == detections(source="b.jpg")
+    assert pickle.loads(pickle.dumps(of_arrays)) == detections()

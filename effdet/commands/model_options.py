@@ -85,15 +85,10 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no model, or an option has a value that cannot be.
     """
-    import torch
-
     from effdet.deployment.load import deploy, load_exported
-    from effdet.detector.efficientdet import EfficientDet
 
     if num_threads is not None and num_threads < 1:
         raise ValueError(f"--threads must be 1 or more, got {num_threads}")
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
     if is_exported(args.weights):
         if args.device not in ("auto", "cpu"):
             raise ValueError(f"--device of an exported file must be cpu, got {args.device}")
@@ -105,8 +100,10 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
         )
         _apply_options(exported, args)
         return exported
+    from effdet.detector.efficientdet import EfficientDet
     from effdet.runs.device import choose_device
 
+    _set_threads_of_torch(num_threads)
     device = choose_device(args.device, option="--device")
     model = EfficientDet.from_pretrained(args.weights)
     _apply_options(model, args)
@@ -118,9 +115,18 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
 
 
 def _threads_of_a_runtime(args: argparse.Namespace, num_threads: int | None) -> int | None:
-    """Return the number for a runtime that takes one; torch has been told already."""
-    in_torch = args.runtime == "torch" or (args.runtime == "auto" and str(args.weights).endswith(".pt2"))
-    return None if in_torch else num_threads
+    """Return the number for a runtime that takes one; torch takes it for the whole process."""
+    if args.runtime == "torch" or (args.runtime == "auto" and str(args.weights).endswith(".pt2")):
+        _set_threads_of_torch(num_threads)
+        return None
+    return num_threads
+
+
+def _set_threads_of_torch(num_threads: int | None) -> None:
+    if num_threads is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
 
 
 def _apply_options(model: Detector, args: argparse.Namespace) -> None:

@@ -141,7 +141,7 @@ def raw_difference(model: EfficientDet, export: DeployedDetector, images: Iterab
     for image in images:
         batch = make_batch([image] * (export.description.batch or 1), model.letterbox)
         expected = model.network(model.network_input(batch)).float()
-        outputs = export.runtime.run(export.network_input(batch).contiguous().numpy())
+        outputs = export.runtime.run(np.ascontiguousarray(export.network_input(batch)))
         for ours, theirs in zip((expected.class_logits, expected.box_deltas), outputs, strict=True):
             difference = (ours.cpu() - torch.from_numpy(theirs).float()).abs().max()
             found.append(float(difference / ours.std()))

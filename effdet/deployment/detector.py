@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from effdet.deployment.description import Description
 from effdet.deployment.runtimes import Runtime
-from effdet.detector.batches import to_detections
-from effdet.detector.inputs import as_pixels, check_image_size, normalise
+from effdet.detector.batches import ArrayBatch, Size
+from effdet.detector.image_size import check_image_size
 from effdet.detector.prediction import PredictsFiles
 from effdet.images.letterbox import Letterbox
-from effdet.models.anchors import anchors_of
-from effdet.ops.boxes import clip_boxes
-from effdet.ops.postprocess import postprocess
+from effdet.models.anchors import anchor_array_of
+from effdet.ops.array_postprocess import Found, clip_box_array, postprocess_arrays
 from effdet.ops.settings import PostprocessSettings
-from effdet.structures import Batch, Detections, Predictions
+from effdet.structures import Batch, Detections
 
-Found = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4), labels (D,), scores (D,) of one image
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Array: TypeAlias = NDArray[Any]
 
 
 class DeployedDetector(PredictsFiles):
     """A detector that a runtime computes; it answers what ``EfficientDet`` answers, without gradients.
 
+    It works with NumPy arrays and does not import PyTorch, unless PyTorch is the runtime, or a tensor is asked for.
+
     Args:
         description: What the file says about itself.
         runtime: The compiled graph.
     """
-
-    device = torch.device("cpu")  # where batches are expected
 
     def __init__(self, description: Description, runtime: Runtime) -> None:
         self.description = description
@@ -44,14 +47,21 @@ class DeployedDetector(PredictsFiles):
         self.training_tiles = description.training_tiles
         self.predict_threshold = description.predict_threshold
         self._settings = description.settings
-        self.mean = torch.tensor(description.mean)
-        self.std = torch.tensor(description.std)
+        self._mean = np.array(description.mean, dtype=np.float32)[:, None, None]
+        self._std = np.array(description.std, dtype=np.float32)[:, None, None]
         self._image_size = description.image_size
-        self._anchors: dict[tuple[int, int], Tensor] = {}
+        self._anchors: dict[Size, Array] = {}
 
     def __repr__(self) -> str:
         height, width = self.image_size
         return f"DeployedDetector({self.name}, {height}×{width}, {self.description.precision}, {self.runtime.name})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches of tensors are expected: on the CPU."""
+        import torch
+
+        return torch.device("cpu")
 
     @property
     def takes_any_size(self) -> bool:
@@ -103,71 +113,102 @@ class DeployedDetector(PredictsFiles):
         """Return the detector; it knows no other mode."""
         return self
 
-    @torch.inference_mode()
-    def detect(self, batch: Batch) -> list[Detections]:
+    def detect(self, batch: Batch | ArrayBatch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
-        return to_detections(list(self._found(self.network_input(batch), batch)), batch, self)
+        arrays = batch if isinstance(batch, ArrayBatch) else ArrayBatch.of(batch)
+        sizes = arrays.original_sizes
+        return [
+            Detections(*found, self.class_names, self.category_ids, size)
+            for found, size in zip(self._found(self.network_input(arrays), arrays), sizes, strict=True)
+        ]
 
-    def network_input(self, batch: Batch) -> Tensor:
+    def network_input(self, batch: Batch | ArrayBatch) -> Array:
         """Return the images of a letterboxed batch as (B, 3, H, W), as the file takes them.
 
         They are float32, normalised; or pixels in 0…255, float32 or uint8, where the graph normalises.
         """
-        images = batch.images.cpu()
-        content_sizes = batch.content_sizes if self.preprocessing.zero_padding else None
-        if self.description.input == "pixels":
-            return as_pixels(images, content_sizes, self.mean, self.std)
-        if images.is_floating_point():  # the letterbox has normalised them
-            return images
-        return normalise(images, content_sizes, self.mean, self.std)
+        images, content_sizes, _, _ = batch if isinstance(batch, ArrayBatch) else ArrayBatch.of(batch)
+        is_normalised = images.dtype != np.uint8  # by the letterbox
+        if self.description.input == "normalised":
+            return images if is_normalised else self._normalised(images, content_sizes)
+        return images * self._std + self._mean if is_normalised else self._with_mean_padding(images, content_sizes)
 
-    def _found(self, images: Tensor, batch: Batch) -> Iterator[Found]:
+    def _normalised(self, images: Array, content_sizes: Array) -> Array:
+        """Return (images − mean) / std as float32, with zeros in the padding if the preprocessing says so."""
+        normalised = images.astype(np.float32)
+        normalised -= self._mean
+        normalised /= self._std
+        return _fill_padding(normalised, content_sizes, 0) if self.preprocessing.zero_padding else normalised
+
+    def _with_mean_padding(self, images: Array, content_sizes: Array) -> Array:
+        """Return pixels for a graph that normalises them; where the padding must become zero, it is the mean."""
+        if not self.preprocessing.zero_padding:
+            return images
+        is_whole = np.array_equal(self._mean, self._mean.round())
+        pixels = images.copy() if is_whole else images.astype(np.float32)
+        return _fill_padding(pixels, content_sizes, self._mean)
+
+    def _found(self, images: Array, batch: ArrayBatch) -> Iterator[Found]:
         """Yield what is found in each image; runs of a fixed batch are filled up with blank images."""
         step = self.description.batch or len(images)
         for first in range(0, len(images), step):
             part = images[first : first + step]
             count = len(part)
             if count < step:
-                part = torch.cat([part, part.new_zeros(step - count, *part.shape[1:])])
-            outputs = self.runtime.run(part.contiguous().numpy())
-            tensors = [torch.from_numpy(np.asarray(output[:count])) for output in outputs]
+                part = np.concatenate([part, np.zeros((step - count, *part.shape[1:]), part.dtype)])
+            outputs = [np.asarray(output[:count]) for output in self.runtime.run(np.ascontiguousarray(part))]
             rows = slice(first, first + count)
             finish = self._finish if self.description.outputs == "detections" else self._postprocess
-            yield from finish(tensors, batch.scales[rows], batch.original_sizes[rows], (part.shape[2], part.shape[3]))
+            yield from finish(outputs, batch.scales[rows], batch.original_sizes[rows], (part.shape[2], part.shape[3]))
 
     def _postprocess(
-        self, outputs: list[Tensor], scales: Tensor, original_sizes: Tensor, image_size: tuple[int, int]
+        self, outputs: Sequence[Array], scales: Array, original_sizes: Sequence[Size], image_size: Size
     ) -> list[Found]:
-        return postprocess(
-            Predictions(outputs[0].float(), outputs[1].float()),
-            self.anchors(image_size),
+        logits, deltas = (output.astype(np.float32, copy=False) for output in outputs[:2])
+        return postprocess_arrays(
+            logits,
+            deltas,
+            self._anchor_array(image_size),
             scales=scales,
             original_sizes=original_sizes,
             settings=self._settings,
             image_size=image_size,
         )
 
-    def _finish(self, outputs: list[Tensor], scales: Tensor, original_sizes: Tensor, _: tuple[int, int]) -> list[Found]:
+    def _finish(self, outputs: Sequence[Array], scales: Array, original_sizes: Sequence[Size], _: Size) -> list[Found]:
         """Return the detections that the graph found, in pixels of the original images."""
         results = []
         for boxes, scores, labels, factors, size in zip(*outputs, scales, original_sizes, strict=True):
             keep = (labels >= 0) & (scores >= self._settings.score_threshold)
-            keep &= keep.cumsum(0) <= self._settings.max_detections
-            boxes = boxes[keep] / factors.repeat(2)
+            keep &= keep.cumsum() <= self._settings.max_detections
+            boxes = boxes[keep] / np.tile(factors, 2)
             if self._settings.clip == "after":
-                boxes = clip_boxes(boxes, size)
-            has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-            kept = has_area if self._settings.drop_empty else torch.ones_like(has_area)
-            results.append((boxes[kept], labels[keep][kept].long(), scores[keep][kept]))
+                boxes = clip_box_array(boxes, size)
+            has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            kept = has_area if self._settings.drop_empty else np.ones_like(has_area)
+            results.append((boxes[kept], labels[keep][kept].astype(np.int64), scores[keep][kept]))
         return results
 
-    def anchors(self, image_size: tuple[int, int]) -> Tensor:
+    def anchors(self, image_size: Size) -> Tensor:
         """Return the (N, 4) float32 xyxy anchors for a network input of this size; kept for the next call."""
+        import torch
+
+        return torch.from_numpy(self._anchor_array(image_size))
+
+    def _anchor_array(self, image_size: Size) -> Array:
         if self.description.architecture is None:
             raise ValueError("anchors need an architecture, which a file of another program does not name")
         if image_size not in self._anchors:
-            self._anchors[image_size] = anchors_of(self.description.architecture, image_size)
+            self._anchors[image_size] = anchor_array_of(self.description.architecture, image_size)
         return self._anchors[image_size]
+
+
+def _fill_padding(images: Array, content_sizes: Array, value: Array | float) -> Array:
+    """Write a value into the padding of images (B, C, H, W) of these (height, width), in place."""
+    for image, (height, width) in zip(images, content_sizes, strict=True):
+        image[:, height:] = value
+        image[:, :, width:] = value
+    return images
 
 
 def _check_inside(own: PostprocessSettings, asked: PostprocessSettings) -> None:

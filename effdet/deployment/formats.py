@@ -142,7 +142,7 @@ _ONNX = "effdet.deployment.export:onnx_bytes"
 RUNTIMES: dict[str, RuntimeInfo] = {
     "torch": RuntimeInfo(
         module="torch",
-        opener="effdet.deployment.runtimes:TorchExport",
+        opener="effdet.deployment.torch_export:TorchExport",
         takes_threads=False,
         asks_for_trust=True,
         converter=None,

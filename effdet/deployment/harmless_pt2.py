@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from effdet.deployment.runtimes import RefusedError
 from effdet.weights.limits import MAX_FILE, first_line, parse_json, short
 from effdet.weights.pickles import load_plain_bytes
 
@@ -398,10 +399,6 @@ def _check_tree(text: str) -> None:
             raise _refusal("arguments or results of a form that is not known")
         children = node.get("children_spec")
         waiting += children if isinstance(children, list) else []
-
-
-class RefusedError(ValueError):
-    """A file holds a part that could run code; the message continues "FILE …"."""
 
 
 def _refusal(what: str) -> RefusedError:

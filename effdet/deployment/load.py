@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from effdet.deployment.description import Description
 from effdet.deployment.detector import DeployedDetector
 from effdet.deployment.formats import RUNTIMES, format_of, is_exported
-from effdet.deployment.harmless_pt2 import RefusedError
-from effdet.deployment.runtimes import OpenVino, Runtime, is_installed, require
+from effdet.deployment.runtimes import OpenVino, RefusedError, Runtime, is_installed, require
 
 if TYPE_CHECKING:
     from effdet.detector.efficientdet import EfficientDet

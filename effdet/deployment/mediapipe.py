@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from effdet.detector.batches import ArrayBatch
 from effdet.detector.prediction import Detector
 from effdet.images.preprocessing import Preprocessing
 from effdet.structures import Batch, Detections
@@ -37,10 +38,9 @@ def as_mediapipe(detector: AnyDetector) -> AnyDetector:
     twin.preprocessing = PREPROCESSING
     twin.settings = replace(detector.settings, nms="hard", clip="none")
 
-    def detect(batch: Batch) -> list[Detections]:
-        sizes = [(height, width) for height, width in batch.original_sizes.tolist()]
-        pairs = zip(type(twin).detect(twin, batch), sizes, strict=True)
-        return [replace(found, boxes=whole_pixels(found.boxes, size)) for found, size in pairs]
+    def detect(batch: Batch | ArrayBatch) -> list[Detections]:
+        found = type(twin).detect(twin, batch)
+        return [replace(one, boxes=whole_pixels(one.boxes, one.image_size)) for one in found if one.image_size]
 
     twin.__dict__["detect"] = detect
     return twin

@@ -1,4 +1,7 @@
-"""Run an exported file: ONNX Runtime, OpenVINO or PyTorch, behind one call. LiteRT is in ``tflite/runtime.py``."""
+"""Run an exported file: ONNX Runtime or OpenVINO, behind one call; none of them needs PyTorch.
+
+LiteRT is in ``tflite/runtime.py``, and PyTorch in ``torch_export.py``.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from effdet.deployment.description import KEY
-from effdet.deployment.harmless_pt2 import harmless_copy
 from effdet.install import hint
 
 Arrays = list[np.ndarray]
+
+
+class RefusedError(ValueError):
+    """A file holds a part that could run code; the message continues "FILE …"."""
 
 
 class Runtime(Protocol):
@@ -99,28 +104,6 @@ class OpenVino:
         outputs = [request.get_output_tensor(index).data.copy() for index in self._outputs]
         self._idle.append(request)
         return outputs
-
-
-class TorchExport:
-    """A ``.pt2`` file of ``torch.export`` in PyTorch.
-
-    Args:
-        file: The file.
-        trust: Let PyTorch open the file itself, code included. Otherwise it sees only parts that cannot run any.
-    """
-
-    name = "torch"
-
-    def __init__(self, file: str | Path, *, trust: bool = False) -> None:
-        files: dict[str, Any] = {KEY: ""}
-        program = torch.export.load(file if trust else harmless_copy(Path(file)), extra_files=files)
-        self._module = program.module()
-        self.description = files[KEY]
-
-    @torch.inference_mode()
-    def run(self, images: np.ndarray) -> Arrays:
-        """Return the outputs for (B, 3, H, W) float32 images."""
-        return [output.numpy() for output in self._module(torch.from_numpy(images))]
 
 
 _INSTALL = {  # for modules that the extra ``deploy`` does not hold

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+import numpy as np
 import torch
 
 from effdet.deployment.detector import DeployedDetector
@@ -97,7 +98,8 @@ def measure_network(detector: EfficientDet | DeployedDetector, *, runs: int = 20
     """
     _check_number("runs", runs, 2)
     number = (detector.description.batch if isinstance(detector, DeployedDetector) else None) or 1
-    images = torch.rand((number, len(detector.mean), *detector.image_size), generator=torch.Generator().manual_seed(0))
+    shape = (number, len(detector.letterbox.mean), *detector.image_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     return time_runs([network_runner(detector, images)] * (WARMUP + runs), detector.device, number)
 
 
@@ -124,14 +126,14 @@ def _network(detector: EfficientDet | DeployedDetector, photos: Sequence[str]) -
     return network_runner(detector, detector.network_input(batch))
 
 
-def network_runner(detector: EfficientDet | DeployedDetector, images: torch.Tensor) -> Callable[[], Any]:
-    """Return a function that runs the network once on (B, C, H, W) normalised images."""
+def network_runner(detector: EfficientDet | DeployedDetector, images: torch.Tensor | np.ndarray) -> Callable[[], Any]:
+    """Return a function that runs the network once on (B, C, H, W) images, as its ``network_input`` returns them."""
     if isinstance(detector, DeployedDetector):
-        array, runtime = images.contiguous().numpy(), detector.runtime
+        array, runtime = np.ascontiguousarray(images), detector.runtime
         step = detector.description.batch or len(array)
         return lambda: [runtime.run(array[start : start + step]) for start in range(0, len(array), step)]
     network = copy.deepcopy(detector.network).eval()
-    images = images.to(detector.device, detector.dtype).contiguous(memory_format=torch.channels_last)
+    images = torch.as_tensor(images).to(detector.device, detector.dtype).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def run() -> Any:

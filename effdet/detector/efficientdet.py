@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effdet.detector.batches import to_detections
+from effdet.detector.batches import ArrayBatch, to_detections
 from effdet.detector.evaluation_copies import EvaluationCopies, unwrapped, without_wrapper_names
+from effdet.detector.image_size import check_image_size
 from effdet.detector.inputs import (
     KnownNumbers,
     at_least_float32,
     check_can_train,
-    check_image_size,
     check_images,
     check_targets,
     letterbox_tensors,
@@ -169,12 +169,13 @@ class EfficientDet(PredictsFiles, nn.Module):
     # ------------------------------------------------------------------ from files to detections
 
     @torch.inference_mode()
-    def detect(self, batch: Batch) -> list[Detections]:
+    def detect(self, batch: Batch | ArrayBatch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images, on the CPU.
 
         The network computes in evaluation mode, whatever mode the model is in, and the model stays as it is: it may be
         called from several threads at once, also while another one trains the model.
         """
+        batch = batch.to_batch() if isinstance(batch, ArrayBatch) else batch
         predict = functools.partial(self._evaluation_copies.predict, self.network)
         return self.postprocess(self._predict_raw(predict, self.network_input(batch)), batch)
 

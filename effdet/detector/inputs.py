@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,31 +97,6 @@ def normalise(images: Tensor, content_sizes: Tensor | None, mean: Tensor, std: T
     return normalised
 
 
-def as_pixels(images: Tensor, content_sizes: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
-    """Return pixels in 0…255, for a network that normalises them itself: the inverse of ``normalise``.
-
-    Where content sizes are given, the padding is the mean, which becomes zero.
-
-    Args:
-        images: (B, C, H, W) uint8; or float, normalised.
-        content_sizes: (B, 2) int64 (height, width) without padding, on the CPU; None leaves the padding as it is.
-        mean: (C,), RGB where C is 3, in 0…255.
-        std: (C,).
-
-    Returns:
-        (B, C, H, W) float32; uint8 where images are, and the padding is the mean or stays.
-    """
-    if images.is_floating_point():
-        return images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
-    if content_sizes is None:
-        return images
-    pixels = images.clone() if torch.equal(mean, mean.round()) else images.float()
-    for index, (h, w) in enumerate(content_sizes.tolist()):
-        pixels[index, :, h:] = mean.view(-1, 1, 1)
-        pixels[index, :, :, w:] = mean.view(-1, 1, 1)
-    return pixels
-
-
 class KnownNumbers:
     """The numbers of a small tensor; they are read from its device only when they have changed."""
 
@@ -184,22 +158,6 @@ def _check_range(images: Sequence[Tensor]) -> None:
                 f"image {index} must be float in [0, 1], got values from {low:g} to {high:g}; divide pixels of 0…255 "
                 "by 255, and leave mean and standard deviation to the model"
             )
-
-
-def check_image_size(size: Any) -> tuple[int, int]:
-    """Return the (height, width) of a network input that is given as one side or as a pair.
-
-    Raises:
-        TypeError: If it is neither a whole number nor a pair of them.
-        ValueError: If a side is below 1.
-    """
-    sides = (size, size) if isinstance(size, numbers.Integral) else size
-    is_pair = isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2
-    if not is_pair or not all(isinstance(side, numbers.Integral) and not isinstance(side, bool) for side in sides):
-        raise TypeError(f"image_size must be one whole number or a pair (height, width) of them, got {size!r}")
-    if min(sides) < 1:
-        raise ValueError(f"image_size must have sides of 1 pixel or more, got {size}")
-    return int(sides[0]), int(sides[1])
 
 
 def check_can_train(num_images: int, dtype: torch.dtype, image_size: tuple[int, int], coarsest_stride: int) -> None:

@@ -6,16 +6,14 @@ import difflib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain, islice
 from numbers import Integral, Real
 from queue import Full, Queue
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
-import torch
 
-from effdet.detector.batches import make_batch
+from effdet.detector.batches import ArrayBatch, stack_images
 from effdet.detector.views import PLAIN, TileChoice, Views, detect_views
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Preprocessing
@@ -24,6 +22,9 @@ from effdet.images.sources import iterate_pictures
 from effdet.ops.settings import PostprocessSettings
 from effdet.ops.tiles import Tiles
 from effdet.structures import Batch, Detections
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Detector(Protocol):
     def fill(self) -> tuple[int, int, int]:
         """The uint8 RGB of the padding."""
 
-    def detect(self, batch: Batch) -> list[Detections]:
+    def detect(self, batch: Batch | ArrayBatch) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images."""
 
     @property
@@ -200,7 +201,7 @@ def predict_iter(
         found = _all_views(detector, source, batch_size, views)
     with closing(found):
         for picture, detections in found:
-            kept = replace(detections.above(score_threshold), source=picture.name)
+            kept = detections.above(score_threshold).of_source(picture.name)
             yield (kept if labels is None else kept.of_labels(labels)), picture.pixels
 
 
@@ -254,7 +255,7 @@ def check_batch_size(batch_size: int) -> None:
 
 class _Prepared(NamedTuple):
     chunk: Sequence[Picture]
-    batch: Batch
+    batch: ArrayBatch
 
 
 def _batches(source: Any, letterbox: Letterbox, batch_size: int) -> Generator[_Prepared, None, None]:
@@ -277,7 +278,7 @@ def _batches(source: Any, letterbox: Letterbox, batch_size: int) -> Generator[_P
 
 def _prepare(chunk: Sequence[Picture], letterbox: Letterbox) -> _Prepared:
     images = [(picture.name, picture.pixels) for picture in chunk]
-    return _Prepared(chunk, make_batch(images, letterbox, [picture.original_size for picture in chunk]))
+    return _Prepared(chunk, stack_images(images, letterbox, [picture.original_size for picture in chunk]))
 
 
 def read_ahead(items: Iterator[T], depth: int) -> Generator[T, None, None]:

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from effdet.detector.batches import make_batch
+from effdet.detector.batches import stack_images
 from effdet.images.letterbox import Letterbox
 from effdet.ops.box_fusion import fuse_boxes, without_duplicates
 from effdet.ops.tiles import OVERLAP, Tiles, merge_tiles
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from effdet.detector.prediction import Detector
 
 Array: TypeAlias = NDArray[Any]
-Found: TypeAlias = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4), labels (D,), scores (D,) of one image
+Found: TypeAlias = tuple[Array, Array, Array]  # boxes (D, 4), labels (D,), scores (D,) of one image
 TileChoice: TypeAlias = int | tuple[int, int] | Literal["auto"] | None
 
 AUTO = "auto"
@@ -176,14 +174,13 @@ def _detect_tiles(
     for first in range(0, len(tiles), batch_size):
         crops = [image[top:bottom, left:right] for left, top, right, bottom in tiles[first : first + batch_size]]
         shown = [np.ascontiguousarray(crop[:, ::-1] if mirrored else crop) for crop in crops]
-        for crop, one in zip(
-            crops, detector.detect(make_batch([("", view) for view in shown], letterbox)), strict=True
-        ):
-            boxes = mirror_boxes(one.boxes, crop.shape[1]) if mirrored else one.boxes
-            yield boxes, one.labels, one.scores
+        detected = detector.detect(stack_images([("", view) for view in shown], letterbox))
+        for crop, one in zip(crops, detected, strict=True):
+            boxes, labels, scores = one.numpy()
+            yield (mirror_boxes(boxes, crop.shape[1]) if mirrored else boxes), labels, scores
 
 
-def mirror_boxes(boxes: Tensor, width: int) -> Tensor:
+def mirror_boxes(boxes: Array, width: int) -> Array:
     """Return boxes (D, 4) xyxy of an image that is this wide as they are in its mirror image, left to right."""
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([width - x2, y1, width - x1, y2], axis=1)

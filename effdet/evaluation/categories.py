@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # scoring a results file needs no torch
-    from effdet.structures import Detections
+from effdet.structures import Detections
 
 
 def match_categories(
@@ -52,14 +49,11 @@ def match_categories(
 def to_categories(detections: Detections, category_ids: Sequence[int | None]) -> Detections:
     """Return the detections with the category ids of ``match_categories``, without the classes that it left out."""
     known = np.array([category_id is not None for category_id in category_ids], dtype=bool)
-    keep = known[detections.labels.cpu().numpy()].nonzero()[0]
-    return replace(
-        detections,
-        boxes=detections.boxes[keep],
-        labels=detections.labels[keep],
-        scores=detections.scores[keep],
-        category_ids=tuple(-1 if category_id is None else category_id for category_id in category_ids),
-    )
+    boxes, labels, scores = detections.numpy()
+    keep = known[labels]
+    ids = tuple(-1 if category_id is None else category_id for category_id in category_ids)
+    names, size, source = detections.class_names, detections.image_size, detections.source
+    return Detections(boxes[keep], labels[keep], scores[keep], names, ids, size, source)
 
 
 def _are_numbers(names: Sequence[str], numbers: Sequence[int]) -> bool:

@@ -14,15 +14,17 @@ Everything else (negative values, larger ones, NaN) has no agreed range and is a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from effdet.images.faults import UnreadableError
+from effdet.images.tensors import is_tensor, tensor_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array: TypeAlias = NDArray[Any]
 
@@ -49,8 +51,10 @@ def to_rgb(image: Image.Image | Array | Tensor) -> Array:
     """
     if isinstance(image, Image.Image):
         return pillow_to_rgb(image)
-    if isinstance(image, Tensor):
-        image = _tensor_to_array(image)
+    if is_tensor(image):
+        if image.ndim == 3:
+            _check_channels(image.shape[0], "a tensor image must be (C, H, W) with C = 1, 3 or 4", image.shape)
+        image = tensor_values(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"an image must be a Pillow image, an array or a tensor, got {type(image).__name__}")
 
@@ -110,16 +114,6 @@ def _range(values: Array) -> str:
     if np.isnan(values).any():
         return "NaN among them"
     return f"{values.min():g}…{values.max():g}"
-
-
-def _tensor_to_array(tensor: Tensor) -> Array:
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        tensor = tensor.float()
-    if tensor.ndim == 3:
-        _check_channels(tensor.shape[0], "a tensor image must be (C, H, W) with C = 1, 3 or 4", tensor.shape)
-        tensor = tensor.permute(1, 2, 0)
-    return tensor.numpy()
 
 
 def _to_levels(pixels: Array) -> Array:

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from effdet.images.addresses import Address, as_address
 from effdet.images.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image, is_video
 from effdet.images.pixels import to_rgb
 from effdet.images.reading import EncodedImage, ImageError, Picture, read_picture
+from effdet.images.tensors import is_tensor
 from effdet.images.video import read_frames
 
 Array: TypeAlias = NDArray[Any]
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _PATHS = (str, os.PathLike)
 _BYTES = (bytes, bytearray, memoryview)
-_IN_MEMORY = (Image.Image, np.ndarray, Tensor, Picture, EncodedImage, Address)
+_IN_MEMORY = (Image.Image, np.ndarray, Picture, EncodedImage, Address)
 _NAMED = 20  # files that a message names before it counts the rest
 
 
@@ -82,7 +82,7 @@ def check_source(source: Any) -> None:
     Raises:
         TypeError: If it, or an item of a list or tuple, is of a type that is no source.
     """
-    if isinstance(source, _PATHS + _BYTES + _IN_MEMORY) or _is_binary_file(source):
+    if isinstance(source, _PATHS + _BYTES + _IN_MEMORY) or is_tensor(source) or _is_binary_file(source):
         return
     if isinstance(source, list | tuple):
         for item in source:
@@ -142,7 +142,7 @@ def _expand(source: Any) -> Iterator[tuple[str, Any]]:
         yield "", source
     elif isinstance(source, Image.Image):
         yield str(getattr(source, "filename", "")), source
-    elif isinstance(source, np.ndarray | Tensor):
+    elif isinstance(source, np.ndarray) or is_tensor(source):
         yield from (("", image) for image in (source if source.ndim == 4 else [source]))
     elif _is_binary_file(source):
         yield "", _read_binary(source)

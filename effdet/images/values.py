@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,6 +27,7 @@ from effdet.images.reading import (
     unknown_format,
     upright,
 )
+from effdet.images.tensors import is_tensor, tensor_values
 from effdet.images.tiff import TiffKind, read_planes
 
 if TYPE_CHECKING:
@@ -79,10 +79,8 @@ def memory_values(image: Any) -> Array:
     """
     if isinstance(image, Image.Image):
         return _pillow_values(image)
-    if isinstance(image, torch.Tensor):
-        tensor = image.detach().cpu()
-        tensor = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
-        image = (tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor).numpy()
+    if is_tensor(image):
+        image = tensor_values(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"an image must be a Pillow image, an array or a tensor, got {type(image).__name__}")
     if image.ndim not in (2, 3) or image.size == 0:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Array: TypeAlias = NDArray[Any]
+AspectRatios: TypeAlias = Sequence[float | tuple[float, float]]
 
 
 def level_sizes(image_size: tuple[int, int], min_level: int = 3, max_level: int = 7) -> list[tuple[int, int]]:
@@ -32,9 +40,26 @@ def make_anchors(
     *,
     scale: float = 4.0,
     scales_per_octave: int = 3,
-    aspect_ratios: Sequence[float | tuple[float, float]] = (1.0, 2.0, 0.5),
+    aspect_ratios: AspectRatios = (1.0, 2.0, 0.5),
     device: torch.device | str | None = None,
 ) -> Tensor:
+    """Return the anchors of every level as a tensor (N, 4) on a device; see ``make_anchor_array``."""
+    import torch
+
+    anchors = make_anchor_array(
+        image_size, feature_sizes, scale=scale, scales_per_octave=scales_per_octave, aspect_ratios=aspect_ratios
+    )
+    return torch.from_numpy(anchors).to(device)
+
+
+def make_anchor_array(
+    image_size: tuple[int, int],
+    feature_sizes: Sequence[tuple[int, int]],
+    *,
+    scale: float = 4.0,
+    scales_per_octave: int = 3,
+    aspect_ratios: AspectRatios = (1.0, 2.0, 0.5),
+) -> Array:
     """Return the anchors of every level, fine to coarse, as one list.
 
     The stride of a level is image side / feature side for each axis, a fraction where the image is not a multiple
@@ -48,7 +73,6 @@ def make_anchors(
         scale: Side of a level's smallest square anchor in strides.
         scales_per_octave: Number of anchor sizes between one level and the next.
         aspect_ratios: Width / height of each shape, or its (width, height) factors.
-        device: Where the result lies.
 
     Returns:
         (N, 4) float32 xyxy pixels, ordered by level, row, column, octave, aspect ratio.
@@ -56,27 +80,26 @@ def make_anchors(
     """
     shapes = _cell_shapes(scale, scales_per_octave, aspect_ratios)  # (A, 2)
     levels = [_level_anchors(image_size, size, shapes) for size in feature_sizes]
-    return torch.cat(levels).to(device=device, dtype=torch.float32)
+    return np.concatenate(levels).astype(np.float32)
 
 
-def _cell_shapes(scale: float, scales_per_octave: int, aspect_ratios: Sequence[float | tuple[float, float]]) -> Tensor:
+def _cell_shapes(scale: float, scales_per_octave: int, aspect_ratios: AspectRatios) -> Array:
     """Return (A, 2) float64: width and height in strides of a cell's anchors, ordered by octave, aspect ratio."""
-    octaves = torch.arange(scales_per_octave, dtype=torch.float64) / scales_per_octave
+    octaves = np.arange(scales_per_octave, dtype=np.float64) / scales_per_octave
     pairs = [r if isinstance(r, tuple) else (math.sqrt(r), 1 / math.sqrt(r)) for r in aspect_ratios]
-    factors = torch.tensor(pairs, dtype=torch.float64)  # (shapes, 2)
     sides = scale * 2**octaves
-    return (sides[:, None, None] * factors).flatten(0, 1)
+    return (sides[:, None, None] * np.array(pairs, dtype=np.float64)).reshape(-1, 2)
 
 
-def _level_anchors(image_size: tuple[int, int], feature_size: tuple[int, int], shapes: Tensor) -> Tensor:
+def _level_anchors(image_size: tuple[int, int], feature_size: tuple[int, int], shapes: Array) -> Array:
     """Return (rows · columns · A, 4) float64 xyxy anchors of one level."""
     rows, columns = feature_size
     stride_y, stride_x = image_size[0] / rows, image_size[1] / columns
-    y = (torch.arange(rows, dtype=torch.float64) + 0.5) * stride_y
-    x = (torch.arange(columns, dtype=torch.float64) + 0.5) * stride_x
+    y = (np.arange(rows, dtype=np.float64) + 0.5) * stride_y
+    x = (np.arange(columns, dtype=np.float64) + 0.5) * stride_x
 
-    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows, columns, 2) x, y
+    centres = np.stack(np.meshgrid(x, y, indexing="xy"), axis=-1)  # (rows, columns, 2) x, y
     centres = centres[:, :, None]  # (rows, columns, 1, 2)
-    half_sides = shapes * torch.tensor([stride_x, stride_y], dtype=torch.float64) / 2  # (A, 2)
-    corners = torch.cat([centres - half_sides, centres + half_sides], dim=-1)  # (rows, columns, A, 4)
-    return corners.flatten(0, 2)
+    half_sides = shapes * np.array([stride_x, stride_y]) / 2  # (A, 2)
+    corners = np.concatenate([centres - half_sides, centres + half_sides], axis=-1)  # (rows, columns, A, 4)
+    return corners.reshape(-1, 4)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from effdet.ops.nms import hard_nms
 
 Array: TypeAlias = NDArray[Any]
-Found: TypeAlias = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4) xyxy, labels (D,), scores (D,)
+Found: TypeAlias = tuple[Array, Array, Array]  # boxes (D, 4) xyxy, labels (D,), scores (D,)
 
 IOU_THRESHOLD = 0.55  # of the paper
 
@@ -36,17 +34,17 @@ def fuse_boxes(passes: Sequence[Found], *, iou_threshold: float = IOU_THRESHOLD)
     Returns:
         Boxes (D, 4) float32, labels (D,) int64, scores (D,) float32; best score first.
     """
-    boxes, labels, scores = (torch.cat([one[column] for one in passes]) for column in range(3))
-    order = scores.argsort(descending=True, stable=True)
-    weights = scores[order].double().numpy()
+    boxes, labels, scores = (np.concatenate([one[column] for one in passes]) for column in range(3))
+    order = np.argsort(-scores, kind="stable")
+    weights = scores[order].astype(np.float64)
     fused, classes, fused_scores = _fuse(
-        boxes[order].double().numpy(), labels[order].numpy(), weights, len(passes), iou_threshold
+        boxes[order].astype(np.float64), labels[order], weights, len(passes), iou_threshold
     )
     best_first = np.argsort(-fused_scores, kind="stable")
     return (
-        torch.from_numpy(fused[best_first]).float(),
-        torch.from_numpy(classes[best_first]),
-        torch.from_numpy(fused_scores[best_first]).float(),
+        fused[best_first].astype(np.float32),
+        classes[best_first],
+        fused_scores[best_first].astype(np.float32),
     )
 
 

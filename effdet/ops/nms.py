@@ -1,7 +1,7 @@
-"""Select candidates from the scores of all anchors, and apply non-maximum suppression to them.
+"""Select candidates from the scores of all anchors, and apply non-maximum suppression to them, in NumPy.
 
-Suppression is greedy: it handles one box after the other. It therefore runs on the CPU in float64 for inputs of any
-device and precision. To copy a few thousand boxes takes less time than to start the kernels on a GPU.
+Suppression is greedy: it handles one box after the other, so it runs on the CPU, in float64. No PyTorch is needed: a
+detector in another runtime answers without importing it. ``ops.batched_postprocess`` does the same on a GPU.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.int64]
 
 CHUNK = 16  # values that one reduction replaces by their maximum
 WINDOW = 256  # number of best candidates that hard NMS tries first
+MATRIX = 512  # boxes of a class whose overlaps hard NMS computes at once, in 2 MB
 MIN_AREA = 1e-12  # square pixels added to the area of a box, so that two crossing lines have an IoU of 0 instead of NaN
 
 
-def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates: int) -> tuple[Tensor, Tensor]:
+def select_candidates(logits: Array, *, score_threshold: float, max_candidates: int) -> tuple[IndexArray, Array]:
     """Return the best (anchor, class) pairs of one image, where score = sigmoid(logit).
 
     The function avoids a sigmoid and a sort of all logits. It computes the maxima of chunks of logits, and the maxima
@@ -29,7 +30,7 @@ def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates:
     chunks that reach it are searched. The result is exact.
 
     Args:
-        logits: (N, K) of any floating dtype. NaN counts as a score of 0.
+        logits: (N, K) float32 or float64. NaN counts as a score of 0.
         score_threshold: Smallest score that is kept, in [0, 1].
         max_candidates: Largest number of pairs; fewer are normal.
 
@@ -39,14 +40,14 @@ def select_candidates(logits: Tensor, *, score_threshold: float, max_candidates:
     """
     values = logits.reshape(-1)
     indices = _largest(values, max_candidates, floor=_inverse_sigmoid(score_threshold))
-    scores = _sigmoid(values.index_select(0, indices))
+    scores = _sigmoid(values[indices])
     count = int((scores >= score_threshold).sum())  # scores are sorted, so these come first
     return indices[:count], scores[:count]
 
 
 def hard_nms(
-    boxes: Tensor, scores: Tensor, labels: Tensor | None, *, iou_threshold: float, max_detections: int
-) -> Tensor:
+    boxes: Array, scores: Array, labels: Array | None, *, iou_threshold: float, max_detections: int
+) -> IndexArray:
     """Return the boxes that remain when each one removes all worse boxes of its class that overlap it too much.
 
     Args:
@@ -59,24 +60,22 @@ def hard_nms(
     Returns:
         (D,) int64 indices, best score first; of equal scores the lower index comes first.
     """
-    from torchvision.ops import (
-        nms,
-    )  # here, because the import is as slow as that of torch and soft-NMS does not need it
-
-    order, sorted_boxes, sorted_scores = _sorted_apart(boxes, scores, labels)
+    order = np.argsort(-scores, kind="stable")
+    sorted_boxes = boxes[order].astype(np.float64)
+    groups = np.zeros(len(order), np.int64) if labels is None else labels[order]
 
     # Which of the best n boxes remain does not depend on the other boxes. So more are tried only if too few remain.
     window = WINDOW
     while True:
-        kept = nms(sorted_boxes[:window], sorted_scores[:window], iou_threshold)
+        kept = _kept_by_group(sorted_boxes[:window], groups[:window], iou_threshold)
         if len(kept) >= max_detections or window >= len(order):
-            return order[kept[:max_detections].to(order.device)]
+            return order[kept[:max_detections]]
         window *= 4
 
 
 def soft_nms(
-    boxes: Tensor, scores: Tensor, labels: Tensor | None, *, sigma: float, score_threshold: float, max_detections: int
-) -> tuple[Tensor, Tensor]:
+    boxes: Array, scores: Array, labels: Array | None, *, sigma: float, score_threshold: float, max_detections: int
+) -> tuple[IndexArray, Array]:
     """Return the boxes in the order of Gaussian soft-NMS (Bodla et al., 2017), with their decayed scores.
 
     In each step the best box b is picked, and the scores of all other boxes of its class decay:
@@ -98,9 +97,45 @@ def soft_nms(
         lower index comes first.
     """
     order, sorted_boxes, sorted_scores = _sorted_apart(boxes, scores, labels)
-    floor = float(scores.new_tensor(score_threshold))  # rounded to the type of the scores
-    picks, pick_scores = _pick_and_decay(sorted_boxes.numpy(), sorted_scores.numpy(), sigma, floor, max_detections)
-    return order[torch.tensor(picks, dtype=torch.int64, device=order.device)], scores.new_tensor(pick_scores)
+    floor = float(scores.dtype.type(score_threshold))  # rounded to the type of the scores
+    picks, pick_scores = _pick_and_decay(sorted_boxes, sorted_scores, sigma, floor, max_detections)
+    return order[np.array(picks, dtype=np.int64)], np.array(pick_scores, dtype=scores.dtype)
+
+
+def _kept_by_group(boxes: FloatArray, groups: IndexArray, iou_threshold: float) -> IndexArray:
+    """Return the ascending positions (D,) of the boxes (C, 4), best first, that no better one of its group drops."""
+    by_group = np.argsort(groups, kind="stable")
+    ends = np.flatnonzero(np.diff(groups[by_group])) + 1
+    kept = [members[_kept(boxes[members], iou_threshold)] for members in np.split(by_group, ends)]
+    return np.sort(np.concatenate(kept))
+
+
+def _kept(boxes: FloatArray, iou_threshold: float) -> IndexArray:
+    """Return the positions (D,) of the boxes (C, 4), best first, that no better one drops."""
+    rest = np.arange(len(boxes))
+    kept: list[int] = []
+    while len(rest) > MATRIX:  # too many for the IoU of all with all
+        kept.append(int(rest[0]))
+        rest = rest[1:][~_overlap(boxes[rest[:1]], boxes[rest[1:]], iou_threshold)[0]]
+    drops = _overlap(boxes[rest], boxes[rest], iou_threshold)
+    is_alive = np.ones(len(rest), dtype=bool)
+    for best, row in enumerate(drops):
+        if is_alive[best]:
+            kept.append(int(rest[best]))
+            is_alive[best + 1 :] &= ~row[best + 1 :]
+    return np.array(kept, dtype=np.int64)
+
+
+def _overlap(a: FloatArray, b: FloatArray, iou_threshold: float) -> npt.NDArray[np.bool_]:
+    """Return (A, B) whether the IoU of two boxes is above the threshold; boxes without area have none."""
+    left, top, right, bottom = a.T[..., None]
+    x1, y1, x2, y2 = b.T[:, None]
+    common = (np.minimum(x2, right) - np.maximum(x1, left)).clip(min=0)
+    common *= (np.minimum(y2, bottom) - np.maximum(y1, top)).clip(min=0)
+    union = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - common
+    with np.errstate(invalid="ignore"):
+        is_above: npt.NDArray[np.bool_] = common / union > iou_threshold
+    return is_above
 
 
 def _pick_and_decay(
@@ -130,27 +165,26 @@ def _pick_and_decay(
     return picks, pick_scores
 
 
-def _sorted_apart(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _sorted_apart(boxes: Array, scores: Array, labels: Array | None) -> tuple[IndexArray, FloatArray, FloatArray]:
     """Return order, boxes and scores sorted by score, best first, with boxes shifted so that labels do not overlap.
 
-    Boxes and scores are float64 on the CPU. In float32 the shift by 90 labels would change a coordinate by up to 1/128
-    pixel.
+    Boxes and scores are float64. In float32 the shift by 90 labels would change a coordinate by up to 1/128 pixel.
     """
-    scores, order = scores.sort(descending=True, stable=True)
-    boxes = boxes.index_select(0, order).cpu().double()
+    order = np.argsort(-scores, kind="stable")
+    boxes = boxes[order].astype(np.float64)
     if labels is not None and len(boxes):
         extent = boxes.max() - boxes.min() + 1
-        boxes += labels.index_select(0, order).cpu().double()[:, None] * extent
-    return order, boxes, scores.cpu().double()
+        boxes += labels[order].astype(np.float64)[:, None] * extent
+    return order, boxes, scores[order].astype(np.float64)
 
 
-def _sigmoid(logits: Tensor) -> Tensor:
+def _sigmoid(logits: Array) -> Array:
     """Return float32 scores. Equal logits give equal scores, and a higher logit never gives a lower score.
 
-    A float32 sigmoid guarantees neither: torch's vectorised code and its code for the last few elements round
-    differently.
+    A float32 sigmoid guarantees neither: vectorised code and the code for the last few elements may round differently.
     """
-    return logits.cpu().double().sigmoid().float().to(logits.device)
+    with np.errstate(over="ignore"):  # the score of a very low logit is 0
+        return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
 
 
 def _inverse_sigmoid(score: float) -> float:
@@ -161,42 +195,34 @@ def _inverse_sigmoid(score: float) -> float:
     return math.log(score / (1 - score)) - 1e-3
 
 
-def _largest(values: Tensor, limit: int, *, floor: float) -> Tensor:
+def _largest(values: Array, limit: int, *, floor: float) -> IndexArray:
     """Return the indices of the largest values ≥ floor, at most ``limit``, largest first, then lowest index first."""
     table, left_over = _chunks(values)
-    maxima = table.amax(0) if table.numel() else left_over[:0]
+    maxima = table.max(0) if table.size else left_over[:0]
     second, second_left_over = _chunks(maxima)
-    finalists = torch.cat([second.amax(0), second_left_over]) if second.numel() else maxima
-    if finalists.isnan().any() or left_over.isnan().any():
-        return _largest(values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf), limit, floor=floor)
+    finalists = np.concatenate([second.max(0), second_left_over]) if second.size else maxima
+    if np.isnan(finalists).any() or np.isnan(left_over).any():
+        return _largest(np.nan_to_num(values, nan=-math.inf, posinf=math.inf, neginf=-math.inf), limit, floor=floor)
 
     # At least ``limit`` values reach the limit-th largest maximum, so nothing below it is among the largest.
     for bounds in (finalists, maxima, values):
-        if bounds.numel() > limit:
-            floor = max(floor, float(np.partition(_to_numpy(bounds), -limit)[-limit]))
+        if bounds.size > limit:
+            floor = max(floor, float(np.partition(bounds, -limit)[-limit]))
             break
-    indices = torch.from_numpy(_reaching(table, maxima, left_over, floor)).to(values.device)
-    order = _descending(_to_numpy(values.index_select(0, indices)))[:limit]
-    return indices[torch.from_numpy(order).to(values.device)]
+    indices = _reaching(table, maxima, left_over, floor)
+    return indices[_descending(values[indices])[:limit]]
 
 
-def _reaching(table: Tensor, maxima: Tensor, left_over: Tensor, floor: float) -> npt.NDArray[np.int64]:
+def _reaching(table: Array, maxima: Array, left_over: Array, floor: float) -> IndexArray:
     """Return the ascending indices of the values ≥ floor. Columns of the table with a lower maximum are skipped."""
-    columns = np.flatnonzero(_to_numpy(maxima) >= floor)
-    opened = _to_numpy(table.index_select(1, torch.from_numpy(columns).to(table.device)))
+    columns = np.flatnonzero(maxima >= floor)
+    opened = table.take(columns, axis=1)
     row, position = np.divmod(np.flatnonzero(opened.ravel() >= floor), max(1, len(columns)))
-    last = np.flatnonzero(_to_numpy(left_over) >= floor) + table.numel()
+    last = np.flatnonzero(left_over >= floor) + table.size
     return np.concatenate([row * table.shape[1] + columns[position], last])
 
 
-def _to_numpy(values: Tensor) -> npt.NDArray[Any]:
-    """Return values of any floating dtype on the CPU, as float32 or float64."""
-    wide = values if values.dtype == torch.float64 else values.float()
-    array: npt.NDArray[Any] = wide.cpu().numpy()
-    return array
-
-
-def _descending(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _descending(values: Array) -> IndexArray:
     """Return the indices that sort values without NaN in descending order, equal ones by index.
 
     Float32 numbers are converted to integers of the same order, with the index in the low bits. As all of these differ,
@@ -210,10 +236,10 @@ def _descending(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return keys & (2**24 - 1)
 
 
-def _chunks(values: Tensor) -> tuple[Tensor, Tensor]:
+def _chunks(values: Array) -> tuple[Array, Array]:
     """Return a (CHUNK, n) table with one chunk in each column, and the remaining values, fewer than CHUNK.
 
     Chunks are strided, not contiguous, because the maximum over the rows of a matrix is fast: only memory limits it.
     """
-    n = values.numel() // CHUNK
-    return values[: CHUNK * n].view(CHUNK, n), values[CHUNK * n :]
+    n = values.size // CHUNK
+    return values[: CHUNK * n].reshape(CHUNK, n), values[CHUNK * n :]

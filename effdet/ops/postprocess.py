@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+
+from effdet.ops.array_postprocess import postprocess_arrays
 from effdet.ops.batched_postprocess import by_axis, postprocess_batch
-from effdet.ops.boxes import clip_boxes, decode
-from effdet.ops.nms import hard_nms, select_candidates, soft_nms
-from effdet.ops.settings import MAX_COORDINATE, PostprocessSettings
+from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Predictions
 
 
@@ -56,75 +58,19 @@ def postprocess(
             settings=settings,
             image_size=image_size,
         )
-    images = zip(
-        predictions.class_logits, predictions.box_deltas, by_axis(scales), original_sizes.tolist(), strict=True
+    found = postprocess_arrays(
+        _to_array(predictions.class_logits),
+        _to_array(predictions.box_deltas),
+        _to_array(anchors.float()),
+        scales=_to_array(by_axis(scales)),
+        original_sizes=[(height, width) for height, width in original_sizes.tolist()],
+        settings=settings,
+        image_size=image_size,
     )
-    results = []
-    for logits, deltas, factors, (height, width) in images:
-        candidates = _candidates(logits, deltas, anchors, settings)
-        if settings.clip == "before":
-            candidates = _clip(candidates, (height * float(factors[1]), width * float(factors[0])), settings)
-        elif settings.clip == "network" and image_size is not None:
-            candidates = _clip(candidates, (image_size[0] - 1, image_size[1] - 1), settings)
-        boxes, labels, scores = _suppress(*candidates, settings)
-        found = boxes / factors.repeat(2), labels, scores
-        results.append(_clip(found, (height, width), settings) if settings.clip == "after" else found)
-    return results
+    return [(from_numpy(boxes), from_numpy(labels), from_numpy(scores)) for boxes, labels, scores in found]
 
 
-def _candidates(
-    logits: Tensor, deltas: Tensor, anchors: Tensor, settings: PostprocessSettings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes (C, 4) in network pixels, labels (C,) and scores (C,) of the best (anchor, class) pairs."""
-    best_classes = None
-    if settings.best_class_only:
-        logits, best_classes = logits.max(dim=1, keepdim=True)
-    indices, scores = select_candidates(
-        logits, score_threshold=settings.score_threshold, max_candidates=settings.max_candidates
-    )
-    num_classes = logits.shape[-1]
-    chosen = indices // num_classes
-    labels = indices - chosen * num_classes if best_classes is None else best_classes[chosen, 0]
-    boxes = decode(deltas.index_select(0, chosen).float(), anchors.index_select(0, chosen).float())
-    return _keep(boxes.clamp(-MAX_COORDINATE, MAX_COORDINATE), labels, scores, with_empty=not settings.drop_empty)
-
-
-def _clip(
-    found: tuple[Tensor, Tensor, Tensor], size: tuple[float, float], settings: PostprocessSettings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes cut at the borders of (height, width), with their labels and scores."""
-    boxes, labels, scores = found
-    return _keep(clip_boxes(boxes, size), labels, scores, with_empty=not settings.drop_empty)
-
-
-def _suppress(
-    boxes: Tensor, labels: Tensor, scores: Tensor, settings: PostprocessSettings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes, labels and scores of the candidates that remain, best first."""
-    groups = None if settings.class_agnostic else labels
-    if settings.nms == "hard":
-        keep = hard_nms(
-            boxes, scores, groups, iou_threshold=settings.iou_threshold, max_detections=settings.max_detections
-        )
-        return boxes[keep], labels[keep], scores[keep]
-    keep, scores = soft_nms(
-        boxes,
-        scores,
-        groups,
-        sigma=settings.sigma,
-        score_threshold=settings.score_threshold,
-        max_detections=settings.max_detections,
-    )
-    return boxes[keep], labels[keep], scores
-
-
-def _keep(boxes: Tensor, labels: Tensor, scores: Tensor, *, with_empty: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the arguments without boxes that have no area; ``with_empty`` removes only boxes that are not finite."""
-    if with_empty:
-        good = boxes.isfinite().all(dim=1)
-    else:
-        x1, y1, x2, y2 = boxes.unbind(1)
-        good = (x2 > x1) & (y2 > y1)  # also false for NaN
-    if good.all():
-        return boxes, labels, scores
-    return boxes[good], labels[good], scores[good]
+def _to_array(values: Tensor) -> NDArray[Any]:
+    """Return a tensor on the CPU as an array; NumPy has no bfloat16, and is slow in float16."""
+    array: NDArray[Any] = (values if values.dtype in (torch.float32, torch.float64) else values.float()).numpy()
+    return array

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Size: TypeAlias = tuple[int, int]  # (height, width)
-Found: TypeAlias = tuple[Tensor, Tensor, Tensor]  # boxes (D, 4) xyxy, labels (D,), scores (D,)
 Array: TypeAlias = NDArray[Any]
+Found: TypeAlias = tuple[Array, Array, Array]  # boxes (D, 4) xyxy, labels (D,), scores (D,)
 
 OVERLAP = 0.2
 MAX_OVERLAP = 0.9
@@ -105,16 +103,17 @@ def merge_tiles(
     Returns:
         Boxes (D, 4) in pixels of the image, labels (D,), scores (D,); best score first.
     """
-    offsets = [torch.from_numpy(tile[[0, 1, 0, 1]]).to(boxes) for tile, (boxes, _, _) in zip(tiles, found, strict=True)]
-    boxes = torch.cat([boxes + offset for (boxes, _, _), offset in zip(found, offsets, strict=True)])
-    labels, scores = (torch.cat([one[column] for one in found]) for column in (1, 2))
+    offsets = [tile[[0, 1, 0, 1]].astype(boxes.dtype) for tile, (boxes, _, _) in zip(tiles, found, strict=True)]
+    boxes = np.concatenate([boxes + offset for (boxes, _, _), offset in zip(found, offsets, strict=True)])
+    labels, scores = (np.concatenate([one[column] for one in found]) for column in (1, 2))
     tile_of = np.repeat(np.arange(len(found)), [len(scores) for _, _, scores in found])
 
-    corners, cut = boxes.double().numpy(), _are_cut(boxes.double().numpy(), tiles[tile_of], image_size)
-    order = np.argsort(-scores.double().numpy() * np.where(cut, CUT_RANK, 1.0), kind="stable")
-    classes = np.zeros(len(cut), np.int64) if class_agnostic else labels.numpy()
+    corners = boxes.astype(np.float64)
+    cut = _are_cut(corners, tiles[tile_of], image_size)
+    order = np.argsort(-scores.astype(np.float64) * np.where(cut, CUT_RANK, 1.0), kind="stable")
+    classes = np.zeros(len(cut), np.int64) if class_agnostic else labels
     kept = order[_keep_best(corners[order], classes[order], tile_of[order], cut[order], iou_threshold)]
-    best_first = torch.from_numpy(kept)[scores[torch.from_numpy(kept)].argsort(descending=True, stable=True)]
+    best_first = kept[np.argsort(-scores[kept], kind="stable")]
     return boxes[best_first], labels[best_first], scores[best_first]
 
 

@@ -6,10 +6,10 @@ import json
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_FILE = 1 << 33  # bytes of a file of weights; the largest published one has 0.3 GB
 MAX_TEXT = 1 << 24  # bytes of a description or a config.json
@@ -78,8 +78,12 @@ def check_tensors(tensors: Mapping[str, Tensor], where: str, *, size: int) -> No
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    is_dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    is_dense = _layout(tensor) == "strided" and not tensor.is_quantized and not tensor.is_nested
     return is_dense and tensor.device.type == "cpu" and tensor.ndim <= _MAX_DIMENSIONS
+
+
+def _layout(tensor: Tensor) -> str:
+    return str(tensor.layout).removeprefix("torch.")
 
 
 def _kind(tensor: Tensor) -> str:
@@ -87,8 +91,8 @@ def _kind(tensor: Tensor) -> str:
         return "a nested tensor"
     if tensor.is_quantized:
         return "a quantised tensor"
-    if tensor.layout != torch.strided:
-        return f"a tensor of the layout {str(tensor.layout).removeprefix('torch.')}"
+    if _layout(tensor) != "strided":
+        return f"a tensor of the layout {_layout(tensor)}"
     if tensor.device.type != "cpu":
         return f"a tensor of the device {tensor.device.type}"
     return f"one of {tensor.ndim} dimensions"

@@ -48,7 +48,7 @@ def seer(monkeypatch):
                 self.category_ids,
                 (size[0], size[1]),
             )
-            for size in batch.original_sizes.tolist()
+            for size in [(int(height), int(width)) for height, width in batch.original_sizes]
         ]
 
     monkeypatch.setattr(EfficientDet, "detect", detect)

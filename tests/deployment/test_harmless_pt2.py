@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from effdet.deployment.harmless_pt2 import RefusedError, harmless_copy
+from effdet.deployment.harmless_pt2 import harmless_copy
 from effdet.deployment.load import load_exported
-from effdet.deployment.runtimes import TorchExport
+from effdet.deployment.runtimes import RefusedError
+from effdet.deployment.torch_export import TorchExport
 
 MODEL = "models/model.json"
 

@@ -30,6 +30,7 @@ class MeanColour:
         self.batch_sizes = []
 
     def detect(self, batch):
+        batch = batch.to_batch()
         self.batch_sizes.append(len(batch.images))
         scores = batch.images.float().mean(dim=(1, 2, 3)) / 255
         box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
@@ -131,6 +132,7 @@ def test_boxes_are_in_pixels_of_the_full_size_where_a_file_is_decoded_reduced(tm
         letterbox = replace(LETTERBOX, preprocessing=Preprocessing.preset("fast"))
 
         def detect(self, batch):
+            batch = batch.to_batch()
             corners = batch.content_sizes.flip(1) / batch.scales
             self.original_sizes = batch.original_sizes.tolist()
             return [
@@ -154,7 +156,7 @@ def test_a_large_photo_decoded_reduced_gives_the_boxes_of_full_decoding(photo_se
 
     class RedPlate(MeanColour):
         def detect(self, batch):
-            found = []
+            found, batch = [], batch.to_batch()
             for image, scale in zip(batch.images.int(), batch.scales, strict=True):
                 y, x = torch.nonzero((image[0] > 200) & (image[1] < 60) & (image[2] < 60), as_tuple=True)
                 box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]) / scale.repeat(2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from effdet.ops.box_fusion import fuse_boxes, without_duplicates
+from effdet.ops import box_fusion
 
 # Three passes; the answer is that of weighted_boxes_fusion of ensemble-boxes 1.0.9 with iou_thr=0.55, skip_box_thr=0.
 PASSES = [
@@ -58,6 +58,19 @@ def random_passes(seed, num_passes, num_objects=9):
         seen = torch.rand(num_objects, generator=generator) < 0.8
         boxes = objects[seen] + torch.randn(int(seen.sum()), 4, generator=generator) * 4
         yield boxes, labels[seen], torch.rand(len(boxes), generator=generator)
+
+
+def fuse_boxes(passes):
+    return [torch.from_numpy(column) for column in box_fusion.fuse_boxes([_arrays(one) for one in passes])]
+
+
+def without_duplicates(found):
+    return [torch.from_numpy(column) for column in box_fusion.without_duplicates(_arrays(found))]
+
+
+def _arrays(found):
+    boxes, labels, scores = (column.numpy() for column in found)
+    return boxes, labels, scores
 
 
 def literal(passes, threshold):

@@ -5,12 +5,29 @@ import torch
 import torchvision
 
 from effdet.ops import nms
-from effdet.ops.nms import hard_nms, select_candidates, soft_nms
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def select_candidates(logits, **settings):
+    indices, scores = nms.select_candidates(logits.float().numpy(), **settings)
+    return torch.from_numpy(indices), torch.from_numpy(scores)
+
+
+def hard_nms(boxes, scores, labels, **settings):
+    return torch.from_numpy(nms.hard_nms(*_arrays(boxes, scores, labels), **settings))
+
+
+def soft_nms(boxes, scores, labels, **settings):
+    kept, decayed = nms.soft_nms(*_arrays(boxes, scores, labels), **settings)
+    return torch.from_numpy(kept), torch.from_numpy(decayed)
+
+
+def _arrays(*tensors):
+    return [None if tensor is None else tensor.numpy() for tensor in tensors]
 
 
 def crowded_boxes(count: int) -> torch.Tensor:

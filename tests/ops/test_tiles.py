@@ -7,13 +7,19 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from effdet.ops.tiles import Tiles, merge_tiles, tiles_from_dict
+from effdet.ops import tiles as tiles_module
+from effdet.ops.tiles import Tiles, tiles_from_dict
 
 
 def found(*rows):
     """Rows (x1, y1, x2, y2, label, score) as boxes, labels, scores."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     return table[:, :4], table[:, 4].long(), table[:, 5]
+
+
+def merge_tiles(parts, *arguments, **settings):
+    arrays = [[column.numpy() for column in part] for part in parts]
+    return [torch.from_numpy(column) for column in tiles_module.merge_tiles(arrays, *arguments, **settings)]
 
 
 def test_tiles_of_a_small_image_typed_by_hand():

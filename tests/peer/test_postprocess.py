@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from effdet.ops.anchors import level_sizes, make_anchors
-from effdet.ops.postprocess import _candidates, postprocess
+from effdet.ops.array_postprocess import _candidates
+from effdet.ops.postprocess import postprocess
 from effdet.ops.settings import PostprocessSettings
 from effdet.structures import Predictions
 
@@ -80,8 +81,11 @@ def test_the_google_preset_gives_the_detections_of_tensorflow_kernels(ask_tensor
         predictions, anchors, scales=torch.tensor([1.0, 0.5]), original_sizes=originals, settings=settings
     )
     for image, (boxes, labels, scores) in enumerate(results):
-        logits, deltas = predictions.class_logits[image], predictions.box_deltas[image]
-        candidates = _candidates(logits, deltas, anchors, replace(settings, score_threshold=0.0))
+        arrays = (
+            tensor.numpy() for tensor in (predictions.class_logits[image], predictions.box_deltas[image], anchors)
+        )
+        found = _candidates(*arrays, replace(settings, score_threshold=0.0))
+        candidates = [torch.from_numpy(column) for column in found]
         assert len(candidates[0]) == 5000
         theirs = ask_tensorflow(
             f"detections_{image}",

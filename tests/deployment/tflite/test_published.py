@@ -56,7 +56,7 @@ def raw_outputs(model, photo, file):
     with torch.no_grad():
         single, double = model.network(inputs), model.network.double()(inputs.double())
     detector = effdet.load(file, num_threads=1)
-    found = detector.runtime.run(detector.network_input(batch).contiguous().numpy())
+    found = detector.runtime.run(np.ascontiguousarray(detector.network_input(batch)))
     return zip(map(torch.from_numpy, found), *((p.class_logits, p.box_deltas) for p in (single, double)), strict=True)
 
 

@@ -107,7 +107,7 @@ def test_raw_outputs_are_those_of_the_network(model, photos, like_trained, tmp_p
     batch = make_batch(photos[:1], model.letterbox)
     with torch.no_grad():
         expected = model.network(model.network_input(batch))
-    outputs = detector.runtime.run(detector.network_input(batch).contiguous().numpy())
+    outputs = detector.runtime.run(np.ascontiguousarray(detector.network_input(batch)))
     for ours, theirs in zip(outputs, (expected.class_logits.numpy(), expected.box_deltas.numpy()), strict=True):
         assert np.abs(ours - theirs).max() < 1e-3 * theirs.std()
     graph = graph_of(tmp_path / "m.tflite")
@@ -157,7 +157,7 @@ def test_int8_takes_bytes(model, file, int8_file, photos):
     detector = effdet.load(int8_file)
     assert detector.runtime.takes_uint8
     batch = make_batch(photos[:1], model.letterbox)
-    assert detector.network_input(batch).dtype == torch.uint8
+    assert detector.network_input(batch).dtype == np.uint8
     (best,) = as_exported(model, detector.description).detect(batch)
     (found,) = detector.detect(batch)
     assert abs(float(best.scores[:10].mean() - found.scores[:10].mean())) < 0.2

@@ -75,7 +75,8 @@ def network_input(detector: Detector, images: NDArray[np.uint8]) -> Tensor:
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     if not isinstance(detector, EfficientDet) and detector.description.input == "pixels":
         return tensor if getattr(detector.runtime, "takes_uint8", False) else tensor.float()
-    return (tensor.float() - detector.mean.view(3, 1, 1)) / detector.std.view(3, 1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (detector.letterbox.mean, detector.letterbox.std))
+    return (tensor.float() - mean) / std
 
 
 def _network(detector: Detector, images: Tensor) -> Callable[[], list[Any]]:

@@ -8,6 +8,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from effdet.deployment.load import load_exported
 from effdet.deployment.throughput import measure_throughput
 from effdet.detector.batches import make_batch
@@ -40,7 +42,7 @@ class Rates:
         pictures = [letterbox.read(photo) for photo in islice(cycle(photos), detector.description.batch or batch)]
         sizes = [picture.original_size for picture in pictures]
         made = make_batch([(picture.name, picture.pixels) for picture in pictures], letterbox, sizes)
-        images = detector.network_input(made).contiguous().numpy()
+        images = np.ascontiguousarray(detector.network_input(made))
         rates = measure_throughput(file, images, cores=cores, streams=streams, seconds=seconds)
         self.facts: dict[str, Any] = {
             "variant": detector.name,
