@@ -199,6 +199,7 @@ class DataConfig:
     image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
     long_side: int | None = None  # longer side of the input, its shape follows the images; null: model's size
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
+    multi_scale: tuple[float, float] | None = None  # factors of the input size; each training batch has its own
     keep_parent: bool = False  # a category without boxes that only is the supercategory of all others is a class, too
     max_train_images: int | None = None  # use at most so many, always the same ones; null: all
     max_val_images: int | None = None  # likewise
@@ -220,6 +221,11 @@ class DataConfig:
                 "data.max_long_side",
                 f"be at least data.long_side={self.long_side}",
                 self.max_long_side,
+            )
+        if self.multi_scale is not None:
+            low, high = self.multi_scale
+            _check(
+                0 < low <= high < math.inf, "data.multi_scale", "be two numbers 0 < low <= high", list(self.multi_scale)
             )
         _check(_are_tiles(self.tiles), "data.tiles", f"be a side, [height, width], {AUTO_TILES} or null", self.tiles)
         overlap = self.tile_overlap

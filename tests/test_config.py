@@ -138,6 +138,8 @@ WRONG = [
     ("data: {workers: -1}", "data.workers must be 0 or more, got -1"),
     ("train: {epochs: 0}", "train.epochs must be 1 or more, got 0"),
     ("train: {batch_size: 0}", "train.batch_size must be 1 or more, or auto, got 0"),
+    ("data: {multi_scale: [1.2, 0.8]}", "data.multi_scale must be two numbers 0 < low <= high, got"),
+    ("data: {multi_scale: [0, 1]}", "data.multi_scale must be two numbers 0 < low <= high, got"),
     ("train: {batch_size: 2.5}", "train.batch_size must be 1 or more, or auto, got 2.5"),
     ("train: {batch_size: true}", "train.batch_size must be 1 or more, or auto, got True"),
     ("train: {batch_size: many}", "train.batch_size must be 1 or more, or auto, got many"),

@@ -20,7 +20,7 @@ from effdet.data.loader_process import SharedDataset, new_images, prepare_proces
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.order import EvalOrder, Place, TrainOrder
 from effdet.data.tiles import TileTable
-from effdet.data.transforms import RGB, Augmented, Sample, build_train_transform
+from effdet.data.transforms import RGB, Augmented, Sample, TrainTransform, build_train_transform
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Fit
 from effdet.images.reading import ImageError
@@ -71,6 +71,8 @@ class TrainLoader:
         rank: Number of this process among ``world_size`` ones, which share each epoch.
         world_size: Number of processes.
         tiles: Cut the images into tiles; each is then an image of the epoch.
+        multi_scale: Lowest and highest factor of ``image_size``: each batch has a size of its own between them, with
+            sides that are multiples of 32. None: all have ``image_size``.
         pin_memory: Put images into page-locked memory, for CUDA.
 
     Raises:
@@ -90,6 +92,7 @@ class TrainLoader:
         fill: tuple[int, ...],
         fit: Fit = "letterbox",
         tiles: Tiles | None = None,
+        multi_scale: tuple[float, float] | None = None,
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
@@ -99,7 +102,11 @@ class TrainLoader:
         table = TileTable.of(dataset, tiles)
         self.num_items = len(table)  # images, or tiles of them, of an epoch
         self.steps_per_epoch = math.ceil(self.num_items / (batch_size * world_size))
-        self._order = TrainOrder(self.num_items, batch_size, self.steps_per_epoch, seed, rank, world_size)
+        self._order = TrainOrder(
+            *(self.num_items, batch_size, self.steps_per_epoch, seed, rank, world_size),
+            image_size=image_size,
+            multi_scale=multi_scale,
+        )
         items = _TrainItems(dataset, table, image_size, augment, fill, fit, seed)
         self._loader = _build_loader(items, self._order, workers, pin_memory=pin_memory, persistent=workers > 0)
 
@@ -168,18 +175,19 @@ class _TrainItems:
     ) -> None:
         self.dataset = dataset
         self.tiles = tiles
-        self.image_size = image_size
+        self.augment = augment
         self.fill = fill
-        self.fit = fit
+        self.fit: Fit = fit
         self.seed = seed
         self.mosaic = augment.mosaic
         self.mixup = augment.mixup
         self.pixels = dataset.pixels or RGB
-        self.transform = build_train_transform(augment, image_size, fill, fit, self.pixels)
+        self._transforms: dict[tuple[int, int], TrainTransform] = {}
+        self._transform(image_size)  # an error now costs no time
 
     def batch(self, places: Sequence[Place]) -> tuple[Tensor, list[_Item], list[str]]:
         """Return the images, (B, H, W, C) levels in 0…255, their items, and the files that could not be read."""
-        images = new_images(len(places), self.image_size, self.pixels)
+        images = new_images(len(places), places[0].image_size, self.pixels)
         items = [self._make(place, out) for place, out in zip(places, images.numpy(), strict=True)]
         return images, items, [name for item in items for name in item.unreadable]
 
@@ -193,12 +201,20 @@ class _TrainItems:
         use_mosaic, use_mixup = rng.random(2) < (self.mosaic, self.mixup)
         if use_mosaic and not place.plain:
             others = [self._read(int(other), unreadable)[1] for other in rng.integers(len(self.tiles), size=3)]
-            sample = mosaic([sample, *others], self.image_size, self.fill, rng, self.fit)
+            sample = mosaic([sample, *others], place.image_size, self.fill, rng, self.fit)
         if use_mixup and not place.plain:
             sample = mixup(sample, self._read(int(rng.integers(len(self.tiles))), unreadable)[1], rng, self.fit)
 
-        augmented = self.transform(*sample, seed=int(rng.integers(2**63)), out=out)
+        augmented = self._transform(place.image_size)(*sample, seed=int(rng.integers(2**63)), out=out)
         return _Item(augmented, original_size, self.dataset.image_id(index), tuple(unreadable))
+
+    def _transform(self, image_size: tuple[int, int]) -> TrainTransform:
+        """Return the augmentation for a network input; it is built once in each process."""
+        if image_size not in self._transforms:
+            self._transforms[image_size] = build_train_transform(
+                self.augment, image_size, self.fill, self.fit, self.pixels
+            )
+        return self._transforms[image_size]
 
     def _read(self, index: int, unreadable: list[str]) -> tuple[int, Sample]:
         """Return the number of the image and the tile, or those of the next readable image; name unreadable files."""

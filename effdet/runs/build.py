@@ -12,6 +12,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 
 from effdet.config import ConfigError, Precision
 from effdet.data.loader import TrainLoader
+from effdet.data.order import scaled_size
 from effdet.kernels.blocks import fuse_for_training
 from effdet.runs.checkpoints import Checkpoints
 from effdet.runs.device import choose_precision
@@ -198,6 +199,7 @@ def build_loader(config: Config, model: EfficientDet, train: Dataset, world: Wor
         fill=model.letterbox.channel_fill,
         fit=model.preprocessing.fit,
         tiles=tiles_of(config.data),
+        multi_scale=config.data.multi_scale,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
@@ -213,7 +215,9 @@ def _micro_batch_size(config: Config, model: EfficientDet, world: World) -> int:
             f"got {config.train.batch_size}; the nearest is {max(1, round(config.train.batch_size / parts)) * parts}"
         )
     batch_size, coarsest_stride = config.train.batch_size // parts, model.architecture.coarsest_stride
-    if batch_size == 1 and max(model.image_size) <= coarsest_stride:
+    scales = config.data.multi_scale
+    smallest = model.image_size if scales is None else scaled_size(model.image_size, scales[0])
+    if batch_size == 1 and max(smallest) <= coarsest_stride:
         raise ConfigError(
             "a forward pass needs two images, or one that is larger than the coarsest stride "
             f"{coarsest_stride}, for BN statistics; raise train.batch_size or data.image_size"

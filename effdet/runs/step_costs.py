@@ -82,7 +82,8 @@ def _random_model(config: Config, train: Dataset) -> EfficientDet:
 def _measure_steps(config: Config, trainer: Trainer, train: Dataset, world: World) -> Iterator[Measured]:
     for images in BATCHES:
         plain = replace(config.train, batch_size=images, accumulate=1)
-        settings = replace(config, train=plain, data=replace(config.data, workers=0))
+        largest = None if config.data.multi_scale is None else (config.data.multi_scale[1],) * 2
+        settings = replace(config, train=plain, data=replace(config.data, workers=0, multi_scale=largest))
         _forget_peak(world.device)
         started = time.perf_counter()
         batch = next(build_loader(settings, trainer.model, train, world).epoch(0))

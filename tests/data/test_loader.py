@@ -377,3 +377,52 @@ def test_spawned_loader_processes_make_the_same_batches(dataset: Dataset, tmp_pa
     command = [sys.executable, str(tmp_path / "spawn.py"), str(dataset.folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+MANY_SIZES = {"multi_scale": (0.5, 3.0), "augment": MIXED, "image_size": (64, 96)}
+
+
+def test_each_batch_has_a_size_of_its_own_in_steps_of_32(dataset: Dataset) -> None:
+    batches = [
+        batch for epoch in range(8) for batch in train_loader(dataset, **MANY_SIZES).epoch(epoch)
+    ]  # four steps in an epoch
+    sizes = {tuple(batch.images.shape[-2:]) for batch in batches}
+    assert len(sizes) > 5
+    assert all(height % 32 == 0 and width % 32 == 0 for height, width in sizes)
+    heights, widths = zip(*sizes, strict=True)
+    assert (min(heights), max(widths)) == (32, 288)
+    assert all(abs(width / 96 - height / 64) <= 16 / 96 + 16 / 64 for height, width in sizes)  # one factor, rounded
+    for batch in batches:
+        height, width = batch.images.shape[-2:]
+        for target in batch.targets:
+            assert (target.boxes >= 0).all()
+            assert (target.boxes <= torch.tensor([width, height] * 2)).all()
+
+
+def test_boxes_grow_with_the_size_of_the_batch(dataset: Dataset) -> None:
+    plain = AugmentConfig(horizontal_flip=0.0, scale=(1.0, 1.0))
+    small, large = (
+        next(train_loader(dataset, augment=plain, image_size=(64, 96), multi_scale=factors, batch_size=7).epoch(0))
+        for factors in (None, (2.0, 2.0))
+    )
+    for one, two in zip(small.targets, large.targets, strict=True):
+        torch.testing.assert_close(2 * one.boxes, two.boxes, atol=1.5, rtol=0.02)  # sides are whole pixels
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sizes_depend_on_the_step_alone_and_not_on_the_process(dataset: Dataset, workers: int) -> None:
+    def sizes(start: int = 0, **changes: Any) -> list[tuple[int, ...]]:
+        batches = train_loader(dataset, workers=workers, **{**MANY_SIZES, "batch_size": 1, **changes}).epoch(3, start)
+        return [tuple(batch.images.shape[-2:]) for batch in batches]
+
+    whole = sizes()
+    assert sizes(start=3) == whole[3:]  # a resumed run
+    first, second = (sizes(rank=rank, world_size=2) for rank in (0, 1))
+    assert first == second == whole[:4]
+    assert sizes(seed=1) != whole
+
+
+def test_the_images_of_a_resumed_epoch_with_many_sizes_are_the_same(dataset: Dataset) -> None:
+    whole = list(train_loader(dataset, **MANY_SIZES).epoch(2))
+    rest = list(train_loader(dataset, **MANY_SIZES).epoch(2, 2))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(whole[2:], rest, strict=True))

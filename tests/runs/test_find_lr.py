@@ -78,6 +78,13 @@ def test_the_command_prints_an_override_and_draws_the_losses(config, tmp_path, c
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine-lr.png"]
 
 
+def test_micro_batches_of_several_sizes_train_together(config):
+    """Each has the anchors of its own size."""
+    overrides = ["data.multi_scale=[0.5,2.5]", "train.accumulate=2", "data.image_size=[64,96]"]
+    found = find_lr(load_config(config, overrides), low=1e-5, high=1e-4, steps=10)
+    assert all(0 < loss < 10 for loss in found.losses)
+
+
 def test_it_does_not_go_together_with_resume(config, capsys):
     assert main(["train", str(config), "--find-lr", "--resume"]) == 2
     assert "--find-lr starts anew: leave out --resume" in capsys.readouterr().err

@@ -180,6 +180,7 @@ SETTINGS = [
         lambda run: max(images(run).shape) > 64,
         True,
     ),
+    Setting("data.multi_scale=[1.5,1.5]", lambda run: tuple(images(run).shape), (4, 3, 96, 96)),
     Setting("data.max_train_images=9", lambda run: run.checkpoints.num_images, 9),
     Setting("data.max_val_images=3", lambda run: sum(batch_sizes_of_evaluation(run)), 3),
     Setting("data.value_range=[0,1000]", lambda run: run.trainer.model.value_range, (0.0, 1000.0)),
