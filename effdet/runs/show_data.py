@@ -91,10 +91,10 @@ def show_data(
 
 
 def _augmentation(config: Config, image_size: tuple[int, int], pixels: PixelFormat) -> Augmentation:
-    resize, mean = config.data.resize.value, architecture_of(config.model).mean
+    resize, mean = config.data.resize, architecture_of(config.model).mean
     levels = mean if len(mean) == pixels.channels else (_GRAY,) * pixels.channels
-    fill = Preprocessing(fit=resize).fill_colour(levels)
-    return Augmentation(config.data.augment, image_size, fill, resize, config.run.seed, pixels)
+    fill = Preprocessing(fit=resize.value).fill_colour(levels)
+    return Augmentation(config.data.augment, image_size, fill, resize.value, config.run.seed, pixels)
 
 
 def _about(config: Config, image_size: tuple[int, int]) -> str:

@@ -46,12 +46,12 @@ class ExaminedFiles:
         content, arrays = found
         names, formats = TextColumn(arrays["names"], arrays["names:at"]), content["formats"]
         columns = (arrays[name] for name in ("stamps", "digests", "hashes", "facts"))
-        rows = {name: row for name, *row in zip(names, *columns, strict=True)}
+        rows: dict[str, list[Any]] = {name: row for name, *row in zip(names, *columns, strict=True)}
         stamps = self._stamps()
         for index, name in enumerate(self._dataset.names):
-            stamp, digest, image_hash, facts = rows.get(name, (None, None, None, None))
-            if stamp is None or not np.array_equal(stamp, stamps[index]):
+            if name not in rows or not np.array_equal(rows[name][0], stamps[index]):
                 continue
+            _, digest, image_hash, facts = rows[name]
             orientation, height, width, is_blank, has_hash, format_code = facts.tolist()
             self.files[name] = ImageFile(
                 name,
