@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO    = data/demo
 RUN     = runs/demo
+DEMO_SETTINGS =
 PEER    = .venv-peer
 MEDIAPIPE  = .venv-mediapipe
 EXECUTORCH = .venv-executorch
@@ -31,7 +32,7 @@ SITE = site
 demo: env
 	$(BIN)/python tools/data.py demo --root $(DEMO)
 	rm -rf $(RUN)
-	$(BIN)/python tools/train.py configs/demo.yaml
+	$(BIN)/python tools/train.py configs/demo.yaml $(DEMO_SETTINGS)
 	$(BIN)/python tools/evaluate.py --weights $(RUN)/best.safetensors --data $(DEMO)
 	$(BIN)/python tools/predict.py --weights $(RUN)/best.safetensors $(DEMO)/images/val_00000.jpg --out $(RUN)/pictures
 
@@ -76,7 +77,7 @@ $(EXECUTORCH)/.installed: $(VENV)/.installed
 
 # The tests that need ExecuTorch or coremltools.
 test-executorch: executorch-env
-	$(EXECUTORCH)/bin/python -m pytest -n auto tests/deployment/test_executorch.py tests/deployment/test_coreml.py
+	$(EXECUTORCH)/bin/python -m pytest -n auto --dist loadfile tests/deployment/test_executorch.py tests/deployment/test_coreml.py
 
 # The runtimes of exported files side by side, as in docs/measurements/performance.md; the exports, which take long, are kept.
 RUNTIMES = onnxruntime openvino litert executorch openvino-int8 litert-int8

@@ -11,10 +11,21 @@ from effdet import Architecture, EfficientDet
 from effdet.images.reading import read_image
 
 LITE0 = Architecture.named("lite0")
+FEW_BLOCKS = (
+    ("ds_r1_k3_s1_e1_c16",),
+    ("ir_r1_k3_s2_e4_c32",),
+    ("ir_r1_k5_s2_e4_c64",),
+    ("ir_r1_k3_s2_e4_c128",),
+    ("ir_r1_k5_s2_e4_c256",),
+)
 NETWORKS = {
     "lite0": LITE0,
     "d0": Architecture.named("d0"),
     "small": replace(LITE0, backbone="mobilenetv3_small_050", channels=16, neck_repeats=1, head_repeats=1),
+    # of each stage of lite0 one block, as converters take time for each operation
+    "few blocks": replace(
+        LITE0, backbone_blocks=FEW_BLOCKS, stem_channels=16, channels=16, neck_repeats=1, head_repeats=1
+    ),
     "full convolutions": replace(LITE0, separable=False, channels=16, head_repeats=1),
 }
 SIZE = (96, 160)  # its levels of 3×5 and 2×3 cells are enlarged by factors that are not whole

@@ -17,7 +17,7 @@ pytest.importorskip("executorch")
 
 @pytest.fixture(scope="module")
 def model(trained) -> EfficientDet:
-    return trained("small")
+    return trained("few blocks")
 
 
 @pytest.fixture(scope="module")
