@@ -13,6 +13,7 @@ from effdet.images.faults import printable
 Severity = Literal["error", "warning", "note"]
 
 MAX_EXAMPLES = 3
+MAX_LETTERS = 300  # of an example in a message
 
 
 class DataError(ValueError):
@@ -38,8 +39,13 @@ class Finding:
     def __str__(self) -> str:
         more = ", …" if self.count is not None and self.count > len(self.examples) > 0 else ""
         places = "" if self.count is None else f": {self.count:,}"
-        examples = f" ({', '.join(self.examples)}{more})" if self.examples else ""
+        examples = f" ({', '.join(map(_shortened, self.examples))}{more})" if self.examples else ""
         return printable(self.text + places + examples + (f"; {self.advice}" if self.advice else ""))
+
+
+def _shortened(example: str) -> str:
+    """Return an example without its middle where it is very long: files may hold names of any length."""
+    return example if len(example) <= MAX_LETTERS else f"{example[: MAX_LETTERS // 2]}…{example[-MAX_LETTERS // 2 :]}"
 
 
 def found(severity: Severity, text: str, places: Iterable[str], advice: str = "") -> list[Finding]:
