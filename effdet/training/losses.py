@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from effdet.config import Assigner, BoxLoss, ClassLoss
 from effdet.ops.boxes import decode, encode
 from effdet.structures import Predictions, Target
 from effdet.training.atss import Atss
+from effdet.training.box_losses import ciou_loss, diou_loss, giou_loss, huber_loss, iou_loss
 from effdet.training.dense_targets import AnyAssignment, DenseAssignment, assign_dense
 from effdet.training.focal import ClassLossKind, at_least_float32, sparse_class_loss
 from effdet.training.matching import paired_iou
@@ -23,25 +22,11 @@ from effdet.training.simota import SimOta
 from effdet.training.targets import assign
 from effdet.training.task_aligned import TaskAligned
 
-
-def huber_loss(deltas: Tensor, targets: Tensor, *, delta: float = 0.1) -> Tensor:
-    """Elementwise ``½e²`` for |e| ≤ δ, ``δ·(|e| - ½δ)`` beyond, e = deltas - targets; not reduced."""
-    return F.huber_loss(deltas, targets, reduction="none", delta=delta)
-
-
-def iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """``1 - IoU`` of paired boxes (P, 4) xyxy, not reduced: (P,). Boxes that do not touch have no gradient."""
-    overlap = torch.minimum(boxes[:, 2:], targets[:, 2:]) - torch.maximum(boxes[:, :2], targets[:, :2])
-    intersection = overlap.clamp(min=0).prod(dim=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) + (targets[:, 2:] - targets[:, :2]).prod(dim=1)
-    return 1 - intersection / (areas - intersection).clamp(min=1e-7)
-
-
 IOU_LOSSES: dict[BoxLoss, Callable[[Tensor, Tensor], Tensor]] = {
     BoxLoss.iou: iou_loss,
-    BoxLoss.giou: generalized_box_iou_loss,
-    BoxLoss.diou: distance_box_iou_loss,
-    BoxLoss.ciou: complete_box_iou_loss,
+    BoxLoss.giou: giou_loss,
+    BoxLoss.diou: diou_loss,
+    BoxLoss.ciou: ciou_loss,
 }
 BOX_WEIGHTS = {BoxLoss.huber: 50.0} | dict.fromkeys(IOU_LOSSES, 5.0)
 TOPK = {Assigner.atss: 9, Assigner.task_aligned: 13, Assigner.simota: 10}

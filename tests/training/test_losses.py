@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from effdet.kernels.library import load_kernels
 from effdet.ops.boxes import decode, encode
 from effdet.structures import Predictions, Target
 from effdet.training import focal
+from effdet.training.box_losses import ciou_loss, diou_loss, giou_loss, huber_loss, iou_loss
 from effdet.training.focal import focal_loss, sparse_focal_loss
-from effdet.training.losses import DetectionLoss, huber_loss, iou_loss
+from effdet.training.losses import DetectionLoss
 from effdet.training.quality_losses import quality_focal_loss, varifocal_loss
 from effdet.training.targets import Assignment
 
@@ -232,10 +232,27 @@ def test_iou_losses_compare_decoded_boxes(name, formula):
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("loss", [generalized_box_iou_loss, distance_box_iou_loss, complete_box_iou_loss])
-def test_iou_losses_of_torchvision_are_unreduced_by_default(loss):
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (giou_loss, torchvision.ops.generalized_box_iou_loss),
+        (diou_loss, torchvision.ops.distance_box_iou_loss),
+        (ciou_loss, torchvision.ops.complete_box_iou_loss),
+    ],
+)
+def test_iou_losses_and_their_gradients_equal_those_of_torchvision(ours, theirs):
     generator = torch.Generator().manual_seed(6)
-    assert loss(random_boxes(7, generator), random_boxes(7, generator)).shape == (7,)
+    boxes, targets = random_boxes(300, generator), random_boxes(300, generator)
+    boxes[:50] += 200  # these do not touch
+    boxes[50:60] = targets[50:60]
+    mine, other = boxes.double().requires_grad_(), boxes.double().requires_grad_()
+    losses, expected = ours(mine, targets.double()), theirs(other, targets.double())
+    torch.testing.assert_close(losses, expected)
+    losses.sum().backward()
+    expected.sum().backward()
+    kept = torch.cat([torch.arange(50), torch.arange(60, 300)])  # equal corners have more than one subgradient
+    torch.testing.assert_close(mine.grad[kept], other.grad[kept])
+    assert mine.grad.isfinite().all()
 
 
 def test_detection_loss_equals_the_published_formula():

@@ -28,15 +28,17 @@ def anchors():
     return there
 
 
-@pytest.mark.parametrize("class_loss", ["focal", "quality_focal", "varifocal"])
+@pytest.mark.parametrize(
+    ("class_loss", "box_loss"), [("focal", "huber"), ("quality_focal", "giou"), ("varifocal", "ciou"), ("focal", "iou")]
+)
 @pytest.mark.parametrize("assigner", ["iou", "atss", "task_aligned", "simota"])
-def test_no_size_and_no_branch_depends_on_values(monkeypatch, anchors, assigner, class_loss):
+def test_no_size_and_no_branch_depends_on_values(monkeypatch, anchors, assigner, class_loss, box_loss):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it does not know this device
     generator = torch.Generator().manual_seed(0)
     targets = random_targets(generator)
     predictions = random_predictions(generator, len(targets))
     there = Predictions(predictions.class_logits.to(META), predictions.box_deltas.to(META))
-    criterion = DetectionLoss(assigner=assigner, class_loss=class_loss)
+    criterion = DetectionLoss(assigner=assigner, class_loss=class_loss, box_loss=box_loss)
     assignment = criterion.assign(anchors, targets, there)
     assert assignment.is_positive.shape == (len(targets) * len(ANCHORS),)
     losses = criterion(there, anchors, targets, assignment=assignment)
