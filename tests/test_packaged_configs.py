@@ -43,7 +43,9 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("find", [find_config, packaged_config, load_config])
 def test_an_unknown_name_is_answered_with_all_names(tmp_path, monkeypatch, find):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"got 'custm'; the names are custom, d0_coco, d1_coco, .*lite4_coco"):
+    with pytest.raises(
+        FileNotFoundError, match=r"got 'custm'; the names are custom, d0_coco, d0_coco_modern, .*lite4_coco"
+    ):
         find("custm")
 
 
