@@ -223,7 +223,7 @@ def check_code(code):
     words = code.split()
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= make_targets(), "no such target"
-    elif words[0].startswith("--"):
+    elif re.match(r"--[a-z]", words[0]):
         assert_options_exist(words, all_parsers())
     elif re.match(r"(python )?tools/[a-z_]+(\.py)?( |$)|effdet [a-z]+( |$)", code):
         name, arguments = our_command(words)
