@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "print the COCO numbers of a model, or of a results file",
     "report": "write a page that shows what a detector learned, or compare runs",
     "predict": "detect objects in images, folders or videos",
+    "app": "serve a page that shows what a detector finds in photos",
     "convert": "convert weights of other EfficientDet projects to ours, or ours to PyPI's effdet",
     "export": "write a model as an ONNX, OpenVINO or torch.export file",
     "data": "check a data set, draw the demo set, download COCO",
