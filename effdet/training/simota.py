@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from effdet.ops.boxes import decode
@@ -15,6 +14,7 @@ from effdet.training.anchor_layout import AnchorLayout, layout_of
 from effdet.training.dense_targets import AnyAssignment
 from effdet.training.matching import Choices, GroundTruth, Pairs, make_assignment, paired_iou, spread
 
+ROWS = 4096  # anchors that are summed at once; their temporaries then stay in the cache
 OUTSIDE = 1e5  # additional cost of an anchor that is not both inside the box and near its centre
 
 
@@ -81,5 +81,13 @@ class SimOta:
     def _cost(self, truth: GroundTruth, pairs: Pairs, u: Tensor, logits: Tensor) -> Tensor:
         """Return the cost of each pair without ``OUTSIDE``: (P, A). Σₖ CE(pₖ, k = c) = Σₖ softplus(xₖ) - x_c."""
         x = logits[pairs.flat, truth.classes[pairs.row, None]].float()
-        softplus = F.softplus(logits.float()).sum(dim=1)  # (B·N,)
-        return softplus[pairs.flat] - x - self.iou_weight * (u + 1e-8).log()
+        return _sum_of_softplus(logits)[pairs.flat] - x - self.iou_weight * (u + 1e-8).log()
+
+
+def _sum_of_softplus(logits: Tensor) -> Tensor:
+    """Return Σₖ softplus(xₖ) of (rows, K) logits, (rows,) float32, with an absolute error of about 1e-7 for each class.
+
+    ln(1 + eˣ) takes a fourth of the time of ``torch.nn.functional.softplus`` on a CPU. Logits above 80 count as 80.
+    """
+    parts = [part.float().clamp(max=80).exp_().add_(1).log_().sum(dim=1) for part in logits.split(ROWS)]
+    return torch.cat(parts)
