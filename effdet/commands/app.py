@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         parser().error(f"--port must be a number from 0 to 65535, got {args.port}")
     if args.max_megabytes < 1:
         parser().error(f"--max-megabytes must be 1 or more, got {args.max_megabytes}")
-    model = load_model(args).eval()
+    model = load_model(args)
     from effdet.runs.app import start_app
 
     page = start_app(model, host=args.host, port=args.port, max_megabytes=args.max_megabytes, wait=False)
