@@ -75,8 +75,7 @@ def cut_by_edge(dataset: Dataset) -> np.ndarray:
     """Return (M,) whether each box ends at an edge of its image, as the object there goes on beyond it."""
     left_top = dataset.boxes_xywh[:, :2]
     right_bottom = dataset.sizes[dataset.image_of_box][:, ::-1] - left_top - dataset.boxes_xywh[:, 2:]
-    is_cut: np.ndarray = (np.minimum(left_top, right_bottom) <= CUT).any(axis=1)
-    return is_cut
+    return np.any(np.minimum(left_top, right_bottom) <= CUT, axis=1)
 
 
 def _write_whole(folder: Path, is_cut: Sequence[bool]) -> None:
