@@ -104,6 +104,17 @@ def test_race_measures_all_and_keeps_the_error_of_one():
     assert broken.to_dict()["spread"] is None
 
 
+def test_first_steps_of_a_turn_are_not_counted(tmp_path):
+    """A step takes as long as its number says, in tenths of a second."""
+    count = tmp_path / "count"
+    code = f"import time; open({str(count)!r}, 'a').write('.'); time.sleep(len(open({str(count)!r}).read()) * 0.1)"
+    (row,) = race([command("ours", code)], rounds=2, warmup=1, steps=1, lead_in=1, alone=2)
+    assert len(count.read_text()) == 1 + 2 + 2 * 2
+    for seconds, least in zip([*row.alone, *row.seconds], (0.2, 0.3, 0.5, 0.7), strict=True):
+        assert seconds >= least
+    assert row.to_dict()["spread_alone"]["count"] == 2
+
+
 def test_spread_is_median_quartiles_and_extremes():
     found = spread([5.0, 1.0, 4.0, 2.0, 3.0])
     assert (found.smallest, found.first_quartile, found.median, found.third_quartile, found.largest) == (1, 2, 3, 4, 5)
@@ -277,7 +288,7 @@ def test_a_kept_folder_is_for_the_same_options(tmp_path):
 # -- the whole command
 
 
-def run_benchmark(tmp_path, *arguments, turns=("--repeats", "1", "--warmup", "0")):
+def run_benchmark(tmp_path, *arguments, turns=("--repeats", "1", "--warmup", "0", "--steps", "1")):
     file = tmp_path / "result.json"
     status = main([*arguments, *turns, "--threads", "1", "--json", str(file)])
     assert status == 0
@@ -290,7 +301,7 @@ def test_benchmark_of_the_network_runs(tmp_path):
     found = run_benchmark(tmp_path, "network", "--runtime", "eager", "channels_last", *arguments)
     kept = tmp_path / "kept" / "d0-1" / "weights.safetensors"
     before = kept.read_bytes()
-    run_benchmark(tmp_path, "network", "--runtime", "channels_last", "--steps", "2", *arguments)
+    run_benchmark(tmp_path, "network", "--runtime", "channels_last", *arguments)
     assert kept.read_bytes() == before
     assert {"processor", "cores", "versions", "threads"} <= found["machine"].keys()
     (result,) = found["results"]

@@ -82,7 +82,9 @@ def turns(parser: argparse.ArgumentParser) -> None:
     """Add the numbers of measured and of warm-up steps."""
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of turns (default: by the measurement)")
     parser.add_argument("--warmup", type=int, metavar="N", help="steps before them (default: by the measurement)")
-    parser.add_argument("--steps", type=int, default=1, metavar="N", help="steps of a turn (default: 1)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="counted steps of a turn (default: 3 of a model, else 1)"
+    )
     parser.add_argument(
         "--real-time", action="store_true", help="measured steps go before all other programs (Linux, as root)"
     )

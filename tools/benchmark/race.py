@@ -1,4 +1,9 @@
-"""Measure runners in turns: ours, peer, ours, peer, … so that load on the machine affects all of them alike."""
+"""Measure runners in turns: ours, peer, ours, peer, … so that load on the machine affects all of them alike.
+
+A process that has slept for the turns of the others is slow in its first step: its caches are cold, and its threads
+have to wake up. That costs a fast program a larger share than a slow one. So the first steps of a turn may be left out
+(``lead_in``), and each entry may also be measured before the others are at work (``alone``).
+"""
 
 from __future__ import annotations
 
@@ -152,7 +157,8 @@ class Row:
     """The result of one entry."""
 
     name: str
-    seconds: list[float] = field(default_factory=list)  # of every step after the warm-up
+    seconds: list[float] = field(default_factory=list)  # of every counted step
+    alone: list[float] = field(default_factory=list)  # of steps after the warm-up, while the other processes sleep
     parts: dict[str, list[float]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     result: Any = None
@@ -169,23 +175,34 @@ class Row:
         return {
             **asdict(self),
             "spread": asdict(spread(self.seconds)) if self.seconds else None,
+            "spread_alone": asdict(spread(self.alone)) if self.alone else None,
             "parts": {name: asdict(spread(values)) for name, values in self.parts.items()},
         }
 
 
-def race(entries: Sequence[Entry], *, rounds: int, warmup: int, steps: int = 1) -> list[Row]:
+def race(
+    entries: Sequence[Entry], *, rounds: int, warmup: int, steps: int = 1, lead_in: int = 0, alone: int = 0
+) -> list[Row]:
     """Start and warm up every entry; then measure ``steps`` steps of each in turn, ``rounds`` times.
 
     Each round begins with another entry. After a failure an entry keeps its error and is not measured again.
+
+    Args:
+        entries: What runs.
+        rounds: Turns of each entry.
+        warmup: Steps of an entry after its start; they are not counted.
+        steps: Counted steps of a turn.
+        lead_in: Steps before them in each turn; they are not counted.
+        alone: Steps that are measured right after the warm-up of each entry, while all others sleep.
     """
     rows = [Row(name=entry.name) for entry in entries]
     runners = [Runner(entry) for entry in entries]
     try:
-        running = [pair for pair in zip(runners, rows, strict=True) if _ready(*pair, warmup)]
+        running = [pair for pair in zip(runners, rows, strict=True) if _ready(*pair, warmup, alone)]
         for turn in range(rounds):
             for runner, row in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
                 if row.error is None:
-                    _measure(runner, row, steps)
+                    _measure(runner, row, steps, lead_in)
                     time.sleep(PAUSE)
         for runner, row in running:
             if row.error is None:
@@ -197,25 +214,27 @@ def race(entries: Sequence[Entry], *, rounds: int, warmup: int, steps: int = 1) 
     return rows
 
 
-def _ready(runner: Runner, row: Row, warmup: int) -> bool:
+def _ready(runner: Runner, row: Row, warmup: int, alone: int) -> bool:
     try:
         row.facts = runner.start()
         if warmup:
             runner.ask("step", count=warmup)
+        if alone:
+            row.alone = runner.ask("step", count=alone)["seconds"]
     except RunnerError as error:
         row.error = str(error)
         return False
     return True
 
 
-def _measure(runner: Runner, row: Row, steps: int) -> None:
+def _measure(runner: Runner, row: Row, steps: int, lead_in: int) -> None:
     try:
-        answer = runner.ask("step", count=steps)
+        answer = runner.ask("step", count=lead_in + steps)
     except RunnerError as error:
         row.error = str(error)
         return
-    row.seconds += answer["seconds"]
+    row.seconds += answer["seconds"][lead_in:]
     row.peak_mb = runner.peak_mb
-    for parts in answer["parts"]:
+    for parts in answer["parts"][lead_in:]:
         for name, seconds in parts.items():
             row.parts.setdefault(name, []).append(seconds)

@@ -22,7 +22,14 @@ def print_result(result: dict[str, Any], file: TextIO) -> None:
         rows = [[cell for column, cell in enumerate(row) if column != 3] for row in rows]
     _print_table(rows, file)
     ratios = [] if result["measurement"] == "startup" else _ratios(result)
-    for line in [*ratios, *_parts(result, images), *_sameness(result), *_numbers(result), *_peak(result)]:
+    for line in [
+        *ratios,
+        *_alone(result, images),
+        *_parts(result, images),
+        *_sameness(result),
+        *_numbers(result),
+        *_peak(result),
+    ]:
         print(f"  {line}", file=file)
     for row in result["rows"]:
         if row["error"]:
@@ -107,6 +114,13 @@ def _ratios(result: dict[str, Any]) -> list[str]:
         factor = ours[0]["spread"]["median"] / best["spread"]["median"]
         lines.append(f"{best['name']}: {factor:.2f} × as fast as {ours[0]['name']}")
     return lines
+
+
+def _alone(result: dict[str, Any], images: int) -> list[str]:
+    """Return what the steps took before the others were at work; the table and the ratios are of the turns."""
+    medians = [(row["name"], row.get("spread_alone")) for row in result["rows"]]
+    found = [f"{name} {1e3 * values['median'] / images:.1f} ms" for name, values in medians if values]
+    return [f"alone, before the turns: {', '.join(found)}"] if found else []
 
 
 def _parts(result: dict[str, Any], images: int) -> list[str]:

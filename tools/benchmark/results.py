@@ -9,8 +9,10 @@ from typing import Any
 from benchmark.race import Entry, Row, Runner
 from benchmark.runners.serve import REAL_TIME
 
-REPEATS = {"network": 15, "predict": 15, "train": 8, "loader": 10, "evaluate": 3, "startup": 9}
+REPEATS = {"network": 5, "predict": 5, "train": 4, "loader": 10, "evaluate": 3, "startup": 9}
 WARMUPS = {"network": 3, "predict": 3, "train": 2, "loader": 3, "evaluate": 0, "startup": 1}
+SLEEPING = ("network", "predict", "train")  # whose first step after the turns of the others is slow
+STEPS = 3  # counted steps of a turn of these
 
 
 def threads_of(args: argparse.Namespace) -> dict[str, str]:
@@ -20,8 +22,13 @@ def threads_of(args: argparse.Namespace) -> dict[str, str]:
 
 def race_options(args: argparse.Namespace) -> dict[str, int]:
     """Return the numbers of rounds, warm-up steps, and steps of a turn: the options, or the measurement's defaults."""
+    sleeps = args.measurement in SLEEPING
+    default = STEPS if sleeps else 1
+    steps = default if args.steps is None else args.steps
     return {
-        "steps": args.steps,
+        "steps": steps,
+        "lead_in": 1 if sleeps else 0,
+        "alone": steps if sleeps else 0,
         "rounds": REPEATS[args.measurement] if args.repeats is None else args.repeats,
         "warmup": WARMUPS[args.measurement] if args.warmup is None else args.warmup,
     }
