@@ -219,8 +219,8 @@ def test_check_takes_settings_on_either_side_of_the_options(small, capsys):
 
 
 def test_check_estimates_memory_and_time(small, capsys):
-    arguments = [small, "--json", "data.long_side=96", "data.max_long_side=96", "train.epochs=7", "data.workers=0"]
-    assert call("check", *arguments) == 0
+    settings = ["data.long_side=96", "data.max_long_side=96", "train.epochs=7", "train.batch_size=8", "data.workers=0"]
+    assert call("check", small, "--json", *settings) == 0
     estimate = json.loads(capsys.readouterr().out)["estimate"]
     assert (estimate["batch_size"], estimate["steps_per_epoch"], estimate["epochs"]) == (8, 2, 7)
     expected = 7 * 2 * estimate["seconds_per_step"] + 7 * estimate["seconds_per_evaluation"]
