@@ -37,7 +37,7 @@ def test_every_import_of_the_package_is_declared():
     texts = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
     declared = {re.split(r"[>=<]", line)[0].replace("-", "_") for text in texts for line in text.split("\n")}
     declared.add("triton")  # comes with PyTorch for CUDA on Linux, and is asked for only where it is there
-    called = {"cv2": "opencv_python_headless", "PIL": "pillow", "yaml": "pyyaml"}
+    called = {"cv2": "opencv_python_headless", "PIL": "pillow", "yaml": "pyyaml", "mlflow": "mlflow_skinny"}
     for path in (ROOT / "effdet").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -115,4 +115,5 @@ def test_batch_size_is_the_number_of_images_that_are_evaluated_together(config_f
 def test_no_key_is_without_a_test():
     tested = {"every", "batch_size", "nms", "iou_threshold", "sigma"}
     tested |= {"score_threshold", "max_candidates", "max_detections"}
+    tested.add("loss")  # in test_validation_loss.py
     assert {field.name for field in fields(EvalConfig)} == tested

@@ -457,6 +457,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_saves_the_batch(tmp_path
         return {**losses, "box_loss": losses["box_loss"] * float("nan")}
 
     explode_at_step_ten.assign = criterion.assign
+    explode_at_step_ten.needs_predictions = criterion.needs_predictions
     run.trainer.criterion = explode_at_step_ten
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 10 .* ids \[1030, 1031, 1032, 1033\], saved in"):
         run.run()
