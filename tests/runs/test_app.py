@@ -1,6 +1,7 @@
 """Tests of effdet/runs/app.py: its functions, and the page that gradio really serves."""
 
 import builtins
+import gc
 import json
 import urllib.error
 import urllib.request
@@ -42,6 +43,7 @@ def served(model):
     page = start_app(model, port=0, max_megabytes=1, wait=False)
     yield page
     page.close()
+    gc.collect()  # event loops that gradio leaves open would warn in another test
 
 
 def test_the_threshold_decides_what_is_shown(model, photo):

@@ -16,7 +16,7 @@ for dtype, smoothing, crowds in itertools.product((torch.float32, torch.float16)
     rows = (torch.randn(1500, 7, generator=generator) * 6 - 3).to(dtype)
     rows[0, :4] = torch.tensor([-80.0, 80.0, 0.0, -4.6])
     ignored = torch.rand(1500, generator=generator) < 0.3 if crowds else None
-    kind = focal._Focal(alpha=0.25, gamma=1.5, smoothing=smoothing, fused=True)
+    kind = focal.ClassLossKind(gamma=1.5, background=0.75, positive=0.25, smoothing=smoothing, fused=True)
     weight = torch.tensor(0.37)
     total, gradient = focal._background_by_kernel(rows, ignored, kind, weight)
     expected, slopes = focal._background_by_operators(rows.double(), ignored, kind, weight.double())
