@@ -561,7 +561,7 @@ def test_the_cleaned_copy_has_no_errors_and_says_what_was_done(result: Result) -
         "names of images are written as their files are called",
         "boxes are converted from x1, y1, x2, y2",
         "boxes are scaled with their image, which has another size than annotated",
-        "width and height of images are exchanged",
+        "width and height are corrected: annotated width and height of images are exchanged",
         "entries of the same file are joined",
         "images are left out, as their files cannot be decoded",
         "images of train are left out, as another part has them too",
