@@ -90,12 +90,13 @@ class Train:
         """Do one step."""
         self.stopwatch.seconds.clear()
         batch = self.stopwatch.around(next, "wait for the batch")(self.batches)
-        self.losses = self.trainer.step([batch], self.num_steps).losses
+        losses = self.trainer.step([batch], self.num_steps).losses
+        self.losses = self.losses or losses
         self.num_steps += 1
         return dict(self.stopwatch.seconds)
 
     def result(self) -> dict[str, float]:
-        """Return the losses of the last step."""
+        """Return the losses of the first step: of the weights that both programs start with."""
         return self.losses
 
 

@@ -188,6 +188,7 @@ class Train:
     ) -> None:
         optim = importlib.import_module("timm.optim")
         self.mode, self.mean, self.std = mode, mean, std
+        self.losses: dict[str, float] = {}
         model = _create(variant, num_classes, image_size, folder)
         self.bench = peer.DetBenchTrain(model, create_labeler=True).train()
         self.images = _load_inputs(folder, batch)
@@ -218,12 +219,12 @@ class Train:
         torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
         self.optimizer.step()
         clock.append(time.perf_counter())
-        self.losses = {name: float(value) for name, value in output.items()}
+        self.losses = self.losses or {name: float(value) for name, value in output.items()}
         names = ("forward and loss", "backward", "clipping and update")
         return {name: end - start for name, start, end in zip(names, clock, clock[1:], strict=False)}
 
     def result(self) -> dict[str, float]:
-        """Return the losses of the last step."""
+        """Return the losses of the first step: of the weights that both programs start with."""
         return self.losses
 
 
