@@ -1,7 +1,9 @@
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -159,10 +161,20 @@ def test_a_terminal_shows_a_bar(small):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     script = [sys.executable, str(ROOT / "tools" / "data.py"), "check", str(small), "--json", "--no-estimate"]
-    done = subprocess.run(script, stdout=subprocess.PIPE, stderr=theirs, timeout=60)
+    written: list[bytes] = []
+
+    def read():
+        with contextlib.suppress(OSError):  # the other end is closed
+            while text := os.read(ours, 10_000):
+                written.append(text)
+
+    reader = threading.Thread(target=read)  # a terminal that nobody reads holds a few thousand letters
+    reader.start()
+    done = subprocess.run(script, stdout=subprocess.PIPE, stderr=theirs, timeout=100)
     os.close(theirs)
-    shown = os.read(ours, 100_000).decode(errors="replace")  # as much as the terminal holds
+    reader.join()
     os.close(ours)
+    shown = b"".join(written).decode(errors="replace")
     assert done.returncode == 0
     assert json.loads(done.stdout)["errors"] is False
     assert "opening the images of train" in shown
