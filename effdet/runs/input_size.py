@@ -16,6 +16,8 @@ from effdet.data.doctor.anchor_fit import REACHED, Network, best_overlap
 if TYPE_CHECKING:
     from effdet.config import Config
     from effdet.data.dataset import Dataset
+    from effdet.images.preprocessing import Fit
+    from effdet.models.architecture import Architecture
 
 Array: TypeAlias = NDArray[Any]
 Size: TypeAlias = tuple[int, int]
@@ -93,16 +95,22 @@ def network_of(config: Config, image_size: Size) -> Network:
     from effdet.runs.architecture import architecture_of
 
     architecture = architecture_of(config.model)
+    name = architecture.name if config.model.weights is None else str(config.model.weights)
+    network = with_anchors_of(architecture, name=name, image_size=image_size, fit=config.data.resize.value)
+    return replace(network, max_detections=config.eval.max_detections)
+
+
+def with_anchors_of(architecture: Architecture, *, name: str, image_size: Size, fit: Fit) -> Network:
+    """Return the anchors of an architecture in a network input, and how photos fit into it."""
     return Network(
-        name=architecture.name if config.model.weights is None else str(config.model.weights),
+        name=name,
         image_size=image_size,
-        fit=config.data.resize.value,
+        fit=fit,
         min_level=architecture.min_level,
         max_level=architecture.max_level,
         anchor_scale=architecture.anchor_scale,
         scales_per_octave=architecture.scales_per_octave,
         aspect_ratios=architecture.aspect_ratios,
-        max_detections=config.eval.max_detections,
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from effdet.atomic_write import replace_file
 from effdet.config import config_to_yaml, load_config
-from effdet.data.doctor.anchor_fit import REACHED, Network, best_overlap, boxes_in_input
+from effdet.data.doctor.anchor_fit import REACHED, best_overlap, boxes_in_input
 from effdet.data.findings import DataError
 from effdet.evaluation.analysis import Analysis, analyse
 from effdet.evaluation.backends import ResultsSource
@@ -30,6 +30,7 @@ from effdet.report.comparison import Candidate, comparison_numbers
 from effdet.report.gallery import MAX_IMAGES, make_gallery
 from effdet.report.numbers import About, report_numbers
 from effdet.report.page import render_comparison, render_report
+from effdet.runs.input_size import with_anchors_of
 from effdet.visualize import as_rgb
 
 if TYPE_CHECKING:
@@ -371,16 +372,7 @@ def _anchor_recall(model: Detector, dataset: Dataset) -> tuple[tuple[float, floa
     architecture = getattr(model, "architecture", None)
     if architecture is None:
         return ()
-    network = Network(
-        name=model.name,
-        image_size=model.image_size,
-        fit=model.preprocessing.fit,
-        min_level=architecture.min_level,
-        max_level=architecture.max_level,
-        anchor_scale=architecture.anchor_scale,
-        scales_per_octave=architecture.scales_per_octave,
-        aspect_ratios=architecture.aspect_ratios,
-    )
+    network = with_anchors_of(architecture, name=model.name, image_size=model.image_size, fit=model.preprocessing.fit)
     rows, boxes = boxes_in_input(dataset, network)
     sizes = np.sqrt(dataset.boxes_xywh[rows, 2:].prod(axis=1))
     return recall_by_size(sizes, best_overlap(boxes, network) >= REACHED)
