@@ -1,8 +1,5 @@
 """Tests of effdet/evaluation/average_precision.py: against pycocotools at IoU 0.5."""
 
-import contextlib
-import copy
-import io
 import math
 
 import numpy as np
@@ -10,19 +7,11 @@ import pytest
 
 from effdet.evaluation.average_precision import average_precision, mean_ap, measured_aps
 from tests.evaluation.detection_sets import hand_made, matches_of, random_set
+from tests.evaluation.pycocotools_run import accumulated
 
 
 def ap50_of_pycocotools(truth, results):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = copy.deepcopy(truth)
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
+    evaluation = accumulated(truth, results)
     precision = evaluation.eval["precision"][0, :, :, 0, 2]
     return np.where((precision > -1).all(axis=0), precision.mean(axis=0), np.nan)
 

@@ -1,9 +1,7 @@
 """Tests of effdet/evaluation/coco.py: every number against a plain run of pycocotools."""
 
-import contextlib
 import copy
 import importlib.util
-import io
 import json
 import math
 import re
@@ -19,6 +17,7 @@ from effdet.evaluation.coco import evaluate_coco
 from effdet.evaluation.result_columns import to_results
 from effdet.install import hint
 from effdet.structures import Detections
+from tests.evaluation.pycocotools_run import accumulated
 
 BACKENDS = ["pycocotools"] + (["hotcoco"] if importlib.util.find_spec("hotcoco") else [])
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -26,17 +25,7 @@ backends = pytest.mark.parametrize("backend", BACKENDS)
 
 def reference(truth, results):
     """Run pycocotools as its demo does; return the 12 numbers and the AP of every class."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = copy.deepcopy(truth)
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+    evaluation = accumulated(truth, results)
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # all areas, 100 detections
     per_class = [row[row > -1].mean() if (row > -1).any() else math.nan for row in np.moveaxis(precision, 2, 0)]
     return tuple(evaluation.stats.tolist()), per_class
