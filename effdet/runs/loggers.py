@@ -143,7 +143,11 @@ class WeightsAndBiases:
         self._run.log({"step": row["step"], "epoch": row["epoch"], **numbers_of_epoch(row)})
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left.
+
+        The process of W&B may write its last records some milliseconds later; it has written all before Python exits.
+        Not waited for here: ``wandb.teardown`` would also end other runs of the caller.
+        """
         self._run.finish()
 
 
