@@ -272,7 +272,7 @@ class TrainConfig:
     sync_bn: bool = False  # on several GPUs: BN statistics over the images of all of them
     channels_last: bool = True  # keep images and features with the channels last in memory, which is faster
     compile: bool = False  # torch.compile the network
-    fused: bool = True  # on a CPU in fp32: kernels of our own, if the system has a C++ compiler to make them with
+    fused: bool = True  # on a CPU: kernels of our own, if the system has a C++ compiler to make them with
     gradient_checkpointing: bool = False  # recompute activations in the backward pass, to save memory
     freeze: Freeze = Freeze.none  # parts that keep their weights and BN statistics
     freeze_bn: bool = False  # keep the BN statistics of the backbone

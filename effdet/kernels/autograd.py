@@ -75,8 +75,23 @@ class Parameters(NamedTuple):
 
 
 def fused_block(x: Tensor, plan: Plan, parameters: Parameters) -> Tensor:
-    """Return the block's output (B, C'', H', W'), channels last, for x (B, C, H, W)."""
-    return _FusedBlock.apply(x, plan, *parameters)
+    """Return the block's output (B, C'', H', W'), channels last, for x (B, C, H, W).
+
+    Maps are float32, or bfloat16 under autocast.
+    """
+    return _apply(_FusedBlock, x, plan, *parameters)
+
+
+def _apply(function: Any, x: Tensor, *arguments: Any) -> Tensor:
+    """Apply a step of autograd to a map as autocast wants it; inside of the step, every type is chosen by hand."""
+    x = as_autocast(x)
+    with torch.autocast("cpu", enabled=False):
+        return function.apply(x, *arguments)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """Return a map in the type that autocast has on the CPU, or as it is where autocast is off."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
 
 
 class _FusedBlock(torch.autograd.Function):
@@ -145,7 +160,7 @@ class _FusedBlock(torch.autograd.Function):
 
 def fused_norm(x: Tensor, bn: nn.BatchNorm2d, kernels: Kernels, activation: int = 0) -> Tensor:
     """Return BN and activation of x (B, C, H, W), channels last; x is all that the backward pass keeps."""
-    return _FusedNorm.apply(x, bn, kernels, activation, bn.weight, bn.bias)
+    return _apply(_FusedNorm, x, bn, kernels, activation, bn.weight, bn.bias)
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -230,7 +245,7 @@ def _learn(grads: dict[str, Tensor | None], part: str, gradient: Gradient) -> No
 def _bias_gradient(d_out: Gradient) -> Tensor:
     """Return the gradient of the projection's bias: 0 where BN takes the mean of its batch out."""
     if d_out.back is None:
-        return d_out.grad.sum(dim=0)
+        return d_out.grad.sum(dim=0, dtype=torch.float32)
     assert d_out.of.norm is not None
     return d_out.back[4] * d_out.of.norm.scale if d_out.of.norm.count == 0 else torch.zeros_like(d_out.back[4])
 

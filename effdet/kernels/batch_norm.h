@@ -50,7 +50,7 @@ struct Moments {
         squares[c] += s + delta * delta * count * n / total;
     }
 
-    void add(const float* x, int64_t rows) {
+    template <class T> void add(const T* x, int64_t rows) {
         const int C = channels;
         over_channels(C, [&](int c, auto tag) {
             using V = decltype(tag);
@@ -65,7 +65,7 @@ struct Moments {
         });
         for (int c = 0; c < C; c++) {
             double s = sums[c], q = sums[C + c];
-            merge(rows, c, x[c] + s / rows, q - s * s / rows);
+            merge(rows, c, widen(x[c]) + s / rows, q - s * s / rows);
         }
         count += rows;
     }
@@ -99,7 +99,7 @@ struct Backward {
     const float* extra;      // (image, channel) added to the gradient before the activation, or null
 };
 
-template <int ACT> void act_rows(const float* x, int64_t rows, int C, Affine bn, float* y) {
+template <int ACT, class T> void act_rows(const T* x, int64_t rows, int C, Affine bn, T* y) {
     for (int64_t r = 0; r < rows; r++)
         over_channels(C, [&](int c, auto tag) {
             using V = decltype(tag);
@@ -108,9 +108,9 @@ template <int ACT> void act_rows(const float* x, int64_t rows, int C, Affine bn,
         });
 }
 
-template <int ACT>
+template <int ACT, class T>
 void act_backward_rows(
-    const float* dy, const float* x, int64_t rows, int C, const float* extra, Affine bn, Backward back, float* dx) {
+    const T* dy, const T* x, int64_t rows, int C, const float* extra, Affine bn, Backward back, T* dx) {
     for (int64_t r = 0; r < rows; r++)
         over_channels(C, [&](int c, auto tag) {
             using V = decltype(tag);
@@ -122,9 +122,9 @@ void act_backward_rows(
 }
 
 // Add Σ dz and Σ dz·(x - mean) to sums, (2, channels).
-template <int ACT>
+template <int ACT, class T>
 void act_reduce_rows(
-    const float* dy, const float* x, int64_t rows, int C, const float* extra, Affine bn, const float* mean,
+    const T* dy, const T* x, int64_t rows, int C, const float* extra, Affine bn, const float* mean,
     std::vector<double>& sums) {
     over_channels(C, [&](int c, auto tag) {
         using V = decltype(tag);
@@ -144,13 +144,13 @@ void act_reduce_rows(
     });
 }
 
-template <int ACT>
-void pool(const float* x, int64_t images, int64_t image_rows, int C, Affine bn, float* pooled, int threads) {
+template <int ACT, class T>
+void pool(const T* x, int64_t images, int64_t image_rows, int C, Affine bn, float* pooled, int threads) {
     std::vector<std::vector<double>> parts(threads, std::vector<double>(images * C));
     over_threads(threads, images * image_rows, [&](int64_t begin, int64_t end, int thread) {
         over_blocks(begin, end, image_rows, C, [&](int64_t image, int64_t row, int64_t rows) {
             double* sums = parts[thread].data() + image * C;
-            const float* first = x + row * C;
+            const T* first = x + row * C;
             over_channels(C, [&](int c, auto tag) {
                 using V = decltype(tag);
                 V scale = load<V>(bn.scale + c), shift = load<V>(bn.shift + c), s = V{};

@@ -15,7 +15,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from effdet.kernels.autograd import Parameters, Plan, fused_block, fused_norm, fused_sum
+from effdet.kernels.autograd import Parameters, Plan, as_autocast, fused_block, fused_norm, fused_sum
 from effdet.kernels.library import Kernels, load_kernels
 from effdet.models.heads import DenseHead
 from effdet.models.layers import SeparableConv
@@ -82,7 +82,7 @@ class FusedNode(FusionNode):
         kernels = kernels_for(self, inputs[0])
         if kernels is None:
             return super().forward(*inputs)
-        inputs = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
+        inputs = tuple(as_autocast(x).contiguous(memory_format=torch.channels_last) for x in inputs)
         fuse = self.fuse
         scalars = isinstance(fuse, WeightedFusion) and fuse.edge_weights.ndim == 1
         fused = fused_sum(fuse.weights(), inputs) if scalars else fuse(*inputs)  # type: ignore[operator]
@@ -166,12 +166,16 @@ def _separable_fits(conv: nn.Module, activation: Any) -> bool:
 
 
 def kernels_for(block: nn.Module, x: Tensor) -> Kernels | None:
-    """Return the kernels if a block's fused pass applies to x: float32 on the CPU, with gradients, without hooks."""
+    """Return the kernels if a block's fused pass applies to x, on the CPU, with gradients, without hooks.
+
+    x must be float32, or under autocast to bfloat16 either of the two.
+    """
+    autocast = torch.is_autocast_enabled("cpu")
     plain = (
         x.device.type != "cpu"
-        or x.dtype != torch.float32
+        or (x.dtype != torch.float32 and not (autocast and x.dtype == torch.bfloat16))
+        or (autocast and torch.get_autocast_dtype("cpu") != torch.bfloat16)
         or not torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or torch.compiler.is_compiling()
         or any(part._forward_hooks or part._forward_pre_hooks for part in block.modules())

@@ -49,7 +49,7 @@ class Ring {
 };
 
 // One output row, from K padded input rows.
-template <int K> void convolve_row(const Row* rows, const float* weight, const Shape& s, float* out) {
+template <int K, class T> void convolve_row(const Row* rows, const float* weight, const Shape& s, T* out) {
     const int C = s.channels;
     over_channels(C, [&](int c, auto tag) {
         using V = decltype(tag);
@@ -59,7 +59,7 @@ template <int K> void convolve_row(const Row* rows, const float* weight, const S
         const float* in[K];
         for (int i = 0; i < K * K; i++) w[i] = load<V>(weight + i * C + c);
         for (int ky = 0; ky < K; ky++) in[ky] = rows[ky].template block<V>(c);
-        float* to = out + c;
+        T* to = out + c;
         int x = 0;
         for (; x + 2 <= s.out_width; x += 2, to += 2 * C) {
             V first = V{}, second = V{};
@@ -85,8 +85,8 @@ template <int K> void convolve_row(const Row* rows, const float* weight, const S
 }
 
 // y = depthwise(act(bn(x))); a row of the input is activated once, in a ring of K padded rows.
-template <int K, int ACT>
-void depthwise(const float* x, Affine bn, const float* weight, const Shape& s, float* y, double* moments, int threads) {
+template <int K, int ACT, class T>
+void depthwise(const T* x, Affine bn, const float* weight, const Shape& s, T* y, double* moments, int threads) {
     const int C = s.channels;
     std::vector<Moments> parts(threads, Moments(C));
     over_threads(threads, s.images * s.out_height, [&](int64_t begin, int64_t end, int thread) {
@@ -103,7 +103,7 @@ void depthwise(const float* x, Affine bn, const float* weight, const Shape& s, f
                     continue;
                 }
                 rows[ky] = ring.get(source, [&](Row row) {
-                    const float* from = x + source * s.width * C;
+                    const T* from = x + source * s.width * C;
                     for (int i = 0; i < s.width; i++, from += C)
                         over_channels(C, [&](int c, auto tag) {
                             using V = decltype(tag);
@@ -177,9 +177,9 @@ inline void backward_block(
 }
 
 // The gradient at the output of the convolution, one row of it.
-template <int OUT>
+template <int OUT, class T>
 inline void gradient_row(
-    const float* dy, const float* y, const float* extra, Affine bn, Backward back, const Shape& s, int margin, Row row) {
+    const T* dy, const T* y, const float* extra, Affine bn, Backward back, const Shape& s, int margin, Row row) {
     const int C = s.channels;
     for (int i = 0; i < s.out_width; i++, dy += C, y += y ? C : 0)
         over_channels(C, [&](int c, auto tag) {
@@ -196,10 +196,10 @@ inline void gradient_row(
 }
 
 // Everything between the gradient dy of act(bn(y)) and the gradient dz of bn(x), y = depthwise(act(bn(x))).
-template <int K, int IN, int OUT>
+template <int K, int IN, int OUT, class T>
 void depthwise_backward(
-    const float* dy, const float* y, Affine out_bn, Backward back, const float* x, Affine in_bn, const float* mean,
-    const float* weight, const Shape& s, float* dz, float* d_weight, double* sums, int threads) {
+    const T* dy, const T* y, Affine out_bn, Backward back, const T* x, Affine in_bn, const float* mean,
+    const float* weight, const Shape& s, T* dz, float* d_weight, double* sums, int threads) {
     const int C = s.channels;
     const int64_t width = (int64_t)s.width * C;
     std::vector<std::vector<double>> parts(threads, std::vector<double>(2 * C));
@@ -221,8 +221,8 @@ void depthwise_backward(
                     gradient_row<OUT>(dy + at, y ? y + at : nullptr, extra, out_bn, back, s, K, row);
                 });
             }
-            const float* source = x + number * width;
-            float* d_source = dz + number * width;
+            const T* source = x + number * width;
+            T* d_source = dz + number * width;
             over_channels(C, [&](int c, auto tag) {
                 using V = decltype(tag);
                 constexpr int L = lanes<V>();

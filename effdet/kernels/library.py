@@ -33,8 +33,8 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "
 class Kernels:
     """The compiled functions; each is called by its name in ``training.cpp`` with tensors, numbers and None.
 
-    A call is checked against ``SIGNATURES``: tensors are dense and on the CPU, maps channels last. PyTorch's number of
-    threads is passed last to the functions that take it.
+    A call is checked against ``SIGNATURES``: tensors are dense and on the CPU, maps channels last. What the maps
+    hold and PyTorch's number of threads are passed last to the functions that take them.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:

@@ -1,6 +1,8 @@
-"""Forward and backward passes of a fused block, on maps as rows of channels: (P, C), P = B·H·W, float32, on the CPU.
+"""Forward and backward passes of a fused block, on maps as rows of channels: (P, C), P = B·H·W, on the CPU.
 
 BN and activation are computed where their result is used, in a few rows that the cache holds, and are never stored.
+Maps are float32 or bfloat16, which halves what goes through memory. Matrix products read bfloat16 maps as they are and
+add up in float32; all else is computed in float32, and parameters, gradients of them and BN statistics are float32.
 """
 
 from __future__ import annotations
@@ -103,8 +105,8 @@ class Activated:
         return out
 
     def pool(self, images: int) -> Tensor:
-        """Return the mean over the cells of each image: (B, C)."""
-        result = self.rows.new_empty(images, self.channels)
+        """Return the mean over the cells of each image: (B, C) float32."""
+        result = torch.empty(images, self.channels)
         norm = self.norm or Norm.identity(self.kernels, self.channels)
         self.kernels(
             *("act_pool", self.rows, images, len(self.rows) // images, self.channels),
@@ -118,7 +120,7 @@ class Activated:
         Args:
             grad: (P, C).
             learns: Whether weight and bias of the BN want their gradients.
-            extra: (B, C) to be added to the gradient of every cell of an image.
+            extra: (B, C) float32 to be added to the gradient of every cell of an image.
         """
         if self.norm is None:
             return Gradient(self, grad, None, extra)
@@ -139,7 +141,7 @@ class Gradient:
         of: The map; its BN and activation lie between the rows and ``grad``.
         grad: (P, C), of the activated rows.
         back: (5, C) a, b, k of the BN's backward pass and the gradients of its weight and bias; None without BN.
-        extra: (B, C) that belongs to the gradient of every cell of an image.
+        extra: (B, C) float32 that belongs to the gradient of every cell of an image.
     """
 
     def __init__(self, of: Activated, grad: Tensor, back: Tensor | None, extra: Tensor | None = None) -> None:
@@ -165,14 +167,15 @@ def pointwise(x: Activated, weights: Tensor, bias: Tensor | None, moments: Tenso
 
     Args:
         x: (P, C).
-        weights: (G, O, C); each of G equal parts of the rows, such as images, has its own.
-        bias: (O,).
+        weights: (G, O, C) float32; each of G equal parts of the rows, such as images, has its own.
+        bias: (O,) float32.
         moments: From ``new_moments``, to be filled with those of the output.
     """
-    outputs = weights.shape[1]
+    outputs, held = weights.shape[1], x.rows.dtype
     out = x.rows.new_empty(len(x.rows), outputs)
+    bias = None if bias is None else bias.to(held)
     buffer = _buffer(x.rows, max(outputs, x.channels)) if x.norm else None
-    for group, matrix in enumerate(weights.transpose(1, 2).contiguous()):
+    for group, matrix in enumerate(weights.transpose(1, 2).to(held).contiguous()):
         for part in _group_chunks(len(out), len(weights), group, max(outputs, x.channels)):
             rows, target = x.compute(part, buffer), out[part]
             torch.mm(rows, matrix, out=target) if bias is None else torch.addmm(bias, rows, matrix, out=target)
@@ -184,19 +187,28 @@ def pointwise(x: Activated, weights: Tensor, bias: Tensor | None, moments: Tenso
 def pointwise_backward(
     x: Activated, weights: Tensor, grad: Gradient, *, wanted: bool = True
 ) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients of the activated rows (P, C), if wanted, and of the weights (G, O, C)."""
+    """Return the gradients of the activated rows (P, C), if wanted, and of the weights (G, O, C) float32."""
     outputs = weights.shape[1]
     d_rows = torch.empty_like(x.rows) if wanted else None
     d_weights = torch.zeros_like(weights)
     width = max(outputs, x.channels)
     buffers = _buffer(x.rows, width), _buffer(x.rows, width, outputs)
-    for group, (matrix, d_matrix) in enumerate(zip(weights, d_weights, strict=True)):
+    product = None if x.rows.dtype is torch.float32 else x.rows.new_empty(outputs, x.channels)
+    for group, (matrix, d_matrix) in enumerate(zip(weights.to(x.rows.dtype), d_weights, strict=True)):
         for part in _group_chunks(len(x.rows), len(weights), group, width):
             g = grad.compute(part, buffers[1])
             if d_rows is not None:
                 torch.mm(g, matrix, out=d_rows[part])
-            d_matrix.addmm_(g.t(), x.compute(part, buffers[0]))
+            _add_product(d_matrix, g.t(), x.compute(part, buffers[0]), product)
     return d_rows, d_weights
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) -> None:
+    """Add a·b to a float32 matrix; where a and b are not float32 themselves, by way of ``product``."""
+    if product is None:
+        total.addmm_(a, b)
+    else:
+        total.add_(torch.mm(a, b, out=product))
 
 
 def _buffer(like: Tensor, width: int, columns: int | None = None) -> Tensor:

@@ -1,4 +1,7 @@
-"""What each function of ``training.cpp`` takes, and the check of a call before it reaches C++, which checks nothing."""
+"""What each function of ``training.cpp`` takes, and the check of a call before it reaches C++, which checks nothing.
+
+All maps of a call hold numbers of one type, float32 or bfloat16, which is passed as ``storage``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ Size: TypeAlias = Callable[[Numbers], float]
 LANES = 8  # channels of the narrowest vector; a map has a multiple of it
 KERNEL_SIZES = (3, 5)
 ACTIVATION_CODES = (0, 1, 2)  # none, SiLU, ReLU6
+STORAGE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 SIZES = ("images", "height", "width", "channels", "stride", "top", "left", "out_height", "out_width")
 
 
@@ -25,7 +29,7 @@ class Array:
 
     name: str
     size: Size  # number of elements
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | None = torch.float32  # None: a map, which holds what all maps of the call hold
     optional: bool = False  # may be None
     c_type: Any = ctypes.c_void_p
 
@@ -70,6 +74,10 @@ def _output(n: Numbers) -> float:
     return n["images"] * n["out_height"] * n["out_width"] * n["channels"]
 
 
+def _map_of(name: str, size: Size, *, optional: bool = False) -> Array:
+    return Array(name, size, None, optional)
+
+
 def _vectors(*names: str, optional: bool = False) -> tuple[Array, ...]:
     """Return arguments of one float32 per channel."""
     return tuple(Array(name, _channels, optional=optional) for name in names)
@@ -82,11 +90,12 @@ _SUMS = Array("sums", _sums, torch.float64)
 _ROWS: Signature = (Number("rows"), Number("channels"))
 _IMAGE_ROWS: Signature = (Number("images"), Number("image_rows"), Number("channels"))
 _EXTRA = Array("extra", _per_image, optional=True)
-_THREADS = Number("threads")
+_STORAGE, _THREADS = Number("storage"), Number("threads")
+_LAST: Signature = (_STORAGE, _THREADS)  # added to what a caller gives
 _KERNEL: Signature = (Array("weight", _weight), Number("kernel"), Array("sizes", lambda n: len(SIZES), torch.int64))
 
 SIGNATURES: dict[str, Signature] = {
-    "bn_moments": (Array("x", _map), *_ROWS, _MOMENTS, _THREADS),
+    "bn_moments": (_map_of("x", _map), *_ROWS, _MOMENTS, *_LAST),
     "bn_prepare": (
         _MOMENTS,
         Number("channels"),
@@ -103,81 +112,86 @@ SIGNATURES: dict[str, Signature] = {
         Array("out", lambda n: 5 * n["channels"]),
     ),
     "act_forward": (
-        Array("x", _map),
+        _map_of("x", _map),
         *_ROWS,
         *_vectors("scale", "shift"),
         Number("activation"),
-        Array("y", _map),
-        _THREADS,
+        _map_of("y", _map),
+        *_LAST,
     ),
     "act_pool": (
-        Array("x", _map),
+        _map_of("x", _map),
         *_IMAGE_ROWS,
         *_vectors("scale", "shift"),
         Number("activation"),
         Array("pooled", _per_image),
-        _THREADS,
+        *_LAST,
     ),
     "act_reduce": (
-        Array("dy", _map),
-        Array("x", _map),
+        _map_of("dy", _map),
+        _map_of("x", _map),
         *_IMAGE_ROWS,
         _EXTRA,
         *_vectors("scale", "shift"),
         Number("activation"),
         *_vectors("mean"),
         _SUMS,
-        _THREADS,
+        *_LAST,
     ),
     "act_backward": (
-        Array("dy", _map),
-        Array("x", _map),
+        _map_of("dy", _map),
+        _map_of("x", _map),
         *_IMAGE_ROWS,
         _EXTRA,
         *_vectors("scale", "shift"),
         Number("activation"),
         *_vectors("a", "b", "k"),
-        Array("dx", _map),
-        _THREADS,
+        _map_of("dx", _map),
+        *_LAST,
     ),
     "depthwise_forward": (
-        Array("x", _input),
+        _map_of("x", _input),
         *_vectors("scale", "shift"),
         Number("activation"),
         *_KERNEL,
-        Array("y", _output),
+        _map_of("y", _output),
         Array("moments", _moments, torch.float64, optional=True),
-        _THREADS,
+        *_LAST,
     ),
     "depthwise_backward": (
-        Array("dy", _output),
-        Array("y", _output, optional=True),
+        _map_of("dy", _output),
+        _map_of("y", _output, optional=True),
         _EXTRA,
         *_vectors("out_scale", "out_shift", optional=True),
         Number("out_activation"),
         *_vectors("a", "b", "k", optional=True),
-        Array("x", _input),
+        _map_of("x", _input),
         *_vectors("scale", "shift", optional=True),
         Number("activation"),
         *_vectors("mean", optional=True),
         *_KERNEL,
-        Array("dz", _input),
+        _map_of("dz", _input),
         Array("d_weight", _weight),
         _SUMS,
-        _THREADS,
+        *_LAST,
     ),
     "focal_background": (
-        Array("x", lambda n: n["count"]),
+        _map_of("x", lambda n: n["count"]),
         Number("count"),
         *(Number(name, ctypes.c_double) for name in ("gamma", "smoothing", "weight")),
-        Array("gradient", lambda n: n["count"]),
+        _map_of("gradient", lambda n: n["count"]),
         Array("total", lambda n: 1, torch.float64),
-        _THREADS,
+        *_LAST,
     ),
 }
 
 
-_GIVEN = {name: tuple(part for part in signature if part is not _THREADS) for name, signature in SIGNATURES.items()}
+_GIVEN = {name: tuple(part for part in parts if part not in _LAST) for name, parts in SIGNATURES.items()}
+_FIRST_MAP = {
+    name: next(i for i, part in enumerate(parts) if isinstance(part, Array) and part.dtype is None)
+    for name, parts in SIGNATURES.items()
+    if _STORAGE in parts
+}
 
 
 def checked(function: str, arguments: Sequence[Tensor | float | None]) -> list[Any]:
@@ -191,10 +205,18 @@ def checked(function: str, arguments: Sequence[Tensor | float | None]) -> list[A
     if len(arguments) != len(signature):
         raise TypeError(f"{function} takes {len(signature)} arguments, got {len(arguments)}")
     numbers = _numbers(function, signature, arguments)
-    return [
-        value if isinstance(argument, Number) else _address(function, argument, value, numbers)
+    held = _held_by_maps(function, arguments)
+    passed = [
+        value if isinstance(argument, Number) else _address(function, argument, value, numbers, held)
         for argument, value in zip(signature, arguments, strict=True)
     ]
+    return [*passed, STORAGE_CODES[held]] if function in _FIRST_MAP else passed
+
+
+def _held_by_maps(function: str, arguments: Sequence[Any]) -> torch.dtype:
+    """Return the type of the numbers that the first map of a call holds; the others must hold it too."""
+    first = arguments[_FIRST_MAP[function]] if function in _FIRST_MAP else None
+    return first.dtype if isinstance(first, Tensor) and first.dtype in STORAGE_CODES else torch.float32
 
 
 def _numbers(function: str, signature: Signature, arguments: Sequence[Any]) -> Numbers:
@@ -226,16 +248,16 @@ def _check_ranges(function: str, n: Numbers) -> None:
             raise ValueError(f"sizes of {function} must be those of a padded map, got {n}")
 
 
-def _address(function: str, argument: Array, value: Any, numbers: Numbers) -> int | None:
+def _address(function: str, argument: Array, value: Any, numbers: Numbers, held: torch.dtype) -> int | None:
     """Return where the elements of a tensor lie, if it is what the function takes."""
     if value is None and argument.optional:
         return None
     if not isinstance(value, Tensor):
         raise TypeError(f"{argument.name} of {function} must be a tensor, got {type(value).__name__}")
-    size = argument.size(numbers)
-    if value.dtype is argument.dtype and value.numel() == size and value.is_contiguous() and value.device.type == "cpu":
+    size, dtype = argument.size(numbers), argument.dtype or held
+    if value.dtype is dtype and value.numel() == size and value.is_contiguous() and value.device.type == "cpu":
         return value.data_ptr()
     raise ValueError(
-        f"{argument.name} of {function} must have {size:g} elements of {argument.dtype}, without gaps, on the CPU; got "
+        f"{argument.name} of {function} must have {size:g} elements of {dtype}, without gaps, on the CPU; got "
         f"{tuple(value.shape)} of {value.dtype} with strides {value.stride()} on {value.device}"
     )

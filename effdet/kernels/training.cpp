@@ -1,6 +1,7 @@
 // Kernels of the training step on a CPU: BN, activation, depthwise convolution and focal loss in one pass over memory.
 //
-// Every map is dense, channels last: (image, row, column, channel), float32; the channels are a multiple of 8.
+// Every map is dense, channels last: (image, row, column, channel); the channels are a multiple of 8. All maps of a call
+// hold float32 or all hold bfloat16, as `storage` says; everything else, and every computation, is in float32 or float64.
 // z = scale[c]·x + shift[c] is BN as the step applies it. BN's backward pass is dx = a[c]·dz + b[c]·x + k[c].
 // Threads share the rows of a map in fixed, equal parts and their sums are added in order, so that a result depends on
 // nothing but the input and the number of threads.
@@ -21,6 +22,14 @@ template <class F> void with_activation(int act, F f) {
 template <class F> void with_kernel(int size, F f) {
     if (size == 3) f(std::integral_constant<int, 3>());
     else f(std::integral_constant<int, 5>());
+}
+
+enum Storage { FLOAT32 = 0, BFLOAT16 = 1 };
+
+// Call f with a number of the type that the maps hold.
+template <class F> void with_storage(int64_t storage, F f) {
+    if (storage == BFLOAT16) f(bf16());
+    else f(float());
 }
 
 }  // namespace
@@ -59,41 +68,59 @@ void bn_finish(const double* sums, double count, int64_t channels, const float* 
     }
 }
 
-void bn_moments(const float* x, int64_t rows, int64_t channels, double* moments, int64_t threads) {
+void bn_moments(const void* x, int64_t rows, int64_t channels, double* moments, int64_t storage, int64_t threads) {
     std::vector<Moments> parts(threads, Moments(channels));
-    over_threads(threads, rows, [&](int64_t begin, int64_t end, int thread) {
-        over_blocks(begin, end, rows, channels, [&](int64_t, int64_t row, int64_t count) {
-            parts[thread].add(x + row * channels, count);
+    with_storage(storage, [&](auto number) {
+        const auto* from = (const decltype(number)*)x;
+        over_threads(threads, rows, [&](int64_t begin, int64_t end, int thread) {
+            over_blocks(begin, end, rows, channels, [&](int64_t, int64_t row, int64_t count) {
+                parts[thread].add(from + row * channels, count);
+            });
         });
     });
     write_moments(parts, moments);
 }
 
 void act_forward(
-    const float* x, int64_t rows, int64_t channels, const float* scale, const float* shift, int64_t act, float* y, int64_t threads) {
-    with_activation(act, [&](auto ACT) {
-        over_threads(threads, rows, [&](int64_t begin, int64_t end, int) {
-            act_rows<ACT>(x + begin * channels, end - begin, channels, {scale, shift}, y + begin * channels);
+    const void* x, int64_t rows, int64_t channels, const float* scale, const float* shift, int64_t act, void* y,
+    int64_t storage, int64_t threads) {
+    with_storage(storage, [&](auto number) {
+        using T = decltype(number);
+        with_activation(act, [&](auto ACT) {
+            over_threads(threads, rows, [&](int64_t begin, int64_t end, int) {
+                const int64_t first = begin * channels;
+                act_rows<ACT>((const T*)x + first, end - begin, channels, {scale, shift}, (T*)y + first);
+            });
         });
     });
 }
 
 void act_pool(
-    const float* x, int64_t images, int64_t image_rows, int64_t channels, const float* scale, const float* shift, int64_t act,
-    float* pooled, int64_t threads) {
-    with_activation(act, [&](auto ACT) { pool<ACT>(x, images, image_rows, channels, {scale, shift}, pooled, threads); });
+    const void* x, int64_t images, int64_t image_rows, int64_t channels, const float* scale, const float* shift, int64_t act,
+    float* pooled, int64_t storage, int64_t threads) {
+    with_storage(storage, [&](auto number) {
+        using T = decltype(number);
+        with_activation(act, [&](auto ACT) {
+            pool<ACT>((const T*)x, images, image_rows, channels, {scale, shift}, pooled, threads);
+        });
+    });
 }
 
 void act_reduce(
-    const float* dy, const float* x, int64_t images, int64_t image_rows, int64_t channels, const float* extra,
-    const float* scale, const float* shift, int64_t act, const float* mean, double* sums, int64_t threads) {
+    const void* dy, const void* x, int64_t images, int64_t image_rows, int64_t channels, const float* extra,
+    const float* scale, const float* shift, int64_t act, const float* mean, double* sums, int64_t storage,
+    int64_t threads) {
     std::vector<std::vector<double>> parts(threads, std::vector<double>(2 * channels));
-    with_activation(act, [&](auto ACT) {
-        over_threads(threads, images * image_rows, [&](int64_t begin, int64_t end, int thread) {
-            over_blocks(begin, end, image_rows, channels, [&](int64_t image, int64_t row, int64_t rows) {
-                act_reduce_rows<ACT>(
-                    dy + row * channels, x + row * channels, rows, channels,
-                    extra ? extra + image * channels : nullptr, {scale, shift}, mean, parts[thread]);
+    with_storage(storage, [&](auto number) {
+        using T = decltype(number);
+        with_activation(act, [&](auto ACT) {
+            over_threads(threads, images * image_rows, [&](int64_t begin, int64_t end, int thread) {
+                over_blocks(begin, end, image_rows, channels, [&](int64_t image, int64_t row, int64_t rows) {
+                    const int64_t first = row * channels;
+                    act_reduce_rows<ACT>(
+                        (const T*)dy + first, (const T*)x + first, rows, channels,
+                        extra ? extra + image * channels : nullptr, {scale, shift}, mean, parts[thread]);
+                });
             });
         });
     });
@@ -101,43 +128,53 @@ void act_reduce(
 }
 
 void act_backward(
-    const float* dy, const float* x, int64_t images, int64_t image_rows, int64_t channels, const float* extra,
-    const float* scale, const float* shift, int64_t act, const float* a, const float* b, const float* k, float* dx,
-    int64_t threads) {
-    with_activation(act, [&](auto ACT) {
-        over_threads(threads, images * image_rows, [&](int64_t begin, int64_t end, int) {
-            over_blocks(begin, end, image_rows, channels, [&](int64_t image, int64_t row, int64_t rows) {
-                act_backward_rows<ACT>(
-                    dy + row * channels, x + row * channels, rows, channels,
-                    extra ? extra + image * channels : nullptr, {scale, shift}, {a, b, k, nullptr}, dx + row * channels);
+    const void* dy, const void* x, int64_t images, int64_t image_rows, int64_t channels, const float* extra,
+    const float* scale, const float* shift, int64_t act, const float* a, const float* b, const float* k, void* dx,
+    int64_t storage, int64_t threads) {
+    with_storage(storage, [&](auto number) {
+        using T = decltype(number);
+        with_activation(act, [&](auto ACT) {
+            over_threads(threads, images * image_rows, [&](int64_t begin, int64_t end, int) {
+                over_blocks(begin, end, image_rows, channels, [&](int64_t image, int64_t row, int64_t rows) {
+                    const int64_t first = row * channels;
+                    act_backward_rows<ACT>(
+                        (const T*)dy + first, (const T*)x + first, rows, channels,
+                        extra ? extra + image * channels : nullptr, {scale, shift}, {a, b, k, nullptr}, (T*)dx + first);
+                });
             });
         });
     });
 }
 
 void depthwise_forward(
-    const float* x, const float* scale, const float* shift, int64_t act, const float* weight, int64_t kernel,
-    const int64_t* sizes, float* y, double* moments, int64_t threads) {
+    const void* x, const float* scale, const float* shift, int64_t act, const float* weight, int64_t kernel,
+    const int64_t* sizes, void* y, double* moments, int64_t storage, int64_t threads) {
     const Shape s = read_shape(sizes);
-    with_kernel(kernel, [&](auto K) {
-        with_activation(act, [&](auto ACT) {
-            depthwise<K, ACT>(x, {scale, shift}, weight, s, y, moments, threads);
+    with_storage(storage, [&](auto number) {
+        using T = decltype(number);
+        with_kernel(kernel, [&](auto K) {
+            with_activation(act, [&](auto ACT) {
+                depthwise<K, ACT>((const T*)x, {scale, shift}, weight, s, (T*)y, moments, threads);
+            });
         });
     });
 }
 
 void depthwise_backward(
-    const float* dy, const float* y, const float* extra, const float* out_scale, const float* out_shift, int64_t out_act,
-    const float* a, const float* b, const float* k, const float* x, const float* scale, const float* shift, int64_t act,
-    const float* mean, const float* weight, int64_t kernel, const int64_t* sizes, float* dz, float* d_weight, double* sums,
-    int64_t threads) {
+    const void* dy, const void* y, const float* extra, const float* out_scale, const float* out_shift, int64_t out_act,
+    const float* a, const float* b, const float* k, const void* x, const float* scale, const float* shift, int64_t act,
+    const float* mean, const float* weight, int64_t kernel, const int64_t* sizes, void* dz, float* d_weight, double* sums,
+    int64_t storage, int64_t threads) {
     const Shape s = read_shape(sizes);
-    with_kernel(kernel, [&](auto K) {
-        with_activation(act, [&](auto IN) {
-            with_activation(out_act, [&](auto OUT) {
-                depthwise_backward<K, IN, OUT>(
-                    dy, y, {out_scale, out_shift}, {a, b, k, extra}, x, {scale, shift}, mean, weight, s, dz, d_weight,
-                    sums, threads);
+    with_storage(storage, [&](auto number) {
+        using T = decltype(number);
+        with_kernel(kernel, [&](auto K) {
+            with_activation(act, [&](auto IN) {
+                with_activation(out_act, [&](auto OUT) {
+                    depthwise_backward<K, IN, OUT>(
+                        (const T*)dy, (const T*)y, {out_scale, out_shift}, {a, b, k, extra}, (const T*)x, {scale, shift},
+                        mean, weight, s, (T*)dz, d_weight, sums, threads);
+                });
             });
         });
     });
@@ -145,33 +182,11 @@ void depthwise_backward(
 
 // The sum of weight·h(x) over all logits, and weight·h'(x) of each.
 void focal_background(
-    const float* x, int64_t count, double gamma, double smoothing, double weight, float* gradient, double* total,
-    int64_t threads) {
-    constexpr int L = lanes<vf16>();
-    std::vector<double> parts(threads);
-    auto term = [=](vf16 v, vf16& slope) {
-        vf16 value = focal<vf16>(v, (float)gamma, (float)smoothing, slope);
-        slope = slope * (float)weight;
-        return value;
-    };
-    over_threads(threads, count / L, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t first = begin; first < end; first += BLOCK / L) {
-            const int64_t last = first + BLOCK / L < end ? first + BLOCK / L : end;
-            vf16 sum = vf16{}, slope;
-            for (int64_t i = first; i < last; i++) {
-                sum += term(load<vf16>(x + i * L), slope);
-                store<vf16>(gradient + i * L, slope);
-            }
-            for (int j = 0; j < L; j++) parts[thread] += sum[j];
-        }
+    const void* x, int64_t count, double gamma, double smoothing, double weight, void* gradient, double* total,
+    int64_t storage, int64_t threads) {
+    with_storage(storage, [&](auto number) {
+        using T = decltype(number);
+        *total = weight * focal_sum((const T*)x, count, gamma, smoothing, weight, (T*)gradient, threads);
     });
-    const int64_t done = count / L * L;
-    vf16 v = vf16{}, slope;
-    memcpy(&v, x + done, (count - done) * sizeof(float));
-    const vf16 value = term(v, slope);
-    memcpy(gradient + done, &slope, (count - done) * sizeof(float));
-    for (int j = 0; j < count - done; j++) parts[0] += value[j];
-    *total = 0;
-    for (double part : parts) *total += weight * part;
 }
 }

@@ -1,8 +1,11 @@
-// Vectors of floats, and how threads share the rows of a map.
+// Vectors of floats, the numbers that maps hold in memory, and how threads share the rows of a map.
 
 #pragma once
 
 #include <omp.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #include <cmath>
 #include <cstdint>
@@ -12,6 +15,11 @@
 
 typedef float vf16 __attribute__((vector_size(64)));
 typedef float vf8 __attribute__((vector_size(32)));
+
+// bfloat16: the upper half of a float32. Maps may hold it; every computation is in float32.
+struct bf16 {
+    uint16_t bits;
+};
 
 namespace {
 
@@ -26,6 +34,40 @@ template <class V> inline void store(float* p, V v) { memcpy(p, &v, sizeof(V)); 
 template <class V> inline V fill(float x) { return x - V{}; }
 
 template <class V> constexpr int lanes() { return sizeof(V) / sizeof(float); }
+
+template <class V> struct Bits {
+    typedef uint32_t wide __attribute__((vector_size(sizeof(V))));
+    typedef uint16_t half __attribute__((vector_size(sizeof(V) / 2)));
+};
+
+template <class V> inline V load(const bf16* p) {
+    typename Bits<V>::half bits;
+    memcpy(&bits, p, sizeof(bits));
+    return (V)(__builtin_convertvector(bits, typename Bits<V>::wide) << 16);
+}
+
+// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
+template <class V> inline void store(bf16* p, V v) {
+    typedef typename Bits<V>::wide I;
+    const I bits = (I)v;
+    const I rounded = v == v ? bits + 0x7FFF + (bits >> 16 & 1) : bits | 0x400000;
+    const auto half = __builtin_convertvector(rounded >> 16, typename Bits<V>::half);
+    memcpy(p, &half, sizeof(half));
+}
+#ifdef __AVX512BF16__
+template <> inline void store(bf16* p, vf16 v) {
+    const auto half = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(p, &half, sizeof(half));
+}
+#endif
+
+inline float widen(float x) { return x; }
+inline float widen(bf16 x) {
+    const uint32_t bits = (uint32_t)x.bits << 16;
+    float result;
+    memcpy(&result, &bits, sizeof(result));
+    return result;
+}
 
 // Call f(c, V()) for every run of channels: 16 at a time, then 8.
 template <class F> inline void over_channels(int channels, F f) {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 
-from effdet.config import ConfigError, Precision
+from effdet.config import ConfigError
 from effdet.data.loader import TrainLoader
 from effdet.data.order import scaled_size
 from effdet.kernels.blocks import fuse_for_training
@@ -106,7 +106,7 @@ def build_trainer(config: Config, model: EfficientDet, world: World, *, steps_pe
     model.network.set_gradient_checkpointing(train.gradient_checkpointing)
     if train.channels_last:
         model.network.to(memory_format=torch.channels_last)
-    if train.fused and world.device.type == "cpu" and precision is Precision.fp32 and not train.compile:
+    if train.fused and world.device.type == "cpu" and not train.compile:
         fuse_for_training(model.network)
     return Trainer(
         model,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from effdet.kernels.library import load_kernels
+from effdet.kernels.signatures import STORAGE_CODES
 from effdet.training.dense_targets import AnyAssignment, DenseAssignment
 
 MAX_LOGIT = 5.0  # for larger logits 1 - σ is too inexact in float32
@@ -55,7 +56,7 @@ def sparse_focal_loss(
         gamma: Focusing exponent.
         label_smoothing: s of ``focal_loss``.
         scale: Factor of the sum, () or a number. A later multiplication would need another pass over the gradient.
-        fused: Use the kernel of ``effdet.kernels`` for float32 logits on the CPU, where it can be compiled.
+        fused: Use the kernel of ``effdet.kernels`` for float32 and bfloat16 logits on the CPU, if it can be made.
 
     Returns:
         () float32, differentiable once with respect to every logit.
@@ -201,7 +202,7 @@ def _background_by_kernel(
 
 def _background(rows: Tensor, gradient: Tensor, kind: ClassLossKind, weight: Tensor | float) -> Tensor:
     """Return the sum of weight·h(x) over all logits, (), and write weight·h'(x) to ``gradient``."""
-    kernels = load_kernels() if kind.fused and rows.device.type == "cpu" and rows.dtype == torch.float32 else None
+    kernels = load_kernels() if kind.fused and rows.device.type == "cpu" and rows.dtype in STORAGE_CODES else None
     if kernels is not None:
         total = torch.zeros((), dtype=torch.float64)
         exact = (float(kind.gamma), float(kind.smoothing), float(weight))

@@ -21,41 +21,11 @@ from effdet.kernels.blocks import (
     FusedStemNorm,
     fuse_for_training,
 )
-from effdet.kernels.library import load_kernels
 from effdet.models.architecture import Architecture, Fusion
 from effdet.models.heads import DenseHead
-from effdet.models.layers import BN_EPS
 from effdet.models.necks.fusion import FusionNode
 from effdet.training.freezing import freeze, train_mode
-
-needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="this machine cannot compile the kernels")
-
-
-def lively(module):
-    """Give every BN statistics and weights that leave nothing to chance."""
-    generator = torch.Generator().manual_seed(1)
-    for bn in module.modules():
-        if isinstance(bn, nn.BatchNorm2d):
-            bn.eps = BN_EPS
-            with torch.no_grad():
-                bn.weight.copy_(torch.rand(bn.weight.shape, generator=generator) + 0.5)
-                bn.bias.copy_(torch.randn(bn.bias.shape, generator=generator) * 0.3)
-                bn.running_mean.copy_(torch.randn(bn.bias.shape, generator=generator) * 0.3)
-                bn.running_var.copy_(torch.rand(bn.bias.shape, generator=generator) + 0.5)
-    return module.to(memory_format=torch.channels_last)
-
-
-def passes(module, inputs, *, frozen=False):
-    """Return outputs, gradients and buffers of one forward and backward pass, by name."""
-    module.train(not frozen)
-    dtype = next(module.parameters()).dtype
-    inputs = [x.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_() for x in inputs]
-    y = module(*inputs)
-    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
-    (y * weights.to(dtype)).sum().backward()
-    found = {f"input {i}": x.grad for i, x in enumerate(inputs)} | {"output": y.detach()}
-    found |= {name: parameter.grad for name, parameter in module.named_parameters()}
-    return found | {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+from tests.kernels.block_passes import BLOCKS, OneList, errors, fused_copy, lively, needs_kernels, passes
 
 
 def assert_as_exact_as_plain(plain, fused, inputs, **options):
@@ -63,30 +33,6 @@ def assert_as_exact_as_plain(plain, fused, inputs, **options):
     plain_errors = errors(exact, passes(plain, inputs, **options))
     for name, error in errors(exact, passes(fused, inputs, **options)).items():
         assert error < 1e-5 + 3 * plain_errors[name], f"{name}: {error:.1e}, plain {plain_errors[name]:.1e}"
-
-
-def errors(exact, found):
-    """Return by name the largest difference to the value in float64, as a share of the value's largest element."""
-    largest = max(value.abs().max().item() for value in exact.values())
-    result = {}
-    for name, value in exact.items():
-        scale = value.abs().max().item() + 1e-3 * largest  # gradients before a BN cancel to 0
-        result[name] = (found[name].double() - value).abs().max().item() / scale
-    return result
-
-
-def fused_copy(block, kind):
-    result = copy.deepcopy(block)
-    assert training_blocks._fits(result)
-    result.__class__ = kind
-    return result
-
-
-BLOCKS = [
-    {"in_chs": 16, "out_chs": 24, "dw_kernel_size": 3, "stride": 2, "pad_type": "same", "exp_ratio": 6},
-    {"in_chs": 24, "out_chs": 24, "dw_kernel_size": 5, "stride": 1, "pad_type": "same", "exp_ratio": 6},
-    {"in_chs": 24, "out_chs": 40, "dw_kernel_size": 5, "stride": 2, "pad_type": "", "exp_ratio": 1},
-]
 
 
 @needs_kernels
@@ -122,27 +68,15 @@ def test_fused_node_is_as_exact_as_plain(fusion, activation, order):
     if fusion != "sum":
         weights = torch.tensor([0.7, -0.2, 1.4])
         node.fuse.edge_weights.data.copy_(weights if node.fuse.edge_weights.ndim == 1 else weights[:, None])
-    fused = copy.deepcopy(node)
-    fused.__class__ = FusedNode
-    assert_as_exact_as_plain(node, fused, [torch.randn(2, 16, 7, 10) for _ in range(3)])
+    assert_as_exact_as_plain(node, fused_copy(node, FusedNode), [torch.randn(2, 16, 7, 10) for _ in range(3)])
 
 
 @needs_kernels
 @pytest.mark.parametrize("width", [None, 16])
 def test_fused_head_is_as_exact_as_plain(width):
     torch.manual_seed(0)
-
-    class OneList(nn.Module):
-        def __init__(self, head):
-            super().__init__()
-            self.head = head
-
-        def forward(self, *pyramid):
-            return self.head(pyramid)
-
     head = lively(DenseHead(24, 2, 2, num_anchors=3, num_outputs=5, width=width))
-    fused = copy.deepcopy(head)
-    fused.__class__ = FusedHead
+    fused = fused_copy(head, FusedHead)
     pyramid = [torch.randn(2, 24, 8, 10), torch.randn(2, 24, 4, 5)]
     assert_as_exact_as_plain(OneList(head), OneList(fused), pyramid)
 
@@ -261,7 +195,7 @@ def test_without_gradients_the_plain_modules_run():
         assert torch.equal(plain(x).class_logits, fused(x).class_logits)
 
 
-@pytest.mark.parametrize("why", ["no kernels", "bf16", "float64"])
+@pytest.mark.parametrize("why", ["no kernels", "float16", "float64"])
 def test_the_plain_modules_run_where_kernels_do_not_apply(monkeypatch, why):
     plain = network().train()
     fused = copy.deepcopy(plain)
@@ -271,7 +205,7 @@ def test_the_plain_modules_run_where_kernels_do_not_apply(monkeypatch, why):
         monkeypatch.setattr(training_blocks, "load_kernels", lambda: None)
     if why == "float64":
         plain, fused, x = plain.double(), fused.double(), x.double()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=why == "bf16"):
+    with torch.autocast("cpu", dtype=torch.float16, enabled=why == "float16"):
         assert torch.equal(plain(x).class_logits, fused(x).class_logits)
 
 

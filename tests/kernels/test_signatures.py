@@ -8,7 +8,7 @@ from effdet.kernels.library import SOURCE, load_kernels
 from effdet.kernels.signatures import SIGNATURES, Number, checked
 
 C_TYPES = {"double": ctypes.c_double, "int64_t": ctypes.c_int64}
-C_DTYPES = {"float": torch.float32, "double": torch.float64, "int64_t": torch.int64}
+C_DTYPES = {"void": None, "float": torch.float32, "double": torch.float64, "int64_t": torch.int64}
 
 
 def declared(name):
@@ -38,7 +38,15 @@ def call(**changes):
 def test_what_fits_is_passed_on():
     arguments = call()
     passed = checked("act_forward", arguments)
-    assert passed == [value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments]
+    assert passed == [value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments] + [0]
+
+
+def test_all_maps_of_a_call_hold_the_same_type():
+    half = torch.zeros(3, 8, dtype=torch.bfloat16)
+    assert checked("act_forward", call(x=half, y=half.clone()))[-1] == 1
+    for one in ({"x": half}, {"y": half}):
+        with pytest.raises(ValueError, match=r"y of act_forward must have 24 elements of torch\.(bfloat16|float32)"):
+            checked("act_forward", call(**one))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,7 @@ def convolution(*, kernel=3, weights=72, **changes):
 
 
 def test_a_convolution_may_leave_out_its_moments():
-    assert checked("depthwise_forward", convolution())[-1] is None
+    assert checked("depthwise_forward", convolution())[-2:] == [None, 0]
 
 
 @pytest.mark.parametrize(
