@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effdet.ops.boxes import box_areas
-from effdet.structures import Target
+from effdet.ops.boxes import box_areas, decode
+from effdet.structures import Predictions, Target
 from effdet.training.dense_targets import AnyAssignment, DenseAssignment
 from effdet.training.dense_targets import inside_crowd as inside_crowd_dense
 from effdet.training.targets import Assignment, inside_crowd, join_rows
@@ -102,6 +102,28 @@ class Pairs:
         full = values.new_full((*self.wanted.shape, per_cell), fill)
         full[self.row, self.cell] = values
         return full.flatten(1)
+
+
+@dataclass(frozen=True)
+class FlatPredictions:
+    """What the network predicts for every anchor of a batch, by flat index."""
+
+    boxes: Tensor  # (B·N, 4) float32 xyxy
+    logits: Tensor  # (B·N, K)
+
+    @classmethod
+    def of(cls, predictions: Predictions, anchors: Tensor) -> FlatPredictions:
+        """Join the predictions of all images, and decode their boxes from the (N, 4) anchors."""
+        boxes = decode(predictions.box_deltas.float(), anchors)  # (B, N, 4)
+        return cls(boxes.flatten(0, 1), predictions.class_logits.flatten(0, 1))
+
+    def ious(self, truth: GroundTruth, pairs: Pairs) -> Tensor:
+        """Return the IoU of the box of each pair with those that the cell's anchors predict: (P, A)."""
+        return paired_iou(truth.boxes[pairs.row, None], self.boxes[pairs.flat])
+
+    def logits_of_class(self, truth: GroundTruth, pairs: Pairs) -> Tensor:
+        """Return the logits that the cell's anchors predict for the class of each pair's box: (P, A) float32."""
+        return self.logits[pairs.flat, truth.classes[pairs.row, None]].float()
 
 
 def _places(wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effdet.ops.boxes import decode
 from effdet.structures import Predictions, Target
 from effdet.training.anchor_layout import AnchorLayout, layout_of
 from effdet.training.dense_targets import AnyAssignment
-from effdet.training.matching import Choices, GroundTruth, Pairs, make_assignment, paired_iou, spread
+from effdet.training.matching import Choices, FlatPredictions, GroundTruth, Pairs, make_assignment, paired_iou, spread
 
 ROWS = 4096  # anchors that are summed at once; their temporaries then stay in the cache
 OUTSIDE = 1e5  # additional cost of an anchor that is not both inside the box and near its centre
@@ -51,24 +50,24 @@ class SimOta:
             dense: Result with one entry per anchor instead of short lists; None: on every device but a CPU.
         """
         truth, layout = GroundTruth.of(targets, anchors), layout_of(anchors)
-        predicted = decode(predictions.box_deltas.float(), anchors).flatten(0, 1)  # (B·N, 4)
-        logits = predictions.class_logits.flatten(0, 1)  # (B·N, K)
-        parts = [self._choices(part, layout, predicted, logits) for part in truth.chunks(len(anchors))]
-        owner, scores = truth.classes.new_full((len(predicted),), len(truth)), predicted.new_zeros(len(predicted))
+        predicted = FlatPredictions.of(predictions, anchors)
+        num_flat = len(predicted.boxes)
+        parts = [self._choices(part, layout, predicted) for part in truth.chunks(len(anchors))]
+        owner, scores = truth.classes.new_full((num_flat,), len(truth)), predicted.boxes.new_zeros(num_flat)
         if parts:
             flat, cost, chosen = (torch.cat(rows) for rows in zip(*parts, strict=True))  # (R, topk)
-            granted, owner = Choices(flat, -cost, chosen).winners(len(predicted))
-            scores = spread(paired_iou(truth.boxes[:, None], predicted[flat]), flat, granted, len(predicted))
+            granted, owner = Choices(flat, -cost, chosen).winners(num_flat)
+            scores = spread(paired_iou(truth.boxes[:, None], predicted.boxes[flat]), flat, granted, num_flat)
         return make_assignment(anchors, targets, truth, owner, scores, dense=dense)
 
     def _choices(
-        self, truth: GroundTruth, layout: AnchorLayout, predicted: Tensor, logits: Tensor
+        self, truth: GroundTruth, layout: AnchorLayout, predicted: FlatPredictions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return flat index and cost of the cheapest candidates, and whether the box chooses them: (r, topk) each."""
         inside, near = layout.cells_inside(truth.boxes), layout.cells_near(truth.boxes, self.radius)
         pairs = Pairs.of(truth, inside | near, layout.per_cell)
-        u = paired_iou(truth.boxes[pairs.row, None], predicted[pairs.flat])  # (P, A)
-        cost = self._cost(truth, pairs, u, logits) + OUTSIDE * ~(inside & near)[pairs.row, pairs.cell, None]
+        u = predicted.ious(truth, pairs)  # (P, A)
+        cost = self._cost(truth, pairs, u, predicted) + OUTSIDE * ~(inside & near)[pairs.row, pairs.cell, None]
 
         topk = min(self.topk, len(inside[0]) * layout.per_cell)
         ious = pairs.matrix(u, 0.0).topk(topk, dim=1).values
@@ -78,10 +77,10 @@ class SimOta:
         chosen = (rank < count[:, None]) & cost.isfinite()
         return truth.first_anchor[:, None] + anchor, cost, chosen
 
-    def _cost(self, truth: GroundTruth, pairs: Pairs, u: Tensor, logits: Tensor) -> Tensor:
+    def _cost(self, truth: GroundTruth, pairs: Pairs, u: Tensor, predicted: FlatPredictions) -> Tensor:
         """Return the cost of each pair without ``OUTSIDE``: (P, A). Σₖ CE(pₖ, k = c) = Σₖ softplus(xₖ) - x_c."""
-        x = logits[pairs.flat, truth.classes[pairs.row, None]].float()
-        return _sum_of_softplus(logits)[pairs.flat] - x - self.iou_weight * (u + 1e-8).log()
+        cross_entropy = _sum_of_softplus(predicted.logits)[pairs.flat] - predicted.logits_of_class(truth, pairs)
+        return cross_entropy - self.iou_weight * (u + 1e-8).log()
 
 
 def _sum_of_softplus(logits: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effdet.ops.boxes import decode
 from effdet.structures import Predictions, Target
 from effdet.training.anchor_layout import AnchorLayout, layout_of
 from effdet.training.dense_targets import AnyAssignment
-from effdet.training.matching import Choices, GroundTruth, Pairs, make_assignment, paired_iou, spread
+from effdet.training.matching import Choices, FlatPredictions, GroundTruth, Pairs, make_assignment, paired_iou, spread
 
 
 @dataclass(frozen=True)
@@ -45,26 +44,25 @@ class TaskAligned:
             dense: Result with one entry per anchor instead of short lists; None: on every device but a CPU.
         """
         truth, layout = GroundTruth.of(targets, anchors), layout_of(anchors)
-        predicted = decode(predictions.box_deltas.float(), anchors).flatten(0, 1)  # (B·N, 4)
-        logits = predictions.class_logits.flatten(0, 1)  # (B·N, K)
+        predicted = FlatPredictions.of(predictions, anchors)
+        num_flat = len(predicted.boxes)
 
         alignment = [truth.boxes.new_zeros(0, min(self.topk, len(anchors)))]
         flats = [truth.first_anchor.new_zeros(alignment[0].shape)]
         for part in truth.chunks(len(anchors)):
-            values, anchor = self._alignment(part, layout, predicted, logits).topk(alignment[0].shape[1], dim=1)
+            values, anchor = self._alignment(part, layout, predicted).topk(alignment[0].shape[1], dim=1)
             flats.append(part.first_anchor[:, None] + anchor)
             alignment.append(values)
         flat, t = torch.cat(flats), torch.cat(alignment)  # (R, topk)
-        u = paired_iou(truth.boxes[:, None], predicted[flat])
-        granted, owner = Choices(flat, u, t > 0).winners(len(predicted))
-        scores = spread(_normalised(t, u, granted), flat, granted, len(predicted))
+        u = paired_iou(truth.boxes[:, None], predicted.boxes[flat])
+        granted, owner = Choices(flat, u, t > 0).winners(num_flat)
+        scores = spread(_normalised(t, u, granted), flat, granted, num_flat)
         return make_assignment(anchors, targets, truth, owner, scores, dense=dense)
 
-    def _alignment(self, truth: GroundTruth, layout: AnchorLayout, predicted: Tensor, logits: Tensor) -> Tensor:
+    def _alignment(self, truth: GroundTruth, layout: AnchorLayout, predicted: FlatPredictions) -> Tensor:
         """Return t of each box with each anchor of its image, 0 for centres outside: (r, N)."""
         pairs = Pairs.of(truth, layout.cells_inside(truth.boxes), layout.per_cell)
-        u = paired_iou(truth.boxes[pairs.row, None], predicted[pairs.flat])
-        s = logits[pairs.flat, truth.classes[pairs.row, None]].float().sigmoid()
+        s, u = predicted.logits_of_class(truth, pairs).sigmoid(), predicted.ious(truth, pairs)
         return pairs.matrix(s**self.alpha * u**self.beta, 0.0)
 
 

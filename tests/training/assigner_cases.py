@@ -1,5 +1,6 @@
 """Batches for the tests of assigners, and a way to read every assignment alike."""
 
+import pytest
 import torch
 
 from effdet.ops.anchors import level_sizes, make_anchors
@@ -32,6 +33,34 @@ def random_predictions(generator, num_images, anchors=ANCHORS):
         torch.randn(num_images, len(anchors), K, generator=generator) * 2 - 2,
         torch.randn(num_images, len(anchors), 4, generator=generator) * 0.2,
     )
+
+
+def assert_equals_loop(assigned, targets, literally, *, tolerance=0.0):
+    """Compare an assignment with a literal loop, image by image.
+
+    Args:
+        assigned: The assignment of the batch.
+        targets: One per image.
+        literally: Returns {anchor: (row of its box, score)} of the image with an index.
+        tolerance: Of scores, relative.
+
+    Returns:
+        What ``by_anchor`` returns.
+    """
+    expected, expected_ignored, n = {}, set(), len(ANCHORS)
+    for image, target in enumerate(targets):
+        matches = literally(image)
+        expected |= {
+            image * n + a: (int(target.classes[m]), target.boxes[m].tolist(), s) for a, (m, s) in matches.items()
+        }
+        expected_ignored |= {image * n + a for a in in_crowd(ANCHORS, target, matches)}
+    learned, ignored = by_anchor(assigned)
+    assert learned.keys() == expected.keys()
+    for flat, (*box, score) in expected.items():
+        assert learned[flat][:2] == tuple(box)
+        assert learned[flat][2] == (None if score is None else pytest.approx(score, rel=tolerance, abs=1e-5))
+    assert ignored == expected_ignored
+    return learned, ignored
 
 
 def by_anchor(assignment):
@@ -68,8 +97,3 @@ def centre_inside(anchor, box, shortest=8.0):
         half = max(high - low, shortest) / 2
         inside &= (low + high) / 2 - half <= (a + b) / 2 <= (low + high) / 2 + half
     return inside
-
-
-def all_places(wanted):
-    """What ``matching._places`` returns on another device than a CPU."""
-    return torch.ones_like(wanted).nonzero(as_tuple=True)
