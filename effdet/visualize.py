@@ -9,7 +9,6 @@ Images are RGB uint8 (H, W, 3). Nothing here opens a window or keeps global stat
 from __future__ import annotations
 
 import colorsys
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from effdet.fonts import drawable_text, font_for
+from effdet.metrics_table import read_metrics
 from effdet.structures import Detections
 
 Color = tuple[int, int, int]
@@ -180,14 +180,13 @@ def plot_curves(metrics: str | Path, picture: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = _read_columns(Path(metrics))
+    rows = read_metrics(metrics)
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = ("Loss", LOSSES), ("COCO AP", SCORES)
     for axes, (title, names) in zip(figure.subplots(1, 2), panels, strict=True):
         for name in names:
-            pairs = zip(columns["epoch"], columns.get(name, []), strict=False)
-            points = [(x, y) for x, y in pairs if 0 <= y < math.inf]  # no empty cell, no -1: no ground truth
+            points = [point for row in rows if None not in (point := (row["epoch"], row.get(name)))]
             if points:
                 axes.plot(*zip(*points, strict=True), label=name, marker=".")
         axes.set(title=title, xlabel="epoch")
@@ -280,23 +279,3 @@ def _scaled(detections: Detections, factors: tuple[float, float]) -> Detections:
     boxes, labels, scores = detections.numpy()
     scaled = boxes * np.tile(np.array(factors, boxes.dtype), 2)
     return Detections(scaled, labels, scores, detections.class_names, detections.category_ids)
-
-
-def _read_columns(path: Path) -> dict[str, list[float]]:
-    """Return the numbers of each column; NaN where a cell is empty."""
-    if not path.is_file():
-        raise FileNotFoundError(f"metrics file {path} does not exist")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows, header = list(reader), list(reader.fieldnames or ())
-    if "epoch" not in header:
-        raise ValueError(f"{path}: must have a column 'epoch', got {', '.join(header) or 'no header'}")
-    wanted = [name for name in ("epoch", *LOSSES, *SCORES) if name in header]
-    return {name: [_number(row[name], path, name) for row in rows] for name in wanted}
-
-
-def _number(cell: str | None, path: Path, name: str) -> float:
-    try:
-        return float(cell) if cell else math.nan
-    except ValueError:
-        raise ValueError(f"{path}: column {name} must hold numbers, got '{cell}'") from None

@@ -20,6 +20,7 @@ FLOORS = (
     "progress",
     "download",
     "fonts",
+    "metrics_table",
     "visualize",
     "ops",
     "images",

@@ -296,25 +296,6 @@ def test_a_loss_that_is_not_finite_is_left_out(tmp_path, figures):
     assert lines(figures[0].axes[0]) == {"loss": [(1, 2.0), (4, 1.0)]}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "metrics.csv: must have a column 'epoch', got no header"),
-        ("loss,ap\n1,2\n", "metrics.csv: must have a column 'epoch', got loss, ap"),
-        ("epoch,loss\n1,much\n", "metrics.csv: column loss must hold numbers, got 'much'"),
-    ],
-)
-def test_a_table_that_cannot_be_is_named(tmp_path, text, message):
-    (tmp_path / "metrics.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
-
-
-def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"metrics file .*metrics.csv does not exist"):
-        plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
-
-
 def test_plotting_leaves_the_global_state_of_matplotlib_alone(tmp_path):
     (tmp_path / "metrics.csv").write_text(HEADER + ROWS[1])
     code = (

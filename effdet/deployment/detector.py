@@ -40,6 +40,7 @@ class DeployedDetector(PredictsFiles):
         self.description = description
         self.runtime = runtime
         self.name = description.name
+        self.architecture = description.architecture
         self.num_classes = len(description.class_names)
         self.class_names = description.class_names
         self.category_ids = description.category_ids
@@ -196,10 +197,10 @@ class DeployedDetector(PredictsFiles):
         return torch.from_numpy(self._anchor_array(image_size))
 
     def _anchor_array(self, image_size: Size) -> Array:
-        if self.description.architecture is None:
+        if self.architecture is None:
             raise ValueError("anchors need an architecture, which a file of another program does not name")
         if image_size not in self._anchors:
-            self._anchors[image_size] = anchor_array_of(self.description.architecture, image_size)
+            self._anchors[image_size] = anchor_array_of(self.architecture, image_size)
         return self._anchors[image_size]
 
 

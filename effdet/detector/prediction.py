@@ -26,6 +26,8 @@ from effdet.structures import Batch, Detections
 if TYPE_CHECKING:
     import torch
 
+    from effdet.models.architecture import Architecture
+
 T = TypeVar("T")
 
 READ_AHEAD = 2  # batches that wait, decoded and letterboxed, while the network works on another
@@ -44,6 +46,10 @@ class Detector(Protocol):
     preprocessing: Preprocessing
     training_tiles: Tiles | None  # in which objects are as large in the network input as they were in training
     predict_threshold: float | None  # score threshold of predict where it is given none; None: 0.3
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """What the network is; None: of a file of another program, which does not say."""
 
     @property
     def takes_any_size(self) -> bool:

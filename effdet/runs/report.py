@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import math
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from effdet.atomic_write import replace_file
-from effdet.config import config_to_yaml, load_config
-from effdet.data.doctor.anchor_fit import REACHED, best_overlap, boxes_in_input
-from effdet.data.findings import DataError
+from effdet.config import load_config
 from effdet.evaluation.analysis import Analysis, analyse
 from effdet.evaluation.backends import ResultsSource
-from effdet.evaluation.by_shape import recall_by_size
 from effdet.evaluation.coco import CocoMetrics, evaluate_coco
 from effdet.images.reading import ImageError
 from effdet.report.comparison import Candidate, comparison_numbers
 from effdet.report.gallery import MAX_IMAGES, make_gallery
 from effdet.report.numbers import About, report_numbers
 from effdet.report.page import render_comparison, render_report
-from effdet.runs.input_size import with_anchors_of
+from effdet.runs.report_facts import (
+    about_run,
+    anchor_recall,
+    facts_of_machine,
+    facts_of_model,
+    findings_of,
+    history_of_run,
+)
 from effdet.visualize import as_rgb
 
 if TYPE_CHECKING:
@@ -133,11 +129,11 @@ def report_model(
         OSError: If a file cannot be written.
     """
     done = _evaluate(model, dataset, batch_size, workers, views)
-    about = about or About(title=f"{model.name} on {dataset.annotation_file.name}", findings=_findings(dataset))
+    about = about or About(title=f"{model.name} on {dataset.annotation_file.name}", findings=findings_of(dataset))
     about = replace(
         about,
-        facts={**about.facts, **_facts(model, done)},
-        anchors=() if views else _anchor_recall(model, done.dataset),
+        facts={**about.facts, **facts_of_model(model, done)},
+        anchors=() if views else anchor_recall(model, done.dataset),
     )
     pixels = model.letterbox.pixels
     return _write(replace(done.dataset, pixels=pixels), done.metrics, done.results, about, Path(out), max_images)
@@ -157,8 +153,8 @@ def report_results(
     """
     about = About(
         title=title,
-        facts={"data": str(dataset.annotation_file), **_machine()},
-        findings=_findings(dataset),
+        facts={"data": str(dataset.annotation_file), **facts_of_machine()},
+        findings=findings_of(dataset),
     )
     return _write(dataset, evaluate_coco(dataset, results), results, about, Path(out), max_images)
 
@@ -179,28 +175,18 @@ def compare_runs(folders: Sequence[str | Path], out: str | Path, *, device: str 
     candidates = []
     for folder in map(Path, folders):
         config, model, val = _open_run(folder, device)
+        history = history_of_run(folder)
         done = _evaluate(model, val, **_views_of_run(config))
         candidates.append(
             Candidate(
                 name=folder.resolve().name,
                 metrics=done.metrics,
                 analysis=analyse(done.dataset, done.results),
-                history=_history(folder / "metrics.csv"),
+                history=history,
             )
         )
     numbers = comparison_numbers(candidates, seed=seed)
     return _write_files(Path(out), "comparison", render_comparison(numbers), numbers, None)
-
-
-def about_run(folder: Path, config: Config) -> About:
-    """Return what made the best model of a run."""
-    return About(
-        title=f"{folder.resolve().name}",
-        facts={"run": str(folder), "weights": str(folder / "best.safetensors"), **_log_facts(folder / "log.txt")},
-        history=_history(folder / "metrics.csv"),
-        config=config_to_yaml(config),
-        findings=_run_findings(folder / "config.yaml"),
-    )
 
 
 def store_threshold(path: str | Path, threshold: float) -> None:
@@ -297,82 +283,3 @@ def _pixels(dataset: Dataset, index: int) -> Any:
         return as_rgb(dataset.read(index))
     except (ImageError, OSError):
         return None
-
-
-def _history(path: Path) -> list[dict[str, float | None]]:
-    """Return the rows of a run's metrics.csv; none where there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{name: _number(cell) for name, cell in row.items() if name} for row in csv.DictReader(file)]
-
-
-def _number(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "nan")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _log_facts(path: Path) -> dict[str, str]:
-    """Return the lines of a run's log.txt that say how it began."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", errors="replace") as file:
-        lines = [line.rstrip("\n")[20:] for line, _ in zip(file, range(50), strict=False)]  # behind date and time
-    facts = {}
-    for line in lines:
-        if line.startswith("started by: "):
-            facts["trained by"] = line.removeprefix("started by: ")
-        elif line.startswith("effdet ") and ", torch " in line:
-            facts["trained with"] = line
-    return facts
-
-
-def _machine() -> dict[str, str]:
-    own = sys.modules["effdet"].__version__
-    versions = f"effdet {own}, Python {platform.python_version()}"
-    return {
-        "report by": shlex.join(sys.argv),
-        "report with": f"{versions}; {platform.platform()}, {os.cpu_count()} cores",
-    }
-
-
-def _facts(model: Detector, done: Evaluation) -> dict[str, str]:
-    height, width = model.image_size
-    facts = {
-        "model": f"{model.name}, {model.num_classes} classes, network input {height}×{width}",
-        "data": str(done.dataset.annotation_file),
-        "detected": f"{len(done.dataset):,} images in {done.seconds:.1f} s on {model.device}",
-        **_machine(),
-    }
-    return facts | ({"left out": "; ".join(done.unreadable)} if done.unreadable else {})
-
-
-def _findings(dataset: Dataset) -> list[str]:
-    return [f"{finding.severity}: {finding}" for finding in dataset.findings]
-
-
-def _run_findings(config: Path) -> list[str]:
-    from effdet.runs.check_data import check_data
-
-    try:
-        examined = check_data(config, quick=True)
-    except (DataError, ValueError, OSError) as error:
-        return [f"the data could not be checked: {error}"]
-    return [
-        f"{finding.severity}, {finding.split}: {finding}" if finding.split else f"{finding.severity}: {finding}"
-        for finding in examined.findings
-    ]
-
-
-def _anchor_recall(model: Detector, dataset: Dataset) -> tuple[tuple[float, float, int, float | None], ...]:
-    """Return which part of the boxes an anchor reaches, by size; nothing for a file that does not say its anchors."""
-    architecture = getattr(model, "architecture", None)
-    if architecture is None:
-        return ()
-    network = with_anchors_of(architecture, name=model.name, image_size=model.image_size, fit=model.preprocessing.fit)
-    rows, boxes = boxes_in_input(dataset, network)
-    sizes = np.sqrt(dataset.boxes_xywh[rows, 2:].prod(axis=1))
-    return recall_by_size(sizes, best_overlap(boxes, network) >= REACHED)
