@@ -5,7 +5,9 @@ const workers = path.join(site, "assets/javascripts/workers");
 const file = fs.readdirSync(workers).find((name) => name.startsWith("search.") && name.endsWith(".js"));
 const index = JSON.parse(fs.readFileSync(path.join(site, "search/search_index.json"), "utf8"));
 const answers = [];
-const worker = { listeners: [], addEventListener: (_, listener) => worker.listeners.push(listener), console, setTimeout };
+const warnings = [];
+const worker = { listeners: [], addEventListener: (_, listener) => worker.listeners.push(listener), setTimeout };
+worker.console = { ...console, warn: (message) => warnings.push(message) };
 worker.self = worker;
 worker.postMessage = (message) => answers.push(message);
 worker.importScripts = () => { throw new Error("the search must not need another script"); };
@@ -19,6 +21,7 @@ const send = async (data) => { for (const listener of worker.listeners) await li
     await send({ type: 2, data: question });
     await new Promise((done) => setTimeout(done, 0));
     const result = answers.find((answer) => answer.type === 3);
+    if (warnings.length) throw new Error(warnings.join("\n"));  // after an error the search says that it found nothing
     found[question] = result.data.items.map((group) => group[0].location.split("#")[0]);
   }
   console.log(JSON.stringify(found));

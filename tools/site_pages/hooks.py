@@ -20,7 +20,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from mkdocs.structure.files import File, InclusionLevel  # noqa: E402
 
-from site_pages import api_names, command_pages, config_page, formulas, notebooks, source_pages  # noqa: E402
+from site_pages import (  # noqa: E402
+    api_names,
+    command_pages,
+    config_page,
+    formulas,
+    notebooks,
+    search_repair,
+    source_pages,
+)
 
 _MADE = {"commands": command_pages.markdown, "config": config_page.markdown}
 _BOOSTS = {
@@ -56,3 +64,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = markdown.replace(f"<!-- the site puts here: {name} -->", made()) if name in markdown else markdown
     markdown = source_pages.with_links_inside(markdown, page.file.src_uri)
     return formulas.drawn(notebooks.with_links_to_pages(markdown, page.file.src_uri))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Repair the search."""
+    if not search_repair.repair(Path(config.site_dir)):
+        _log.warning("the search of this Material for MkDocs is another one: see tools/site_pages/search_repair.py")
