@@ -111,7 +111,7 @@ function drawHistory() {
 function drawConfusion() {
   const {classes, matrix} = data.confusion;
   const used = classes.map((_, n) => n).filter(n => n === classes.length - 1 || matrix[n].some(v => v) || matrix.some(row => row[n]));
-  const head = element("tr", {}, element("th", {}, "labelled ↓ detected →"), ...used.map(n => element("th", {}, classes[n])));
+  const head = element("tr", {}, element("th", {}, "labelled ↓ detected →"), ...used.map(n => element("th", {title: classes[n]}, classes[n])));
   const rows = used.map(row => {
     const sum = Math.max(1, used.reduce((total, column) => total + matrix[row][column], 0));
     return element("tr", {}, element("th", {scope: "row"}, classes[row]), ...used.map(column => {
@@ -121,6 +121,15 @@ function drawConfusion() {
     }));
   });
   byId("confusion-table").replaceChildren(element("table", {class: "confusion"}, element("thead", {}, head), element("tbody", {}, ...rows)));
+  byId("confused").textContent = mostConfused(classes, matrix);
+}
+
+function mostConfused(classes, matrix) {
+  const last = classes.length - 1;  // the background
+  const pairs = matrix.slice(0, last).flatMap((row, n) => row.slice(0, last).map((count, other) => ({n, other, count}))).filter(pair => pair.n !== pair.other && pair.count);
+  if (!pairs.length) return "No class is taken for another one.";
+  const most = pairs.sort((a, b) => b.count - a.count).slice(0, 5).map(({n, other, count}) => `${classes[n]} for ${classes[other]} (${count})`);
+  return `Taken for another class most often: ${most.join(", ")}.`;
 }
 
 function drawErrors() {
