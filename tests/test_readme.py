@@ -22,10 +22,10 @@ from torch.distributed.run import get_args_parser
 import effdet
 from effdet import EfficientDet, load_config
 from effdet.config import Config
+from site_pages import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"(<!-- not run: \S.*? -->\n)?^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+PAGES = blocks.PAGES
 SECTIONS = tuple(get_type_hints(Config))
 FILE_ENDINGS = ("json", "safetensors", "sbatch", "yaml", "csv", "xml")  # train.json is no setting
 
@@ -35,20 +35,21 @@ def page_id(page):
 
 
 def python_blocks(page):
-    """Return the Python blocks of a page, without those that a comment ``not run: WHY`` takes out."""
-    return [code for not_run, language, code in BLOCK.findall(page.read_text()) if language == "python" and not not_run]
+    """Return the Python blocks of a page, without those that a comment before them takes out."""
+    of_page = [block for block in blocks.blocks(page) if not (block.not_run or block.is_slow)]
+    return [block.code for block in of_page if block.language == "python"]
 
 
 def shell_lines(page):
     """Return the commands in the shell blocks of a page, each on one line and without comments."""
-    blocks = [code for _, language, code in BLOCK.findall(page.read_text()) if language in ("bash", "sh")]
-    lines = [line for code in blocks for line in re.sub(r"\\\n\s*", "", code).splitlines()]
+    codes = [block.code for block in blocks.blocks(page) if block.language in ("bash", "sh")]
+    lines = [line for code in codes for line in re.sub(r"\\\n\s*", "", code).splitlines()]
     return [words for line in lines if (words := [word for word in shlex.split(line, comments=True) if word != "srun"])]
 
 
 def inline_code(page):
     """Return what stands between backticks on a page, outside of blocks and of the calls of other projects."""
-    text = BLOCK.sub("", page.read_text())
+    text = blocks.without_blocks(page)
     if page.parent.name == "migration":  # tables with their calls in the first column, ours in the second
         text = re.sub(r"^\|.*?(?<!\\)\|", "", text, flags=re.MULTILINE)
     return re.findall(r"`([^`\n]+)`", text)
@@ -331,6 +332,6 @@ def test_the_checks_find_wrong_values_and_names():
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", BLOCK.sub("", page.read_text())):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", blocks.without_blocks(page)):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target

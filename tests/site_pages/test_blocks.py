@@ -4,42 +4,44 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
 
 from effdet import load_config
-
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"(<!-- not run: \S.*? -->\n)?^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+from site_pages import blocks
 
 CHECKED = {"python", "bash", "sh", "yaml", "json", "xml"}
 NO_CODE = {"text", ""}  # output, file listings, formulas
 
 
-def blocks(page):
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
-
-
 def test_every_block_is_checked_or_says_why_not():
     unknown = [
-        (str(page.relative_to(ROOT)), language)
-        for page in PAGES
-        for not_run, language, _ in blocks(page)
-        if not not_run and language not in CHECKED | NO_CODE
+        (blocks.name(page), block.language)
+        for page in blocks.PAGES
+        for block in blocks.blocks(page)
+        if not block.not_run and block.language not in CHECKED | NO_CODE
     ]
     assert unknown == []
-    assert Counter(language for page in PAGES for _, language, _ in blocks(page)).keys() > {"python", "bash", "yaml"}
+    languages = Counter(block.language for page in blocks.PAGES for block in blocks.blocks(page))
+    assert languages.keys() > {"python", "bash", "yaml"}
+
+
+def test_the_blocks_that_no_test_runs_say_why(capsys):
+    for page in blocks.PAGES:
+        marks = re.findall(r"^<!-- (?:not run|only in sweeps):", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert len(marks) == sum(bool(block.not_run) or block.is_slow for block in blocks.blocks(page)), page
+    assert len(blocks.not_run()) < 40
+    with capsys.disabled():
+        print("", *blocks.not_run(), sep="\n")
 
 
 def of_language(name):
     return [
-        pytest.param(code, id=f"{page.stem}-{number}")
-        for page in PAGES
-        for number, (_, language, code) in enumerate(blocks(page))
-        if language == name
+        pytest.param(block.code, id=f"{page.stem}-{number}")
+        for page in blocks.PAGES
+        for number, block in enumerate(blocks.blocks(page))
+        if block.language == name
     ]
 
 
