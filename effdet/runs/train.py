@@ -25,6 +25,7 @@ from effdet.runs.input_report import log_input
 from effdet.runs.lock import lock_run
 from effdet.runs.log import keep_lines, log_start
 from effdet.runs.loggers import check_loggers
+from effdet.runs.neighbours import watch_neighbours
 from effdet.runs.pictures import draw_pictures
 from effdet.runs.pixel_statistics import channels_of, with_pixels
 from effdet.runs.process_state import huge_pages, log_level, process_state
@@ -112,10 +113,11 @@ def _train(
     after_epoch: Callable[[list[dict[str, float]]], None] | None,
 ) -> Run:
     """Do a run, from data to pictures; ``resumed`` is the folder of an earlier part of it."""
-    with contextlib.ExitStack() as lock:
+    with contextlib.ExitStack() as stack:
         with keep_lines() as early:
             log_start(world.device)
-            run, val = prepare_run(config, world, resumed, lock)
+            stack.enter_context(watch_neighbours(world.device))
+            run, val = prepare_run(config, world, resumed, stack)
         folder, progress = run.checkpoints.folder, run.progress
         with run.log.opened(first_step=progress.step, early=early):
             model = run.trainer.model
