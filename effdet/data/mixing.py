@@ -19,21 +19,21 @@ def mosaic(
     rng: np.random.Generator,
     fit: Fit = "letterbox",
 ) -> Sample:
-    """Put four images around a random point of a canvas twice as large as the network input.
+    """Put four images around a random point, on a canvas as large as the network input (Bochkovskiy et al. 2020).
 
-    Each image is scaled to fit into the network input, with its aspect ratio or stretched to fill it. It is placed so
-    that one of its corners is at the point: the first image above and to the left of the point, then above right,
-    below left, below right. The parts outside the canvas are cut off.
+    Each image is scaled to fit into the network input, with its aspect ratio or stretched to fill it, so its objects
+    are as large as without a mosaic. It is placed so that one of its corners is at the point: the first image above and
+    to the left of the point, then above right, below left, below right. The parts outside the canvas are cut off.
 
     Args:
         samples: Four samples of any sizes.
         image_size: Network input (H, W).
         fill: Level of each channel where no image lies.
-        rng: The point is drawn uniformly from the middle half of the canvas.
+        rng: The point is drawn uniformly from the middle half of each side of the canvas.
         fit: How each image is brought into the network input.
 
     Returns:
-        A sample of 2H × 2W with the boxes that ``keep_visible`` returns, in the order of the samples.
+        A sample of H × W with the boxes that ``keep_visible`` returns, in the order of the samples.
 
     Raises:
         ValueError: If there are not four samples.
@@ -42,16 +42,13 @@ def mosaic(
         raise ValueError(f"a mosaic needs 4 samples, got {len(samples)}")
     height, width = image_size
     one = np.array(fill, samples[0].image.dtype).reshape(1, 1, -1)
-    canvas = pad(one, (2 * height, 2 * width), fill)  # 50 × faster than numpy's fill
-    x, y = (
-        int(rng.integers(width // 2, width + width // 2 + 1)),
-        int(rng.integers(height // 2, height + height // 2 + 1)),
-    )
+    canvas = pad(one, (height, width), fill)  # 50 × faster than numpy's fill
+    x, y = (int(rng.integers(side // 4, side - side // 4 + 1)) for side in (width, height))
 
     parts = []
     for number, sample in enumerate(samples):
         is_right, is_below = number % 2 == 1, number >= 2
-        quarter = (2 * height - y if is_below else y, 2 * width - x if is_right else x)
+        quarter = (height - y if is_below else y, width - x if is_right else x)
         part = _fill_quarter(_fit(sample, image_size, fit), quarter, from_right=not is_right, from_bottom=not is_below)
         left = x if is_right else x - part.image.shape[1]
         top = y if is_below else y - part.image.shape[0]
