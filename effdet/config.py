@@ -266,7 +266,7 @@ class TrainConfig:
     label_smoothing: float = 0.0  # focal only
     huber_delta: float = 0.1  # error of a box target up to which the Huber loss is a square
     mask_zero_targets: bool = False  # leave out box targets of exactly 0 (huber only), as the published models did
-    precision: Precision = Precision.auto  # of the forward and backward pass; auto: bf16 on a CUDA device that has it
+    precision: Precision = Precision.auto  # of the forward and backward pass; auto: bf16 where it is faster
     teacher: str | None = None  # a larger detector whose predictions are learned too: weights as for model.weights
     teacher_weight: float | None = None  # weight of what it adds to the losses; null: 1 with a teacher
     sync_bn: bool = False  # on several GPUs: BN statistics over the images of all of them

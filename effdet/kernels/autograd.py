@@ -22,6 +22,7 @@ from effdet.kernels.passes import (
     Norm,
     depthwise,
     depthwise_backward,
+    dot,
     new_moments,
     pointwise,
     pointwise_backward,
@@ -189,15 +190,16 @@ class _FusedNorm(torch.autograd.Function):
         return rows, None, None, None, d_x.back[3], d_x.back[4]
 
 
-def fused_sum(weights: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """Return ``Σ wᵢ·xᵢ`` of maps of one shape, with the weights (I,); no product is kept or even stored."""
-    return _FusedSum.apply(weights, *inputs)
+def fused_sum(weights: Tensor, inputs: Sequence[Tensor], kernels: Kernels) -> Tensor:
+    """Return ``Σ wᵢ·xᵢ`` of maps (B, C, H, W) of one shape, with the weights (I,); no product is kept."""
+    return _FusedSum.apply(weights, kernels, *inputs)
 
 
 class _FusedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, kernels: Kernels, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(weights, *inputs)
+        ctx.kernels = kernels
         first, *others = weights.tolist()
         total = inputs[0] * first
         for weight, x in zip(others, inputs[1:], strict=True):
@@ -206,11 +208,11 @@ class _FusedSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         weights, *inputs = ctx.saved_tensors
-        grad = _rows(grad_output.contiguous(memory_format=torch.channels_last)).flatten()
-        d_weights = torch.stack([grad @ _rows(x).flatten() for x in inputs])
-        return d_weights, *(grad_output * weight for weight in weights.tolist())
+        grad = _rows(grad_output.contiguous(memory_format=torch.channels_last))
+        d_weights = torch.stack([dot(ctx.kernels, grad, _rows(x)) for x in inputs])
+        return d_weights, None, *(grad_output * weight for weight in weights.tolist())
 
 
 def _expand(plan: Plan, x: Activated, p: Parameters) -> Activated:

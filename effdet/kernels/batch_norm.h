@@ -8,8 +8,9 @@ namespace {
 
 enum Activation { IDENTITY = 0, SILU = 1, RELU6 = 2 };
 
-template <int ACT, class V> inline V activate(V z) {
-    if (ACT == SILU) return z / (1.0f + exponential<V>(-z));
+// Of a map that holds numbers of type T.
+template <int ACT, class T, class V> inline V activate(V z) {
+    if (ACT == SILU) return Math<T>::divide(z, 1.0f + Math<T>::exp(-z));
     if (ACT == RELU6) {
         const V zero = V{}, six = fill<V>(6.0f);
         z = z < zero ? zero : z;
@@ -19,9 +20,9 @@ template <int ACT, class V> inline V activate(V z) {
 }
 
 // The activation and its slope.
-template <int ACT, class V> inline V activate(V z, V& slope) {
+template <int ACT, class T, class V> inline V activate(V z, V& slope) {
     if (ACT == SILU) {
-        V s = 1.0f / (1.0f + exponential<V>(-z));
+        V s = Math<T>::divide(fill<V>(1.0f), 1.0f + Math<T>::exp(-z));
         V y = z * s;
         slope = s + y * (1.0f - s);
         return y;
@@ -32,7 +33,22 @@ template <int ACT, class V> inline V activate(V z, V& slope) {
         slope = z > zero ? (z < six ? one : zero) : zero;
         slope = z == z ? slope : z;  // NaN stays NaN
     }
-    return activate<ACT, V>(z);
+    return activate<ACT, T, V>(z);
+}
+
+// Two sums over rows for each channel, in float32: (2, channels). f(c, first, last, s, q) adds to those of a vector of
+// channels what some rows contribute. These are few, so that the L1 cache holds them until all channels are read.
+template <class F> void sum_rows(int64_t rows, int C, float* sums, F f) {
+    const int64_t step = 4096 / C > 1 ? 4096 / C : 1;
+    memset(sums, 0, 2 * C * sizeof(float));
+    for (int64_t first = 0; first < rows; first += step)
+        over_channels(C, [&](int c, auto tag) {
+            using V = decltype(tag);
+            V s = load<V>(sums + c), q = load<V>(sums + C + c);
+            f(c, first, first + step < rows ? first + step : rows, s, q);
+            store<V>(sums + c, s);
+            store<V>(sums + C + c, q);
+        });
 }
 
 // Mean and sum of squared distances from it, of several runs of rows.
@@ -52,16 +68,14 @@ struct Moments {
 
     template <class T> void add(const T* x, int64_t rows) {
         const int C = channels;
-        over_channels(C, [&](int c, auto tag) {
-            using V = decltype(tag);
-            V origin = load<V>(x + c), s = V{}, q = V{};
-            for (int64_t r = 0; r < rows; r++) {
+        sum_rows(rows, C, sums.data(), [&](int c, int64_t first, int64_t last, auto& s, auto& q) {
+            using V = std::decay_t<decltype(s)>;
+            V origin = load<V>(x + c);
+            for (int64_t r = first; r < last; r++) {
                 V v = load<V>(x + r * C + c) - origin;
                 s += v;
                 q += v * v;
             }
-            store<V>(&sums[c], s);
-            store<V>(&sums[C + c], q);
         });
         for (int c = 0; c < C; c++) {
             double s = sums[c], q = sums[C + c];
@@ -104,7 +118,7 @@ template <int ACT, class T> void act_rows(const T* x, int64_t rows, int C, Affin
         over_channels(C, [&](int c, auto tag) {
             using V = decltype(tag);
             V z = load<V>(x + r * C + c) * load<V>(bn.scale + c) + load<V>(bn.shift + c);
-            store<V>(y + r * C + c, activate<ACT, V>(z));
+            store<V>(y + r * C + c, activate<ACT, T, V>(z));
         });
 }
 
@@ -116,7 +130,7 @@ void act_backward_rows(
             using V = decltype(tag);
             V v = load<V>(x + r * C + c), g = load<V>(dy + r * C + c), slope;
             if (extra) g += load<V>(extra + c);
-            activate<ACT, V>(v * load<V>(bn.scale + c) + load<V>(bn.shift + c), slope);
+            activate<ACT, T, V>(v * load<V>(bn.scale + c) + load<V>(bn.shift + c), slope);
             store<V>(dx + r * C + c, load<V>(back.a + c) * (g * slope) + load<V>(back.b + c) * v + load<V>(back.k + c));
         });
 }
@@ -126,37 +140,37 @@ template <int ACT, class T>
 void act_reduce_rows(
     const T* dy, const T* x, int64_t rows, int C, const float* extra, Affine bn, const float* mean,
     std::vector<double>& sums) {
-    over_channels(C, [&](int c, auto tag) {
-        using V = decltype(tag);
+    std::vector<float> part(2 * C);
+    sum_rows(rows, C, part.data(), [&](int c, int64_t first, int64_t last, auto& s, auto& q) {
+        using V = std::decay_t<decltype(s)>;
         V scale = load<V>(bn.scale + c), shift = load<V>(bn.shift + c), centre = load<V>(mean + c);
-        V more = extra ? load<V>(extra + c) : V{}, s = V{}, q = V{};
-        for (int64_t r = 0; r < rows; r++) {
+        V more = extra ? load<V>(extra + c) : V{};
+        for (int64_t r = first; r < last; r++) {
             V v = load<V>(x + r * C + c), slope;
-            activate<ACT, V>(v * scale + shift, slope);
+            activate<ACT, T, V>(v * scale + shift, slope);
             V dz = (load<V>(dy + r * C + c) + more) * slope;
             s += dz;
             q += dz * (v - centre);
         }
-        for (size_t i = 0; i < sizeof(V) / sizeof(float); i++) {
-            sums[c + i] += s[i];
-            sums[C + c + i] += q[i];
-        }
     });
+    for (int i = 0; i < 2 * C; i++) sums[i] += part[i];
 }
 
 template <int ACT, class T>
 void pool(const T* x, int64_t images, int64_t image_rows, int C, Affine bn, float* pooled, int threads) {
     std::vector<std::vector<double>> parts(threads, std::vector<double>(images * C));
     over_threads(threads, images * image_rows, [&](int64_t begin, int64_t end, int thread) {
+        std::vector<float> part(2 * C);
         over_blocks(begin, end, image_rows, C, [&](int64_t image, int64_t row, int64_t rows) {
             double* sums = parts[thread].data() + image * C;
-            const T* first = x + row * C;
-            over_channels(C, [&](int c, auto tag) {
-                using V = decltype(tag);
-                V scale = load<V>(bn.scale + c), shift = load<V>(bn.shift + c), s = V{};
-                for (int64_t r = 0; r < rows; r++) s += activate<ACT, V>(load<V>(first + r * C + c) * scale + shift);
-                for (size_t i = 0; i < sizeof(V) / sizeof(float); i++) sums[c + i] += s[i];
+            const T* from = x + row * C;
+            sum_rows(rows, C, part.data(), [&](int c, int64_t first, int64_t last, auto& s, auto&) {
+                using V = std::decay_t<decltype(s)>;
+                V scale = load<V>(bn.scale + c), shift = load<V>(bn.shift + c);
+                for (int64_t r = first; r < last; r++)
+                    s += activate<ACT, T, V>(load<V>(from + r * C + c) * scale + shift);
             });
+            for (int c = 0; c < C; c++) sums[c] += part[c];
         });
     });
     for (int64_t i = 0; i < images * C; i++) {

@@ -85,7 +85,7 @@ class FusedNode(FusionNode):
         inputs = tuple(as_autocast(x).contiguous(memory_format=torch.channels_last) for x in inputs)
         fuse = self.fuse
         scalars = isinstance(fuse, WeightedFusion) and fuse.edge_weights.ndim == 1
-        fused = fused_sum(fuse.weights(), inputs) if scalars else fuse(*inputs)  # type: ignore[operator]
+        fused = fused_sum(fuse.weights(), inputs, kernels) if scalars else fuse(*inputs)  # type: ignore[operator]
         function = FUNCTIONS[self.activation]
         first, last = (function, 0) if self.activates_first else (0, function)
         return _separable(kernels, fused, self.conv, self.bn, activation=first, out_activation=last)

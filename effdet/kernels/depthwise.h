@@ -108,7 +108,7 @@ void depthwise(const T* x, Affine bn, const float* weight, const Shape& s, T* y,
                         over_channels(C, [&](int c, auto tag) {
                             using V = decltype(tag);
                             V z = load<V>(from + c) * load<V>(bn.scale + c) + load<V>(bn.shift + c);
-                            store<V>(row.block<V>(c) + (s.left + i) * lanes<V>(), activate<ACT, V>(z));
+                            store<V>(row.block<V>(c) + (s.left + i) * lanes<V>(), activate<ACT, T, V>(z));
                         });
                 });
             }
@@ -188,7 +188,7 @@ inline void gradient_row(
             if (y) {
                 V v = load<V>(y + c), slope;
                 if (extra) g += load<V>(extra + c);
-                activate<OUT, V>(v * load<V>(bn.scale + c) + load<V>(bn.shift + c), slope);
+                activate<OUT, T, V>(v * load<V>(bn.scale + c) + load<V>(bn.shift + c), slope);
                 g = load<V>(back.a + c) * (g * slope) + load<V>(back.b + c) * v + load<V>(back.k + c);
             }
             store<V>(row.block<V>(c) + (margin + i) * lanes<V>(), g);
@@ -230,7 +230,7 @@ void depthwise_backward(
                 V scale = normed ? load<V>(in_bn.scale + c) : V{}, shift = normed ? load<V>(in_bn.shift + c) : V{};
                 for (int i = 0; i < s.width; i++) {
                     V v = load<V>(source + (int64_t)i * C + c), k = fill<V>(1.0f);
-                    store<V>(in + i * L, normed ? activate<IN, V>(v * scale + shift, k) : v);
+                    store<V>(in + i * L, normed ? activate<IN, T, V>(v * scale + shift, k) : v);
                     store<V>(slope + i * L, k);
                     store<V>(d_in + i * L, V{});
                 }

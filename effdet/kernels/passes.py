@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from effdet.kernels.library import Kernels
 
-CHUNK = 2**18  # numbers of a map that a matrix product takes at once; they are still in the cache afterwards
+CHUNK = 2**20  # bytes of a map that a matrix product takes at once; they are still in the cache afterwards
 
 
 class Norm:
@@ -174,9 +174,10 @@ def pointwise(x: Activated, weights: Tensor, bias: Tensor | None, moments: Tenso
     outputs, held = weights.shape[1], x.rows.dtype
     out = x.rows.new_empty(len(x.rows), outputs)
     bias = None if bias is None else bias.to(held)
-    buffer = _buffer(x.rows, max(outputs, x.channels)) if x.norm else None
+    width = max(outputs, x.channels) * x.rows.element_size()
+    buffer = _buffer(x.rows, width) if x.norm else None
     for group, matrix in enumerate(weights.transpose(1, 2).to(held).contiguous()):
-        for part in _group_chunks(len(out), len(weights), group, max(outputs, x.channels)):
+        for part in _group_chunks(len(out), len(weights), group, width):
             rows, target = x.compute(part, buffer), out[part]
             torch.mm(rows, matrix, out=target) if bias is None else torch.addmm(bias, rows, matrix, out=target)
             if moments is not None:
@@ -191,7 +192,7 @@ def pointwise_backward(
     outputs = weights.shape[1]
     d_rows = torch.empty_like(x.rows) if wanted else None
     d_weights = torch.zeros_like(weights)
-    width = max(outputs, x.channels)
+    width = max(outputs, x.channels) * x.rows.element_size()
     buffers = _buffer(x.rows, width), _buffer(x.rows, width, outputs)
     product = None if x.rows.dtype is torch.float32 else x.rows.new_empty(outputs, x.channels)
     for group, (matrix, d_matrix) in enumerate(zip(weights.to(x.rows.dtype), d_weights, strict=True)):
@@ -216,11 +217,12 @@ def _buffer(like: Tensor, width: int, columns: int | None = None) -> Tensor:
 
 
 def _chunk_rows(width: int) -> int:
+    """Return how many rows of so many bytes a chunk has."""
     return max(64, CHUNK // width)
 
 
 def _group_chunks(num_rows: int, groups: int, group: int, width: int) -> Iterator[slice]:
-    """Cut the rows of one of ``groups`` equal parts into slices of about CHUNK numbers."""
+    """Cut the rows of one of ``groups`` equal parts into slices of about CHUNK bytes."""
     size, step = num_rows // groups, _chunk_rows(width)
     for start in range(group * size, (group + 1) * size, step):
         yield slice(start, min(start + step, (group + 1) * size))
@@ -266,6 +268,14 @@ def depthwise_backward(x: Activated, weight: Tensor, sizes: Tensor, grad: Gradie
         *("depthwise_backward", grad.grad, *after, x.rows, *before), *(positions, size, sizes, dz, d_positions, sums)
     )
     return dz, sums, d_positions.t().reshape(weight.shape)
+
+
+def dot(kernels: Kernels, a: Tensor, b: Tensor) -> Tensor:
+    """Return ``Σ a·b`` over all numbers of two maps (P, C): () float32."""
+    channels, sums = a.shape[1], torch.zeros(2 * a.shape[1], dtype=torch.float64)
+    norm = Norm.identity(kernels, channels)  # Σ a and Σ a·(b - mean), with the mean 0
+    kernels("act_reduce", a, b, 1, len(a), channels, None, norm.scale, norm.shift, 0, norm.mean, sums)
+    return sums[channels:].sum().float()
 
 
 def _by_position(weight: Tensor) -> Tensor:

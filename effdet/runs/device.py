@@ -44,6 +44,8 @@ def choose_device(name: str, *, option: str = "run.device") -> torch.device:
 def choose_precision(asked: Precision, device: torch.device) -> Precision:
     """Return the number format of the forward and backward pass on a device.
 
+    On a CPU ``auto`` is fp32 here; a training has put what ``with_precision`` chose in its place.
+
     Raises:
         ConfigError: If the device cannot compute in it.
     """

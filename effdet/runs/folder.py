@@ -45,6 +45,14 @@ def write_config(folder: Path, config: Config) -> None:
         file.write(config_to_yaml(config).encode())
 
 
+def config_of(folder: Path) -> Config:
+    """Return the config of a run folder; the defaults where it has none."""
+    from effdet.config import Config, load_config
+
+    file = folder / "config.yaml"
+    return load_config(file) if file.is_file() else Config()
+
+
 def changed_settings(folder: Path, config: Config) -> list[str]:
     """Return what in a config is not as in the ``config.yaml`` of a run folder, as "key: before → now"."""
     import yaml

@@ -16,6 +16,7 @@ from effdet.data.dataset import Dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.architecture import with_architecture
 from effdet.runs.auto_batch import with_batch_size
+from effdet.runs.auto_precision import with_precision
 from effdet.runs.build import build_run
 from effdet.runs.check_data import check_before_training
 from effdet.runs.data import read_data
@@ -147,6 +148,7 @@ def prepare_run(
     config = with_batch_size(config, train, world)
     model = build_model(config, train, resumed=resumed is not None).to(world.device)
     config = replace(config, model=with_architecture(config.model, model.architecture))  # in full, to resume
+    config = with_precision(config, model, train, world, resumed)
 
     def open_folder() -> Path:
         folder = resumed or new_run_folder(config)

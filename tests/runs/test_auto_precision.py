@@ -1,0 +1,137 @@
+"""``train.precision: auto`` on a CPU, and training in bf16 with the fused blocks."""
+
+import contextlib
+import logging
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from effdet.config import Precision, load_config
+from effdet.kernels.library import load_kernels
+from effdet.runs import auto_precision
+from effdet.runs.auto_precision import faster, has_bf16_instructions
+from effdet.runs.folder import write_config
+from effdet.runs.train import prepare_run, train
+from effdet.training.checkpoint import load_checkpoint
+from effdet.training.distributed import World
+
+
+@pytest.fixture
+def config(tmp_path, demo_root):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"model: {{name: lite0}}\n"
+        f"data: {{root: {demo_root}, image_size: [64, 64], workers: 0}}\n"
+        f"train: {{epochs: 2, batch_size: 8, warmup_epochs: 0}}\n"
+        f"run: {{dir: {tmp_path / 'runs'}, device: cpu, threads: 1, report: false}}\n"
+    )
+    return load_config(path)
+
+
+@contextlib.contextmanager
+def prepared(config, resumed=None):
+    with contextlib.ExitStack() as lock:
+        yield prepare_run(config, World(torch.device("cpu")), resumed, lock)[0]
+
+
+def precise(config, value):
+    return replace(config, train=replace(config.train, precision=Precision(value)))
+
+
+def test_bf16_must_be_faster_by_a_tenth():
+    assert [faster(1.0, bf16).value for bf16 in (0.5, 0.9, 0.95, 2.0)] == ["bf16", "bf16", "fp32", "fp32"]
+
+
+@pytest.mark.parametrize("found", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False, "avx2": True}])
+def test_what_pytorch_says_of_the_processor_counts(monkeypatch, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert has_bf16_instructions() == any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert has_bf16_instructions()
+
+
+@pytest.mark.parametrize(
+    ("has_them", "change", "reason"),
+    [
+        (False, {"epochs": 1000}, "this processor has no instructions for bf16"),
+        (True, {"epochs": 1000, "compile": True}, "train.compile=true"),
+        (True, {}, "a measurement does not pay in a run of fewer than 2,000 images"),
+    ],
+)
+def test_where_nothing_is_measured_it_is_fp32_and_the_log_says_why(
+    config, caplog, monkeypatch, has_them, change, reason
+):
+    monkeypatch.setattr(auto_precision, "has_bf16_instructions", lambda: has_them)
+    caplog.set_level(logging.INFO)
+    with prepared(replace(config, train=replace(config.train, **change))) as run:
+        assert run.trainer.settings.precision is Precision.fp32
+    assert f"train.precision=auto: fp32, as {reason}" in caplog.messages
+
+
+def test_a_measured_run_starts_as_one_that_was_told_and_keeps_its_choice(config, caplog, monkeypatch):
+    """The probe trains a copy: the weights of the run and its random numbers are the same all the same."""
+    monkeypatch.setattr(auto_precision, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(auto_precision, "has_bf16_instructions", lambda: True)
+    monkeypatch.setattr(auto_precision, "faster", lambda fp32, bf16: Precision.bf16 if fp32 and bf16 else None)
+    caplog.set_level(logging.INFO)
+    torch.manual_seed(0)
+    with prepared(config) as run:
+        folder, numbers = run.checkpoints.folder, torch.rand(3)
+        first = {name: tensor.clone() for name, tensor in run.trainer.model.state_dict().items()}
+        run.checkpoints.save()
+    line = r"train.precision=auto: bf16; steps with 4 images took [\d.e-]+ s in fp32 and [\d.e-]+ s in bf16"
+    assert any(re.fullmatch(line, message) for message in caplog.messages)
+    assert load_config(folder / "config.yaml").train.precision is Precision.bf16
+
+    torch.manual_seed(0)
+    with prepared(precise(config, "bf16")) as told:
+        assert torch.equal(numbers, torch.rand(3))
+        assert all(torch.equal(tensor, first[name]) for name, tensor in told.trainer.model.state_dict().items())
+
+    monkeypatch.setattr(auto_precision, "faster", lambda fp32, bf16: pytest.fail("measured again"))
+    with prepared(config, folder) as resumed:
+        assert resumed.trainer.settings.precision is Precision.bf16
+
+
+def test_a_run_of_an_earlier_version_goes_on_in_fp32(config, monkeypatch):
+    with prepared(config) as run:
+        run.checkpoints.save()
+    write_config(run.checkpoints.folder, config)  # with auto, as they were written
+    monkeypatch.setattr(auto_precision, "LEAST_IMAGES", 1)
+    with prepared(config, run.checkpoints.folder) as resumed:
+        assert resumed.trainer.settings.precision is Precision.fp32
+
+
+# -- training in bf16 ------------------------------------------------------------------------------------------------
+
+
+class StopError(Exception):
+    """Ends a run after an epoch."""
+
+
+def stop_after_the_first(history):
+    raise StopError
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(load_kernels() is None, reason="this machine cannot compile the kernels")
+def test_bf16_follows_fp32_and_a_resumed_run_ends_bit_for_bit_as_an_unbroken_one(config):
+    d0 = replace(config, model=replace(config.model, name="d0"))
+    whole = {kind: train(precise(d0, kind)) for kind in ("bf16", "fp32")}
+    losses = {kind: [row["loss"] for row in run.history] for kind, run in whole.items()}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+
+    broken = precise(d0, "bf16")
+    broken = replace(broken, run=replace(broken.run, name="broken"))
+    with pytest.raises(StopError):
+        train(broken, after_epoch=stop_after_the_first)
+    again = train(broken, resume=whole["bf16"].folder.parent / "broken")
+    states = [load_checkpoint(run.folder / "last.ckpt") for run in (whole["bf16"], again)]
+    for part in (lambda state: state["model"], lambda state: state["ema"]["model"]):
+        one, other = map(part, states)
+        assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+        statistics = {tensor.dtype for name, tensor in one.items() if "running" in name}
+        assert statistics == {torch.float32}
