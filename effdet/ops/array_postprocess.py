@@ -77,16 +77,13 @@ def clip_box_array(boxes: Array, size: tuple[float, float]) -> Array:
 
 def _candidates(logits: Array, deltas: Array, anchors: Array, settings: PostprocessSettings) -> Found:
     """Return boxes (C, 4) in network pixels, labels (C,) and scores (C,) of the best (anchor, class) pairs."""
-    best_classes = None
-    if settings.best_class_only:
-        best_classes = logits.argmax(axis=1)
-        logits = logits[np.arange(len(logits)), best_classes][:, None]
+    eligible = logits.max(axis=1, keepdims=True) if settings.best_class_only else logits
     indices, scores = select_candidates(
-        logits, score_threshold=settings.score_threshold, max_candidates=settings.max_candidates
+        eligible, score_threshold=settings.score_threshold, max_candidates=settings.max_candidates
     )
-    num_classes = logits.shape[-1]
+    num_classes = eligible.shape[-1]
     chosen = indices // num_classes
-    labels = indices - chosen * num_classes if best_classes is None else best_classes[chosen]
+    labels = logits[chosen].argmax(axis=1) if settings.best_class_only else indices - chosen * num_classes
     boxes = decode_arrays(deltas[chosen].astype(np.float32, copy=False), anchors[chosen])
     return _keep(boxes.clip(-MAX_COORDINATE, MAX_COORDINATE), labels, scores, with_empty=not settings.drop_empty)
 

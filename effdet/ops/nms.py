@@ -18,7 +18,7 @@ IndexArray = npt.NDArray[np.int64]
 
 CHUNK = 16  # values that one reduction replaces by their maximum
 WINDOW = 256  # number of best candidates that hard NMS tries first
-MATRIX = 512  # boxes of a class whose overlaps hard NMS computes at once, in 2 MB
+MATRIX = 512  # boxes whose overlaps hard NMS computes at once, in 2 MB
 MIN_AREA = 1e-12  # square pixels added to the area of a box, so that two crossing lines have an IoU of 0 instead of NaN
 
 
@@ -65,7 +65,7 @@ def hard_nms(
     groups = np.zeros(len(order), np.int64) if labels is None else labels[order]
 
     # Which of the best n boxes remain does not depend on the other boxes. So more are tried only if too few remain.
-    window = WINDOW
+    window = max(WINDOW, max_detections)
     while True:
         kept = _kept_by_group(sorted_boxes[:window], groups[:window], iou_threshold)
         if len(kept) >= max_detections or window >= len(order):
@@ -104,6 +104,8 @@ def soft_nms(
 
 def _kept_by_group(boxes: FloatArray, groups: IndexArray, iou_threshold: float) -> IndexArray:
     """Return the ascending positions (D,) of the boxes (C, 4), best first, that no better one of its group drops."""
+    if len(boxes) <= MATRIX:
+        return np.flatnonzero(_alive(boxes, iou_threshold, groups))
     by_group = np.argsort(groups, kind="stable")
     ends = np.flatnonzero(np.diff(groups[by_group])) + 1
     kept = [members[_kept(boxes[members], iou_threshold)] for members in np.split(by_group, ends)]
@@ -111,19 +113,26 @@ def _kept_by_group(boxes: FloatArray, groups: IndexArray, iou_threshold: float) 
 
 
 def _kept(boxes: FloatArray, iou_threshold: float) -> IndexArray:
-    """Return the positions (D,) of the boxes (C, 4), best first, that no better one drops."""
+    """Return the positions (D,) of the boxes (C, 4) of one group, best first, that no better one drops."""
     rest = np.arange(len(boxes))
     kept: list[int] = []
     while len(rest) > MATRIX:  # too many for the IoU of all with all
         kept.append(int(rest[0]))
         rest = rest[1:][~_overlap(boxes[rest[:1]], boxes[rest[1:]], iou_threshold)[0]]
-    drops = _overlap(boxes[rest], boxes[rest], iou_threshold)
-    is_alive = np.ones(len(rest), dtype=bool)
-    for best, row in enumerate(drops):
+    last = rest[_alive(boxes[rest], iou_threshold)]
+    return np.concatenate([np.array(kept, dtype=np.int64), last])
+
+
+def _alive(boxes: FloatArray, iou_threshold: float, groups: IndexArray | None = None) -> npt.NDArray[np.bool_]:
+    """Return (C,) which of the boxes (C, 4), best first, remain; the overlaps of all with all are computed at once."""
+    drops = np.triu(_overlap(boxes, boxes, iou_threshold), k=1)  # (C, C) row: the better one
+    if groups is not None:
+        drops &= groups[:, None] == groups
+    is_alive = np.ones(len(boxes), dtype=bool)
+    for best in np.flatnonzero(drops.any(axis=1)):
         if is_alive[best]:
-            kept.append(int(rest[best]))
-            is_alive[best + 1 :] &= ~row[best + 1 :]
-    return np.array(kept, dtype=np.int64)
+            is_alive &= ~drops[best]
+    return is_alive
 
 
 def _overlap(a: FloatArray, b: FloatArray, iou_threshold: float) -> npt.NDArray[np.bool_]:
