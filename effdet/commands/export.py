@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from effdet.commands import program
 from effdet.commands.model_options import image_size
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from effdet.detector.efficientdet import EfficientDet
 
 NUM_CHECKED = 8  # largest number of photos that a check uses
+AUTO = "auto"
 NUM_CALIBRATION = 300  # largest number of images that calibration uses
 
 
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
     result.add_argument("--dynamic-size", action="store_true", help="allow any height and width")
     result.add_argument("--batch", default="1", metavar="N", help="images of every run, or 'dynamic' (default: 1)")
-    result.add_argument("--precision", choices=get_args(Precision), default="fp32", help="default: fp32")
+    result.add_argument("--precision", choices=(*get_args(Precision), AUTO), default="fp32", help=_PRECISION)
     result.add_argument("--calibration", metavar="DATA", help=_CALIBRATION)
     result.add_argument("--max-drop", type=float, metavar="AP", help=_MAX_DROP)
     result.add_argument("--int8-outputs", action="store_true", help="int8: quantise the last convolutions too")
@@ -64,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+_PRECISION = (
+    "default: fp32. auto: fp32, and the file says how much AP bf16 costs on the val split of --check DATA, by which "
+    "effdet.load(FILE, precision='auto') and --precision auto of other commands choose; onnx and openvino"
+)
 _RAW = "tflite: class logits and box deltas as outputs; without it such a file does hard NMS"
 _SCORE_THRESHOLD = "least score that NMS inside the file reports (default: the model's; tflite: 0.02 or more)"
 _CALIBRATION = "for int8: 100 or more images, as a folder, a glob pattern, or data with a train split"
@@ -85,10 +90,12 @@ def run(args: argparse.Namespace) -> int:
     model = EfficientDet.from_pretrained(args.weights).eval()
     if options.image_size is not None:
         model.image_size = options.image_size
-    file = args.out or _default_file(args.weights, args.precision, FORMATS[args.format].suffix)
+    file = args.out or _default_file(args.weights, _written(args.precision), FORMATS[args.format].suffix)
 
     _propose_size(args, model)
     quantisation = _quantisation(args, model, options) if args.precision == "int8" else None
+    if args.precision == AUTO:
+        options = replace(options, bf16_drop=_bf16_drop(args, model, options))
     description = export(model, file, options, quantisation=quantisation)
     comparison: Comparison | None = None
     raw: float | None = None
@@ -101,10 +108,12 @@ def run(args: argparse.Namespace) -> int:
     result = str(comparison or f"not run and not compared with PyTorch, as such a file runs {where}")
     if raw is not None:
         result += f"; logits and deltas differ by at most {raw:.2g} of their standard deviation"
-    print(f"{file}: {args.format} {args.precision}, {size / 1e6:.1f} MB; {result}", file=report)
+    print(f"{file}: {args.format} {_written(args.precision)}, {size / 1e6:.1f} MB; {result}", file=report)
     if args.json:
         compared = {**asdict(comparison), "raw_difference": raw} if comparison else {}
-        write_json({"file": str(file), "bytes": size, **compared}, args.json, indent=2)
+        write_json(
+            {"file": str(file), "bytes": size, "bf16_drop": description.bf16_drop, **compared}, args.json, indent=2
+        )
     return 0
 
 
@@ -132,6 +141,8 @@ def _size(file: Path) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.precision == AUTO and (args.check is None or args.format not in ("onnx", "openvino")):
+        parser().error("--precision auto needs --check DATA with boxes, and --format onnx or openvino")
     if (args.precision == "int8") != (args.calibration is not None):
         parser().error("--precision int8 needs --calibration, and the other precisions do without")
     if (args.max_drop is not None or args.int8_outputs) and args.precision != "int8":
@@ -152,11 +163,27 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         image_size=None if args.size is None else image_size(args.size),
         batch=None if args.batch == "dynamic" else int(args.batch),
         dynamic_size=args.dynamic_size,
-        precision=args.precision,
+        precision=_written(args.precision),
         postprocess=args.postprocess,
         score_threshold=args.score_threshold,
         max_candidates=args.max_candidates,
     )
+
+
+def _written(precision: str) -> Precision:
+    """Return the precision of the file: fp32 for auto, which leaves the choice to the machine that loads it."""
+    return "fp32" if precision == AUTO else cast("Precision", precision)
+
+
+def _bf16_drop(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> float | None:
+    """Return how much AP bf16 costs; None, with a line, on a processor that cannot tell."""
+    from effdet.deployment.precision import has_bf16
+    from effdet.runs.bf16_drop import measure_bf16_drop
+
+    if not has_bf16():
+        print("what bf16 costs is not measured, as this processor has no instructions for it", file=sys.stderr)
+        return None
+    return measure_bf16_drop(model, args.check, options)
 
 
 def _default_file(weights: str, precision: str, suffix: str) -> Path:
@@ -249,10 +276,12 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
     from effdet.deployment.compare import TOLERANCES, compare, raw_difference
     from effdet.images.sources import iterate_images
 
-    tolerance = TOLERANCES[args.precision]
+    tolerance = TOLERANCES[_written(args.precision)]
     if args.tolerance is not None:
         tolerance = replace(tolerance, score=args.tolerance[0], iou=args.tolerance[1])
-    if args.check is not None:
+    if args.precision == AUTO:
+        photos = _calibration_images(args.check)
+    elif args.check is not None:
         photos = iterate_images(args.check)
     elif args.calibration is not None:
         photos = _calibration_images(args.calibration)

@@ -21,6 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model", "What is not given here is as the weights were saved.")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group.add_argument("--runtime", default="auto", choices=("auto", *RUNTIMES), help=_RUNTIME)
+    group.add_argument("--precision", choices=("auto",), help=_PRECISION)
     group.add_argument("--trust", action="store_true", help="open a .pt2 file that can run code: you know who made it")
     group.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="network input: one side, or H W")
     group.add_argument("--resize", choices=("letterbox", "stretch"), help="keep the shape of photos, or fill the input")
@@ -74,6 +75,12 @@ _RUNTIME = (
 )
 
 
+_PRECISION = (
+    "auto, for onnxruntime and openvino: compute an fp32 file in bf16 where runtime and processor have it and a check "
+    "on photos allowed it, by effdet export --precision auto --check DATA (default: that of the file)"
+)
+
+
 def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> Detector:
     """Return the detector of ``args.weights``, weights or an export, with the options that were given.
 
@@ -96,13 +103,16 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
             args.weights,
             runtime=args.runtime,
             num_threads=_threads_of_a_runtime(args, num_threads),
+            precision=args.precision,
             trust=args.trust,
         )
         _apply_options(exported, args)
         return exported
+    from effdet.deployment.precision import check_auto, choose_precision
     from effdet.detector.efficientdet import EfficientDet
     from effdet.runs.device import choose_device
 
+    check_auto(args.precision, "torch" if args.runtime == "auto" else args.runtime)
     _set_threads_of_torch(num_threads)
     device = choose_device(args.device, option="--device")
     model = EfficientDet.from_pretrained(args.weights)
@@ -111,7 +121,10 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
         return model.to(device)
     if args.device not in ("auto", "cpu"):
         raise ValueError(f"--device must be cpu for --runtime {args.runtime}, got {args.device}")
-    return deploy(model, args.runtime, num_threads=num_threads)
+    detector = deploy(model, args.runtime, num_threads=num_threads)
+    if args.precision is not None:
+        choose_precision(detector.description, args.runtime, args.weights)
+    return detector
 
 
 def _threads_of_a_runtime(args: argparse.Namespace, num_threads: int | None) -> int | None:

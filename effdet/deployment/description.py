@@ -53,6 +53,7 @@ class Description:
     training_tiles: Tiles | None = None  # in which objects have the size that they had in training; None: unknown
 
     predict_threshold: float | None = None  # score threshold of predict where it is given none; None: 0.3
+    bf16_drop: float | None = None  # AP (0…1) that OpenVINO lost in bf16 on photos; None: not measured
 
     def __post_init__(self) -> None:
         check_threshold(self.predict_threshold)
@@ -63,6 +64,9 @@ class Description:
         check_normalisation(self.mean, self.std, channels)
         batch = self.batch
         check(batch is None or (is_whole(batch) and 0 < batch < 2**31), "batch", "be 1 or more, or null for any", batch)
+        drop = self.bf16_drop
+        is_drop = drop is None or (isinstance(drop, int | float) and -1 <= drop <= 1)
+        check(is_drop, "bf16_drop", "be a difference of AP in -1…1, or null", drop)
         check(isinstance(self.dynamic_size, bool), "dynamic_size", "be true or false", self.dynamic_size)
         check(self.input in ("normalised", "pixels"), "input", "be normalised or pixels", self.input)
         check(self.outputs in ("raw", "detections"), "outputs", "be raw or detections", self.outputs)

@@ -43,6 +43,7 @@ class ExportOptions:
     postprocess: bool | None = None  # put hard NMS into the file; None: as is usual for the format
     score_threshold: float | None = None  # of NMS inside the file; None: the model's, but 0.02 or more in tflite
     max_candidates: int | None = None  # of NMS inside the file; None: as few as TensorRT takes, where it can be limited
+    bf16_drop: float | None = None  # what ``effdet.runs.bf16_drop.measure_bf16_drop`` returned, for precision="auto"
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -126,6 +127,7 @@ def describe(model: EfficientDet, options: ExportOptions) -> Description:
         value_range=model.value_range,
         training_tiles=model.training_tiles,
         predict_threshold=model.predict_threshold,
+        bf16_drop=options.bf16_drop,
     )
 
 

@@ -49,6 +49,8 @@ def test_an_export_is_compared_and_then_predicts(weights, tmp_path, capsys, demo
         (["--calibration", "photos"], "--precision int8 needs --calibration"),
         (["--max-drop", "0.01"], "--max-drop and --int8-outputs go with --precision int8"),
         (["--precision", "int8", "--calibration", "x", "--max-drop", "2"], "--max-drop must lie in [0, 1], got 2"),
+        (["--precision", "auto"], "--precision auto needs --check DATA with boxes, and --format onnx or openvino"),
+        (["--precision", "auto", "--check", "x", "--format", "tflite"], "--precision auto needs --check DATA"),
         (["--batch", "many"], "--batch must be a number from 1 or 'dynamic', got many"),
     ],
 )

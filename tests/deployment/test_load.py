@@ -87,6 +87,22 @@ def test_options_that_cannot_be_honoured_are_refused(weights, options, message):
         effdet.load(weights, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"precision": "bf16", "runtime": "openvino"},
+            "precision must be 'auto' or None for that of the file, got 'bf16'",
+        ),
+        ({"precision": "auto"}, "precision 'auto' goes with onnxruntime, openvino, got runtime 'torch'"),
+        ({"precision": "auto", "runtime": "litert"}, "precision 'auto' goes with .*, got runtime 'litert'"),
+    ],
+)
+def test_a_precision_that_a_runtime_cannot_choose_is_refused(weights, options, message):
+    with pytest.raises(ValueError, match=message):
+        effdet.load(weights, **options)
+
+
 def test_a_missing_runtime_is_named_before_the_weights_are_read(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(ImportError, match="this needs openvino; install it with"):
