@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from zlib import crc32
 
-from effdet.data.doctor.examination import examine
+from effdet.data.doctor.examination import Examination, examine
 from effdet.data.download import _check_member
 from effdet.data.findings import DataError
 from effdet.data.formats import read_parts
@@ -100,6 +100,10 @@ _OPENIMAGES = (
 _SPLITS = {"data": "all.json", "part": "all", "images": {"train": ["a.jpg"], "val": ["b.jpg"]}, "seed": 0}
 
 
+def _examine(folder: Path) -> Examination:
+    return examine({str(part): source for part, source in find_data(folder).parts.items()}, decode_images=False)
+
+
 def read_folder(folder: Path, *, examined: bool) -> None:
     """Find and read a data set as training does, and perhaps examine it as the doctor does.
 
@@ -107,7 +111,7 @@ def read_folder(folder: Path, *, examined: bool) -> None:
         DataError: If it cannot be used.
         AssertionError: If training cannot use what the doctor finds no error in.
     """
-    may_have_errors = not examined or examine(find_data(folder).parts, decode_images=False).has_errors
+    may_have_errors = not examined or _examine(folder).has_errors
     for dataset in read_parts(folder).values():
         for index in range(min(len(dataset), 50)):
             dataset.annotations(index), dataset.path(index)

@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,7 +47,12 @@ def _exif() -> bytes:
 
 
 def _jpegs() -> Seeds:
-    kinds = ({}, {"progressive": True}, {"quality": 20, "subsampling": 2}, {"restart_marker_rows": 1})
+    kinds: tuple[dict[str, Any], ...] = (
+        {},
+        {"progressive": True},
+        {"quality": 20, "subsampling": 2},
+        {"restart_marker_rows": 1},
+    )
     return [*(_encoded("JPEG", **kind) for kind in kinds), _encoded("JPEG", "L"), _encoded("JPEG", "CMYK"), _exif()]
 
 

@@ -13,7 +13,19 @@ _TEXTS = (
     *("", "a", "0", "-1", "1e999", "nan", "../../x", "/etc/passwd", "a\nb", "\0", "\ud800", "é" * 3, "x" * 3000),
     *("c:\\a\\b.jpg", "file:///etc/passwd", "\u202e", "None", "[]", "%s%s%n", "{0}", "~"),
 )
-_SPECIAL = (float("inf"), float("-inf"), float("nan"), None, True, False, [], {}, [[]], {"a": {"b": []}}, [None] * 5)
+_SPECIAL: tuple[Any, ...] = (
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    {"a": {"b": []}},
+    [None] * 5,
+)
 _TOKENS = (
     *(b"\0", b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x80" * 9 + b"\x01", b"\r", b"\n", b'"', b"[" * 50, b"{", b"}"),
     *(b",", b"-", b"1e999", b"NaN", b"\xef\xbb\xbf", b"\xff\xfe", b"<", b"&amp;", b"<!--", b"]]>", b"\xed\xa0\x80"),
@@ -109,7 +121,7 @@ def _change_somewhere(value: Any, rng: random.Random) -> Any:
         del container[key]
     elif kind == 1 and isinstance(container, dict):
         container[rng.choice(_TEXTS)] = container.pop(key)
-    elif kind == 1:
+    elif kind == 1 and isinstance(container, list):
         container.extend(copy.deepcopy(inner) for _ in range(rng.choice((1, 3))))
     elif kind == 2:
         container[key] = [inner]

@@ -66,7 +66,9 @@ def run_target(target: Target, numbers: range, failures: Path, state: State) -> 
     number, started, failed = numbers.start, time.perf_counter(), 0
     while number < numbers.stop:
         ours, theirs = multiprocessing.Pipe(duplex=False)
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        context = (
+            multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
+        )
         worker = context.Process(target=_work, args=(target.name, range(number, numbers.stop), failures, theirs))
         worker.start()
         theirs.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from effdet.config import Optimizer, Precision
 from effdet.training.distributed import World
@@ -32,7 +32,7 @@ def check(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for backend, count, sync_bn in cases:
         reference = _alone(device, sync_bn)
         with tempfile.TemporaryDirectory() as folder:
-            mp.spawn(_work, args=(count, backend, args.device, folder, sync_bn), nprocs=count)
+            spawn(_work, args=(count, backend, args.device, folder, sync_bn), nprocs=count)
             weights = torch.load(Path(folder) / "weights.pt", weights_only=True)
         difference = max((weights[name] - value).abs().max().item() for name, value in reference.items())
         yield {

@@ -209,7 +209,7 @@ def _advice_when_memory_is_short() -> dict[str, Any]:
 def run_demo(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Train on the drawn demo set from random weights, and evaluate the result on the device and on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
-        counts = {"num_train": 16, "num_val": 4} if args.quick else {}
+        counts: dict[str, Any] = {"num_train": 16, "num_val": 4} if args.quick else {}
         draw_demo(Path(folder) / "demo", **counts)
         overrides = ["model.backbone_weights=null", "train.freeze=none", "train.freeze_bn=false", "train.batch_size=16"]
         overrides += ["train.epochs=1" if args.quick else "train.epochs=40", "eval.every=20", "train.lr=0.01"]

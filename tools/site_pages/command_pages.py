@@ -62,6 +62,7 @@ def _name(action: argparse.Action) -> str:
 
 
 def _values(action: argparse.Action) -> str:
+    value: str | tuple[str, ...]
     if action.choices and action.metavar is None:
         value = "|".join(map(str, action.choices))
     else:

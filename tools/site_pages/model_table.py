@@ -37,8 +37,14 @@ def _models() -> list[tuple[str, PublishedFile | None]]:
 
 
 def _cost(name: str, file: PublishedFile | None) -> tuple[int, int]:
-    common = {"anchor_scale": 4.0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "stochastic_depth": 0.0}  # they cost nothing
-    architecture = replace(PUBLISHED[name], aspect_ratios=(1.0, 2.0, 0.5), **common)
+    architecture = replace(
+        PUBLISHED[name],  # what costs nothing is made alike
+        anchor_scale=4.0,
+        aspect_ratios=((1.0, 1.0), (2.0, 1.0), (1.0, 2.0)),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        stochastic_depth=0.0,
+    )
     cost = network_cost(architecture, image_size=file.image_size if file else None)
     return cost.macs, cost.parameters
 
