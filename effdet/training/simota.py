@@ -14,6 +14,7 @@ from effdet.training.dense_targets import AnyAssignment
 from effdet.training.matching import Choices, FlatPredictions, GroundTruth, Pairs, make_assignment, paired_iou, spread
 
 ROWS = 4096  # anchors that are summed at once; their temporaries then stay in the cache
+FACTORS = 100  # classes of a product, each with a factor of at most 2: below the largest float32, 2¹²⁸
 OUTSIDE = 1e5  # additional cost of an anchor that is not both inside the box and near its centre
 
 
@@ -51,8 +52,8 @@ class SimOta:
         """
         truth, layout = GroundTruth.of(targets, anchors), layout_of(anchors)
         predicted = FlatPredictions.of(predictions, anchors)
-        num_flat = len(predicted.boxes)
-        parts = [self._choices(part, layout, predicted) for part in truth.chunks(len(anchors))]
+        background, num_flat = _sum_of_softplus(predicted.logits), len(predicted.boxes)  # (B·N,): Σₖ CE(pₖ, 0)
+        parts = [self._choices(part, layout, predicted, background) for part in truth.chunks(len(anchors))]
         owner, scores = truth.classes.new_full((num_flat,), len(truth)), predicted.boxes.new_zeros(num_flat)
         if parts:
             flat, cost, chosen = (torch.cat(rows) for rows in zip(*parts, strict=True))  # (R, topk)
@@ -61,13 +62,15 @@ class SimOta:
         return make_assignment(anchors, targets, truth, owner, scores, dense=dense)
 
     def _choices(
-        self, truth: GroundTruth, layout: AnchorLayout, predicted: FlatPredictions
+        self, truth: GroundTruth, layout: AnchorLayout, predicted: FlatPredictions, background: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return flat index and cost of the cheapest candidates, and whether the box chooses them: (r, topk) each."""
         inside, near = layout.cells_inside(truth.boxes), layout.cells_near(truth.boxes, self.radius)
         pairs = Pairs.of(truth, inside | near, layout.per_cell)
         u = predicted.ious(truth, pairs)  # (P, A)
-        cost = self._cost(truth, pairs, u, predicted) + OUTSIDE * ~(inside & near)[pairs.row, pairs.cell, None]
+        cross_entropy = background[pairs.flat] - predicted.logits_of_class(truth, pairs)  # CE(p, 1) = CE(p, 0) - logit
+        is_outside = ~(inside & near)[pairs.row, pairs.cell, None]
+        cost = cross_entropy - self.iou_weight * (u + 1e-8).log() + OUTSIDE * is_outside
 
         topk = min(self.topk, len(inside[0]) * layout.per_cell)
         ious = pairs.matrix(u, 0.0).topk(topk, dim=1).values
@@ -77,16 +80,15 @@ class SimOta:
         chosen = (rank < count[:, None]) & cost.isfinite()
         return truth.first_anchor[:, None] + anchor, cost, chosen
 
-    def _cost(self, truth: GroundTruth, pairs: Pairs, u: Tensor, predicted: FlatPredictions) -> Tensor:
-        """Return the cost of each pair without ``OUTSIDE``: (P, A). Σₖ CE(pₖ, k = c) = Σₖ softplus(xₖ) - x_c."""
-        cross_entropy = _sum_of_softplus(predicted.logits)[pairs.flat] - predicted.logits_of_class(truth, pairs)
-        return cross_entropy - self.iou_weight * (u + 1e-8).log()
-
 
 def _sum_of_softplus(logits: Tensor) -> Tensor:
     """Return Σₖ softplus(xₖ) of (rows, K) logits, (rows,) float32, with an absolute error of about 1e-7 for each class.
 
-    ln(1 + eˣ) takes a fourth of the time of ``torch.nn.functional.softplus`` on a CPU. Logits above 80 count as 80.
+    It is computed as Σₖ max(xₖ, 0) + ln Πₖ (1 + exp(-|xₖ|)), with one logarithm for many classes. On a CPU this takes a
+    fifth of the time of ``torch.nn.functional.softplus``.
     """
-    parts = [part.float().clamp(max=80).exp_().add_(1).log_().sum(dim=1) for part in logits.split(ROWS)]
-    return torch.cat(parts)
+    sums = []
+    for part in logits.split(ROWS):
+        products = [few.abs().neg_().exp_().add_(1).prod(dim=1) for few in part.float().split(FACTORS, dim=1)]
+        sums.append(part.float().clamp(min=0).sum(dim=1) + torch.stack(products).log_().sum(dim=0))
+    return torch.cat(sums)

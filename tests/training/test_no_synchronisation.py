@@ -9,6 +9,7 @@ import torch
 
 from effdet.structures import Predictions
 from effdet.training import anchor_layout
+from effdet.training.distillation import Teacher
 from effdet.training.losses import DetectionLoss
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,4 +43,16 @@ def test_no_size_and_no_branch_depends_on_values(monkeypatch, anchors, assigner,
     assignment = criterion.assign(anchors, targets, there)
     assert assignment.is_positive.shape == (len(targets) * len(ANCHORS),)
     losses = criterion(there, anchors, targets, assignment=assignment)
+    assert all(loss.device == META for loss in losses.values())
+
+
+@pytest.mark.parametrize("box_loss", ["huber", "ciou"])
+def test_no_size_and_no_branch_depends_on_what_a_teacher_predicts(monkeypatch, anchors, box_loss):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    shape = (2, len(ANCHORS))
+    predictions, taught = (
+        Predictions(torch.empty(*shape, 4, device=META), torch.empty(*shape, 4, device=META)) for _ in range(2)
+    )
+    teacher = Teacher(torch.nn.Identity(), torch.arange(4))
+    losses = teacher.losses(predictions, taught, anchors, criterion=DetectionLoss(box_loss=box_loss), normaliser=1.0)
     assert all(loss.device == META for loss in losses.values())

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from effdet.ops.boxes import decode
-from effdet.training import matching
+from effdet.training import matching, simota
 from effdet.training.simota import SimOta
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -66,3 +66,12 @@ def test_assignment_equals_a_literal_loop(monkeypatch, topk, pairs, dense):
 
     learned, _ = assert_equals_loop(assigned, targets, loop)
     assert len(learned) >= 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_classes", [1, 80, 365])
+def test_the_sum_of_softplus_is_that_of_pytorch(num_classes, dtype):
+    logits = torch.randn(5000, num_classes, generator=torch.Generator().manual_seed(0)).mul(5).to(dtype)
+    logits[0], logits[1], logits[2] = 0, 1000, -1000
+    expected = torch.nn.functional.softplus(logits.double()).sum(dim=1)
+    torch.testing.assert_close(simota._sum_of_softplus(logits).double(), expected, rtol=1e-6, atol=2e-7 * num_classes)
