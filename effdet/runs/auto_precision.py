@@ -53,7 +53,7 @@ def with_precision(config: Config, model: EfficientDet, train: Dataset, world: W
         before = config_of(resumed).train.precision
         chosen = Precision.fp32 if before is Precision.auto else before
     else:
-        chosen = world.broadcast(_choose(config, model, train) if world.is_main else None)
+        chosen = world.broadcast(_choose(config, model, train) if world.is_main else Precision.fp32)
     return replace(config, train=replace(config.train, precision=chosen))
 
 
