@@ -22,8 +22,9 @@ PICTURE_SIDES = (480, 640)  # shortest and longest side of the drawn pictures
 
 _NOTES = """\
 The network alone and everything from a photo's file to boxes are measured on the same photos, after a warm-up: median
-and quartiles of the milliseconds of one image. Without --photos, pictures are drawn; post-processing depends on what is
-in a photo, so your own photos give truer numbers. Run it while nothing else uses the machine.
+and quartiles of the milliseconds of one image. The last row is the mean where one call gets all files: a thread then
+decodes the next photos while the network computes. Without --photos, pictures are drawn; post-processing depends on
+what is in a photo, so your own photos give truer numbers. Run it while nothing else uses the machine.
 """
 
 
@@ -93,4 +94,5 @@ def _table(args: argparse.Namespace, speed: Speed) -> str:
     for name, timing in (("network", speed.network), ("from file to boxes", speed.predict)):
         quartiles = f"{timing.first_quartile:.1f}–{timing.third_quartile:.1f}"
         lines.append(f"{name:20} {timing.median:10.1f} {quartiles:>16} {timing.images_per_second:9.2f}")
+    lines.append(f"{'all at once, mean':20} {speed.stream:10.1f} {'':>16} {1000 / speed.stream:9.2f}")
     return "\n".join(lines)

@@ -47,6 +47,7 @@ class Speed:
     runs: int
     network: Timing  # from the normalised input to class logits and box deltas, or to boxes where an export holds NMS
     predict: Timing  # from the file to boxes: decoding, resizing, network and post-processing
+    stream: float  # milliseconds of an image where predict_iter gets all files at once and reads ahead
 
 
 def measure_speed(
@@ -54,7 +55,7 @@ def measure_speed(
 ) -> Speed:
     """Measure a detector as it is: its device, runtime, input size and settings.
 
-    Both numbers come from the same photos. Post-processing takes longer where a photo has more candidates, so measure
+    All numbers come from the same photos. Post-processing takes longer where a photo has more candidates, so measure
     on photos of the kind that the detector will see.
 
     Args:
@@ -80,7 +81,16 @@ def measure_speed(
         runs=runs,
         network=time_runs(networks, detector.device, batch_size),
         predict=time_runs(predicts, detector.device, batch_size),
+        stream=_stream(detector, [photo for batch in batches[WARMUP:] for photo in batch], batch_size),
     )
+
+
+def _stream(detector: EfficientDet | DeployedDetector, photos: Sequence[str], batch_size: int) -> float:
+    """Return the milliseconds of an image where all files are given at once, so that a thread decodes ahead."""
+    started = time.perf_counter()
+    for _ in detector.predict_iter(list(photos), batch_size=batch_size):
+        pass
+    return 1000 * (time.perf_counter() - started) / len(photos)
 
 
 def measure_network(detector: EfficientDet | DeployedDetector, *, runs: int = 20) -> Timing:

@@ -15,16 +15,17 @@ def weights(tmp_path_factory):
     return str(file)
 
 
-def test_both_numbers_of_weights_are_printed(weights, photo_sets, capsys):
+def test_the_numbers_of_weights_are_printed(weights, photo_sets, capsys):
     photos = str(photo_sets / "bccd" / "images")
     assert (
         main(["benchmark", weights, "--photos", photos, "--runs", "2", "--threads", "1", "--image-size", "64", "96"])
         == 0
     )
-    title, _, network, predict = capsys.readouterr().out.splitlines()
+    title, _, network, predict, stream = capsys.readouterr().out.splitlines()
     assert title == f"{weights} at 64×96, batch 1, 2 runs"
     assert network.startswith("network ")
     assert predict.startswith("from file to boxes ")
+    assert stream.startswith("all at once, mean ")
 
 
 def test_json_holds_milliseconds_and_quartiles(weights, capsys):
@@ -33,6 +34,7 @@ def test_json_holds_milliseconds_and_quartiles(weights, capsys):
     assert (found["image_size"], found["batch_size"], found["runs"]) == ([64, 64], 2, 2)
     for timing in (found["network"], found["predict"]):
         assert 0 < timing["first_quartile"] <= timing["median"] <= timing["third_quartile"]
+    assert found["stream"] > 0
 
 
 @pytest.mark.slow

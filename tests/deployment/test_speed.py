@@ -38,6 +38,15 @@ def test_the_photos_are_used_in_turn(model, photos, monkeypatch):
     assert seen == [[a, b], [c, a], [b, c], [a, b], [c, a]]
 
 
+def test_a_stream_gets_all_counted_photos_in_one_call(model, photos, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model, "predict_iter", lambda batch, **options: seen.append((batch, options)) or iter(()))
+    monkeypatch.setattr(model, "predict", lambda *_, **options: None)
+    assert measure_speed(model, photos, batch_size=2, runs=2).stream > 0
+    a, b, c = map(str, photos)
+    assert seen == [([a, b, c, a], {"batch_size": 2})]
+
+
 def test_the_quartiles_leave_out_the_warm_up_and_count_an_image(monkeypatch):
     # Start and end of three slow runs, then of five that count.
     clock = iter([0, 9, 0, 9, 0, 9, 0, 0.002, 0, 0.004, 0, 0.006, 0, 0.008, 0, 0.010])

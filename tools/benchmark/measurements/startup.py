@@ -9,9 +9,10 @@ from typing import Any
 
 from benchmark.race import Entry, Row, race
 from benchmark.results import make_result, race_options, threads_of
+from effdet.deployment.runtimes import is_installed
 
 COMMAND_LINE = "import sys; from effdet.commands import main; sys.exit(main())"  # the code of the script ``effdet``
-FIRST_PREDICTION = "import sys, effdet; effdet.load(sys.argv[1]).predict(sys.argv[2])"
+FIRST_PREDICTION = "import sys, effdet; effdet.load(sys.argv[1], runtime=sys.argv[3]).predict(sys.argv[2])"
 
 
 def startup(args: argparse.Namespace, folder: Path, facts: dict[str, Any] | None) -> dict[str, Any]:
@@ -33,7 +34,11 @@ def startup(args: argparse.Namespace, folder: Path, facts: dict[str, Any] | None
         file, photo = str(folder / "model.onnx"), facts["photos"][0]
         name = f"of {facts['variant']}.onnx on a photo"
         commands |= {
-            f"ours: first prediction {name}": ["-c", FIRST_PREDICTION, file, photo],
+            **{
+                f"ours: first prediction {name}, {title}": ["-c", FIRST_PREDICTION, file, photo, runtime]
+                for runtime, title in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"))
+                if is_installed(runtime)
+            },
             f"ours: effdet predict {name}": [
                 *("-c", COMMAND_LINE, "predict", "--weights", file, photo, "--out", str(folder / "found")),
             ],
