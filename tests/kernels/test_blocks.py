@@ -195,17 +195,18 @@ def test_without_gradients_the_plain_modules_run():
         assert torch.equal(plain(x).class_logits, fused(x).class_logits)
 
 
-@pytest.mark.parametrize("why", ["no kernels", "float16", "float64"])
+@pytest.mark.parametrize("why", ["no kernels", "no kernels, bfloat16", "float16", "float64"])
 def test_the_plain_modules_run_where_kernels_do_not_apply(monkeypatch, why):
     plain = network().train()
     fused = copy.deepcopy(plain)
     fuse_for_training(fused)
     x = torch.randn(2, 3, 64, 96)
-    if why == "no kernels":
+    if why.startswith("no kernels"):
         monkeypatch.setattr(training_blocks, "load_kernels", lambda: None)
     if why == "float64":
         plain, fused, x = plain.double(), fused.double(), x.double()
-    with torch.autocast("cpu", dtype=torch.float16, enabled=why == "float16"):
+    dtype = torch.float16 if why == "float16" else torch.bfloat16
+    with torch.autocast("cpu", dtype=dtype, enabled=why.endswith("float16")):
         assert torch.equal(plain(x).class_logits, fused(x).class_logits)
 
 
