@@ -157,17 +157,18 @@ class DetectionLoss:
         Raises:
             ValueError: If predictions are needed and there are none.
         """
-        if predictions is None:
-            if self.needs_predictions:
-                raise ValueError(
-                    f"assign needs predictions with assigner '{self.assigner.value}' and class_loss "
-                    f"'{self.class_loss.value}', got None"
-                )
-            return self._match(anchors, targets, predictions)
+        if predictions is None and self.needs_predictions:
+            raise ValueError(
+                f"assign needs predictions with assigner '{self.assigner.value}' and class_loss "
+                f"'{self.class_loss.value}', got None"
+            )
         assignment = self._match(anchors, targets, predictions)
         if not self.learns_scores:
             return replace(assignment, scores=None)
-        return assignment if assignment.scores is not None else with_iou_scores(assignment, anchors, predictions)
+        if assignment.scores is not None:
+            return assignment
+        assert predictions is not None
+        return with_iou_scores(assignment, anchors, predictions)
 
     def _match(self, anchors: Tensor, targets: Sequence[Target], predictions: Predictions | None) -> AnyAssignment:
         if self.topk is None:
