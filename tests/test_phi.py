@@ -15,7 +15,7 @@ def test_a_phi_is_trained_evaluated_and_exported_by_the_commands(demo_root, tmp_
         "model.name=null", "model.phi=0.3", "model.backbone_weights=null", "train.freeze=none", "train.freeze_bn=false",
         f"data.root={demo_root}", "data.long_side=null", "data.max_long_side=null", "data.image_size=[64,64]",
         "data.max_train_images=4", "data.max_val_images=2", "data.workers=0", "train.batch_size=2", "train.epochs=1",
-        f"run.dir={tmp_path}",
+        f"run.dir={tmp_path}", "run.report=false",
     ]  # fmt: skip
     assert main(["config", "custom", *overrides]) == 0
     config = tmp_path / "mine.yaml"

@@ -28,7 +28,14 @@ if __name__ == "__main__":
     latency.measure_latencies = netadapt.measure_latencies = count
     weights, data, folder = sys.argv[1:]
     model = [f"model.weights={weights}", "model.name=null", "model.backbone_weights=null", f"data.root={data}"]
-    train = ["train.epochs=1", "train.batch_size=4", "train.lr=0.001", "data.workers=0", "train.fused=false"]
+    train = [
+        "train.epochs=1",
+        "train.batch_size=4",
+        "train.lr=0.001",
+        "data.workers=0",
+        "train.fused=false",
+        "run.report=false",
+    ]
     config = load_config("custom", [*model, *train])
     total = count([netadapt.EfficientDet.from_pretrained(weights)])[0]
     settings = AdaptSettings(target_ms=0.8 * total, step_ms=0.1 * total, short_steps=1, held_out=0.3, runtime="torch")

@@ -38,6 +38,7 @@ def overrides(demo_root):
         "model.architecture={channels: 16, neck_repeats: 1, head_repeats: 1}",
         "train.batch_size=8",
         "run.threads=1",
+        "run.report=false",
     ]
 
 

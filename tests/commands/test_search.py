@@ -8,7 +8,7 @@ CONFIG = """
 model: {{name: lite0, architecture: {{channels: 8, neck_repeats: 1, head_repeats: 1}}}}
 data: {{root: {root}, image_size: [64, 64], max_val_images: 2, workers: 0}}
 train: {{batch_size: 4, optimizer: adamw, lr: 0.004}}
-run: {{device: cpu, threads: 1}}
+run: {{device: cpu, threads: 1, report: false}}
 """
 
 

@@ -26,7 +26,7 @@ def config(tmp_path, demo_root):
         f"model: {{name: lite0}}\n"
         f"data: {{root: {demo_root}, image_size: [64, 64], workers: 0}}\n"
         f"train: {{epochs: 1, batch_size: auto, warmup_epochs: 0}}\n"
-        f"run: {{dir: {tmp_path / 'runs'}, device: cpu, threads: 1}}\n"
+        f"run: {{dir: {tmp_path / 'runs'}, device: cpu, threads: 1, report: false}}\n"
     )
     return path
 

@@ -17,7 +17,7 @@ CONFIG = """
 model: {{name: lite0}}
 data: {{root: {root}, image_size: [64, 64], workers: 0}}
 train: {{epochs: 3, batch_size: 8}}
-run: {{dir: {runs}, name: tiny, device: cpu, threads: 1}}
+run: {{dir: {runs}, name: tiny, device: cpu, threads: 1, report: false}}
 """
 
 

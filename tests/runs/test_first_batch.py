@@ -87,7 +87,7 @@ def test_a_run_draws_its_first_batch(tmp_path, demo_root):
         f"data: {{root: {demo_root}, image_size: [64, 64], workers: 0, max_train_images: 4, max_val_images: 2,\n"
         f"       augment: {{scale: [0.5, 1.5]}}}}\n"
         f"train: {{epochs: 1, batch_size: 2}}\n"
-        f"run: {{dir: {tmp_path / 'runs'}, device: cpu, threads: 1}}\n"
+        f"run: {{dir: {tmp_path / 'runs'}, device: cpu, threads: 1, report: false}}\n"
     )
     run = train(load_config(config))
     with Image.open(run.folder / "first_batch.png") as first:

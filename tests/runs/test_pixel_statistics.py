@@ -29,7 +29,7 @@ def as_bands(rgb):
     return np.dstack([rgb, rgb[..., :2] // 2]).astype(np.uint16) * 64 + 100
 
 
-SMALL = ["data.long_side=null", "data.max_long_side=null", "data.image_size=[64,64]"]
+SMALL = ["run.report=false", "data.long_side=null", "data.max_long_side=null", "data.image_size=[64,64]"]
 KINDS = {"gray": (as_gray, 1, "png"), "bands": (as_bands, 5, "npy"), "deep": (lambda rgb: rgb / 1000.0, 3, "npy")}
 
 
