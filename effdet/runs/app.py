@@ -76,7 +76,10 @@ def build_app(model: Detector) -> Any:
         found = gradio.State(None)
         with gradio.Row():
             with gradio.Column():
-                photo = gradio.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="photo")
+                camera = gradio.WebcamOptions(mirror=False)  # boxes and letters stay where they are
+                photo = gradio.Image(
+                    type="filepath", sources=["upload", "webcam", "clipboard"], webcam_options=camera, label="photo"
+                )
                 slider = gradio.Slider(WEAKEST, 1, value=max(WEAKEST, threshold), step=0.01, label="score threshold")
             with gradio.Column():
                 drawn = gradio.Image(

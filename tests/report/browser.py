@@ -10,14 +10,14 @@ WIDTHS = {"desktop": 1280, "phone": 390}
 
 
 @contextlib.contextmanager
-def browser():
-    """Yield a browser, or skip the test where there is none."""
+def browser(*options):
+    """Yield a browser started with more options, or skip the test where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
     program = os.environ.get("EFFDET_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium, or EFFDET_CHROMIUM")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        chromium = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", *options])
         try:
             yield chromium
         finally:

@@ -2,6 +2,7 @@
 
 import builtins
 import gc
+import io
 import json
 import urllib.error
 import urllib.request
@@ -101,6 +102,25 @@ def test_a_visitor_sends_a_photo_and_downloads_what_is_found(served, model, phot
     assert content["labels"] == expected.labels.tolist()
     assert errors == []
     assert [url for url in asked if not url.startswith((served.local_url, "data:", "blob:"))] == []
+
+
+@pytest.mark.slow
+def test_the_camera_takes_a_picture_that_is_not_mirrored(served, photo_sets, tmp_path):
+    real = photo_sets / "bccd" / "images" / "BloodImage_00000.jpg"
+    film = tmp_path / "camera.mjpeg"
+    film.write_bytes(3 * real.read_bytes())
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with browser(*camera, f"--use-file-for-fake-video-capture={film}") as chromium:
+        page = chromium.new_page()
+        page.goto(served.local_url)
+        page.click("button[aria-label='Capture from camera']", timeout=60_000)
+        page.click("text=Click to Access Webcam", timeout=60_000)
+        page.click("button[aria-label='capture photo']", timeout=60_000)
+        page.wait_for_selector("button:has-text('download JSON'):not([disabled])", timeout=60_000)
+        address = page.get_attribute("[data-testid='detailed-image'], .image-frame img", "src")
+        taken = Image.open(io.BytesIO(page.request.get(address).body())).convert("RGB").resize((64, 48))
+    seen, expected = np.asarray(taken, float), np.asarray(Image.open(real).resize((64, 48)), float)
+    assert 2 * abs(seen - expected).mean() < abs(seen - expected[:, ::-1]).mean()
 
 
 def test_a_missing_gradio_names_the_extra(model, monkeypatch):
