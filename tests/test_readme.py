@@ -193,7 +193,7 @@ def check_command(words):
     elif words[:2] == ["python", "-m"] and words[2].startswith("tools."):
         assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), f"{words[2]} does not exist"
     elif command is None:
-        assert words[0] in ("pip", "git", "cd") or re.match(r"\w+=", words[0]), "another program"
+        assert words[0] in ("pip", "git", "cd", "rm") or re.match(r"\w+=", words[0]), "another program"
     else:
         parse(*command)
 

@@ -111,7 +111,7 @@ function drawHistory() {
 function drawConfusion() {
   const {classes, matrix} = data.confusion;
   const used = classes.map((_, n) => n).filter(n => n === classes.length - 1 || matrix[n].some(v => v) || matrix.some(row => row[n]));
-  const head = element("tr", {}, element("th", {}, "labelled ↓ detected →"), ...used.map(n => element("th", {title: classes[n]}, classes[n])));
+  const head = element("tr", {}, element("th", {}, "labelled ↓\ndetected →"), ...used.map(n => element("th", {title: classes[n]}, classes[n])));
   const rows = used.map(row => {
     const sum = Math.max(1, used.reduce((total, column) => total + matrix[row][column], 0));
     return element("tr", {}, element("th", {scope: "row"}, classes[row]), ...used.map(column => {
@@ -120,7 +120,7 @@ function drawConfusion() {
       return element("td", {style: `background:color-mix(in srgb, ${hue} ${part}%, transparent)`, title: `${classes[row]} → ${classes[column]}: ${count}`}, count ? String(count) : "");
     }));
   });
-  byId("confusion-table").replaceChildren(element("table", {class: "confusion"}, element("thead", {}, head), element("tbody", {}, ...rows)));
+  byId("confusion-table").replaceChildren(element("table", {class: used.length > 6 ? "confusion wide" : "confusion"}, element("thead", {}, head), element("tbody", {}, ...rows)));
   byId("confused").textContent = mostConfused(classes, matrix);
 }
 
