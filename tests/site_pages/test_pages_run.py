@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from effdet import EfficientDet
+import effdet
+from effdet import EfficientDet, load_config
 from effdet.commands import main
 from effdet.data.demo import draw_demo
 from effdet.weights.effdet import to_effdet
@@ -55,11 +56,15 @@ D0 = "tf_efficientdet_d0_34-f153e0cf.pth"
 
 
 def run(code, folder):
-    """Run a block of bash: our commands in this process, anything else in bash with the short commands on its path."""
+    """Run a block of bash: our commands in this process, anything else in bash with the short commands on its path.
+
+    Exports and measurements run in bash, too: each in a process of its own.
+    """
     for line in re.sub(r"\\\n\s*", " ", code).splitlines():
         words = shlex.split(line, comments=True)
         words = ["effdet", Path(words[1]).stem, *words[2:]] if is_a_tool(words) else words
-        if words[:1] == ["effdet"] and not set("><|&$") & set(line.partition(" #")[0]):
+        alone = words[1:2] in (["export"], ["benchmark"]) or set("><|&$") & set(line.partition(" #")[0])
+        if words[:1] == ["effdet"] and not alone:
             arguments = shortened.less_work(words[1], words[2:])
             assert main([words[1], *arguments]) == 0, line
         elif words:
@@ -120,7 +125,8 @@ def prepared(tmp_path_factory, photo_sets):
     four_channels(photo_sets / "bccd", work / "scans")
     for name in ("photo.jpg", "slide.png"):
         Image.open(photo_sets / "bccd" / "images" / "BloodImage_00000.jpg").save(work / name)
-    torch.save(to_effdet(EfficientDet("tf_efficientdet_d0", 90).network.state_dict(), "tf_efficientdet_d0"), work / D0)
+    for name, file in (("tf_efficientdet_d0", D0), ("tf_efficientdet_lite0", "tf_efficientdet_lite0.pth")):
+        torch.save(to_effdet(EfficientDet(name, 90).network.state_dict(), name), work / file)
     draw_demo(work / "data" / "demo", num_train=104, num_val=2)
     for name in ("tools", "configs", "tests", "setup.cfg"):
         (work / name).symlink_to(ROOT / name)
@@ -131,7 +137,9 @@ def four_channels(source, target):
     """Write a small data set of images with four channels."""
     shutil.copytree(source, target)
     for file in (target / "images").iterdir():
-        Image.open(file).convert("RGBA").save(file.with_suffix(".png"))
+        photo = Image.open(file)
+        photo.putalpha(photo.convert("L"))
+        photo.save(file.with_suffix(".png"))
         file.unlink()
     for part in ("train", "val"):
         text = (target / f"{part}.json").read_text()
@@ -163,8 +171,14 @@ def folder(request, prepared, tmp_path, monkeypatch):
     if page in RUNS:
         give_files_of_runs(request.getfixturevalue("trained"), RUNS[page], work)
     monkeypatch.setattr(sources, "local_file", lambda file: work / D0)  # in place of the download
+    monkeypatch.setattr(effdet, "load_config", shorter_config)
     monkeypatch.chdir(work)
     return work
+
+
+def shorter_config(name, overrides=()):
+    """Stand for ``effdet.load_config`` in Python blocks, with the settings of a short training."""
+    return load_config(name, shortened.less_work("train", [str(name), *overrides])[1:])
 
 
 def give_files_of_runs(trained, runs, work):
