@@ -49,6 +49,7 @@ def with_precision(config: Config, model: EfficientDet, train: Dataset, world: W
     """
     if config.train.precision is not Precision.auto or world.device.type != "cpu":
         return config
+    chosen: Precision
     if resumed is not None:
         before = config_of(resumed).train.precision
         chosen = Precision.fp32 if before is Precision.auto else before
