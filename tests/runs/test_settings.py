@@ -203,6 +203,7 @@ SETTINGS = [
     Setting("data.augment.mosaic=1", images),
     Setting("data.augment.mixup=1", images),
     Setting("data.augment.plain_epochs=1", lambda run: run.plan.plain_epochs, 1),
+    Setting("data.augment.plain_epochs=null, train.epochs=9", lambda run: run.plan.plain_epochs, 2),
     Setting("data.augment.transforms=[{name: InvertImg,p: 1.0}]", images),
     Setting("model.name=lite1", lambda run: run.trainer.model.name, "lite1"),
     Setting("model.phi=0.5, model.name=null", lambda run: run.trainer.model.architecture.channels, 72),
