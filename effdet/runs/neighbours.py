@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from effdet.runs.workers import usable_cores
+
 logger = logging.getLogger(__name__)
 
 CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # by which a user says how threads wait
@@ -140,7 +142,7 @@ class Meter:
 
 def usable_processors() -> float:
     """Return how many processors this process may use: those of its affinity, or fewer by a limit of its cgroup."""
-    return min([float(len(os.sched_getaffinity(0))), *_cgroup_limits()])
+    return min([float(usable_cores()), *_cgroup_limits()])
 
 
 def _cgroup_limits() -> Iterator[float]:

@@ -25,11 +25,12 @@ def choose_workers(asked: int | None, device: torch.device, *, local_size: int =
         if asked < 0:
             raise ValueError(f"workers must be 0 or more, got {asked}")
         return asked
-    cores = _usable_cores() // local_size
+    cores = usable_cores() // local_size
     return max(1, min(8, cores) if device.type == "cuda" else min(4, cores // 2))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use, by its affinity where the system has one."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
