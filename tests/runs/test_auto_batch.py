@@ -20,15 +20,8 @@ GIB = 2**30
 
 
 @pytest.fixture
-def config(tmp_path, demo_root):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(
-        f"model: {{name: lite0}}\n"
-        f"data: {{root: {demo_root}, image_size: [64, 64], workers: 0}}\n"
-        f"train: {{epochs: 1, batch_size: auto, warmup_epochs: 0}}\n"
-        f"run: {{dir: {tmp_path / 'runs'}, device: cpu, threads: 1, report: false}}\n"
-    )
-    return path
+def config(write_tiny_config):
+    return write_tiny_config("epochs: 1, batch_size: auto, warmup_epochs: 0")
 
 
 def measured(of_two, of_four):

@@ -19,15 +19,8 @@ from effdet.training.distributed import World
 
 
 @pytest.fixture
-def config(tmp_path, demo_root):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(
-        f"model: {{name: lite0}}\n"
-        f"data: {{root: {demo_root}, image_size: [64, 64], workers: 0}}\n"
-        f"train: {{epochs: 2, batch_size: 8, warmup_epochs: 0}}\n"
-        f"run: {{dir: {tmp_path / 'runs'}, device: cpu, threads: 1, report: false}}\n"
-    )
-    return load_config(path)
+def config(write_tiny_config):
+    return load_config(write_tiny_config("epochs: 2, batch_size: 8, warmup_epochs: 0"))
 
 
 @contextlib.contextmanager
