@@ -2,10 +2,7 @@
 
 import json
 import logging
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +11,7 @@ from effdet.deployment import precision as rules
 from effdet.deployment.description import Description
 from effdet.deployment.export import ExportOptions, describe
 from effdet.deployment.precision import choose_precision, has_bf16
+from tests.deployment.own_process import check_in_own_process
 
 FLAGS = "flags\t\t: fpu avx2 avx512f {} sha_ni\n"
 
@@ -79,7 +77,4 @@ def test_the_drop_travels_in_the_file_and_must_be_one():
 @pytest.mark.slow
 def test_bf16_checks_pass():
     """In a process of its own, as those of int8: a worker that ran them died when it later started another process."""
-    file = Path(__file__).with_name("bf16_checks.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(file)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    check_in_own_process("bf16_checks.py")
