@@ -23,6 +23,7 @@ import effdet
 from effdet import EfficientDet, load_config
 from effdet.config import Config
 from site_pages import blocks
+from tests.checkpoints_on_pages import D0, write_checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = blocks.PAGES
@@ -58,14 +59,10 @@ def inline_code(page):
 # -- Python blocks -----------------------------------------------------------------------------------------------------
 
 
-D0 = "tf_efficientdet_d0_34-f153e0cf.pth"
-
-
 @pytest.fixture(scope="module")
 def files_to_copy(tmp_path_factory):
     """A folder with the files that the pages name."""
     from effdet.data.demo import draw_demo
-    from effdet.weights.effdet import to_effdet
 
     folder = tmp_path_factory.mktemp("pages")
     torch.manual_seed(0)
@@ -76,8 +73,7 @@ def files_to_copy(tmp_path_factory):
     for photo in ("photo.jpg", "photos/photo.jpg"):
         Image.new("RGB", (80, 60)).save(folder / photo)
     draw_demo(folder / "data/custom", num_train=8, num_val=2, image_size=(64, 96))
-    for name, file in (("tf_efficientdet_lite0", "tf_efficientdet_lite0.pth"), ("tf_efficientdet_d0", D0)):
-        torch.save(to_effdet(EfficientDet(name, 90).network.state_dict(), name), folder / file)
+    write_checkpoints(folder)
     return folder
 
 

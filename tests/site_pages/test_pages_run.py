@@ -13,15 +13,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import effdet
-from effdet import EfficientDet, load_config
+from effdet import load_config
 from effdet.commands import main
 from effdet.data.demo import draw_demo
-from effdet.weights.effdet import to_effdet
 from site_pages import blocks, shortened
+from tests.checkpoints_on_pages import D0, write_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [page for page in blocks.PAGES if any(b.language in ("bash", "sh") or b.is_slow for b in blocks.blocks(page))]
@@ -52,7 +51,6 @@ NOT_DIVIDED = {  # data without a part to validate on, as the page has it at fir
     "docs/start/first_data_set.md": "data/custom",
     "docs/how-to/your_data.md": "photos",
 }
-D0 = "tf_efficientdet_d0_34-f153e0cf.pth"
 
 
 def run(code, folder):
@@ -125,8 +123,7 @@ def prepared(tmp_path_factory, photo_sets):
     four_channels(photo_sets / "bccd", work / "scans")
     for name in ("photo.jpg", "slide.png"):
         Image.open(photo_sets / "bccd" / "images" / "BloodImage_00000.jpg").save(work / name)
-    for name, file in (("tf_efficientdet_d0", D0), ("tf_efficientdet_lite0", "tf_efficientdet_lite0.pth")):
-        torch.save(to_effdet(EfficientDet(name, 90).network.state_dict(), name), work / file)
+    write_checkpoints(work)
     draw_demo(work / "data" / "demo", num_train=104, num_val=2)
     for name in ("tools", "configs", "tests", "setup.cfg"):
         (work / name).symlink_to(ROOT / name)
