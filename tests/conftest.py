@@ -176,8 +176,8 @@ class _FileHandler(BaseHTTPRequestHandler):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()  # with a reset, as when a router goes down
                 return
+            self.server.sent += len(piece)  # before the client has it, and looks at this number
             self.wfile.write(piece)
-            self.server.sent += len(piece)
             time.sleep(self.server.pause)
 
     def log_message(self, *args):
