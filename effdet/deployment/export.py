@@ -14,7 +14,7 @@ from effdet.deployment.end_to_end import ALL_CANDIDATES, append_postprocessing, 
 from effdet.deployment.formats import FORMATS, FormatName, Precision
 from effdet.deployment.onnx_graph import RawNetwork, trace_onnx
 from effdet.deployment.quantise import Quantisation, quantise
-from effdet.deployment.runtimes import require
+from effdet.deployment.runtimes import openvino_core, require
 from effdet.deployment.weight_storage import store_in_half
 from effdet.detector.efficientdet import EfficientDet
 from effdet.models.feature_sizes import Edge
@@ -181,7 +181,7 @@ def write_openvino(
 ) -> None:
     """Write an OpenVINO file, ``.xml`` with its ``.bin``."""
     openvino = require("openvino")
-    graph = openvino.Core().read_model(onnx_graph(model, description).SerializeToString())
+    graph = openvino_core().read_model(onnx_graph(model, description).SerializeToString())
     if quantisation is not None:
         graph = quantise(graph, quantisation)
     graph.set_rt_info(description.to_json(), [KEY])

@@ -5,6 +5,7 @@ LiteRT is in ``tflite/runtime.py``, and PyTorch in ``torch_export.py``.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections import deque
@@ -72,8 +73,7 @@ class OpenVino:
     name = "openvino"
 
     def __init__(self, model: Any, *, num_threads: int | None = None, bf16: bool = False) -> None:
-        openvino = require("openvino")
-        core = openvino.Core()
+        core = openvino_core()
         graph = core.read_model(model) if isinstance(model, str | Path | bytes) else model
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         config["INFERENCE_PRECISION_HINT"] = "bf16" if bf16 else "f32"
@@ -126,6 +126,20 @@ def require(module: str) -> ModuleType:
     except ImportError as error:
         how = _INSTALL.get(module.partition(".")[0], hint("deploy"))
         raise ImportError(f"this needs {module}; install it with: {how}", name=module) from error
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Return the ``openvino.Core`` of this process, which is kept until it ends.
+
+    While OpenVINO's plugin for the CPU is loaded, signals are handled on a stack of its own. Where two cores load it
+    and the older one goes first, the younger one leaves a stack that no longer exists, and the next signal (Ctrl-C, or
+    the end of a loader process) ends the program with a segmentation fault (seen with OpenVINO 2026.4.1).
+
+    Raises:
+        ImportError: If OpenVINO is not installed.
+    """
+    return require("openvino").Core()
 
 
 def is_installed(module: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effdet.deployment.runtimes import require
+from effdet.deployment.runtimes import openvino_core, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def _rate(file: str | Path, images: np.ndarray, cores: int, streams: int, second
     """Return images per second with so many threads and runs at the same time."""
     openvino = require("openvino")
     config = {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(file), "CPU", config)
+    compiled = openvino_core().compile_model(str(file), "CPU", config)
     queue = openvino.AsyncInferQueue(compiled, streams)
     for _ in range(2 * streams):
         queue.start_async({0: images})
