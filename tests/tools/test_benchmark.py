@@ -311,6 +311,15 @@ def test_benchmark_of_the_network_runs(tmp_path):
     assert result["same"]["ours, channels_last"]["score"] < 1e-3
 
 
+@pytest.mark.slow
+def test_each_model_of_a_call_is_measured_and_not_the_first_again(tmp_path):
+    arguments = ("--size", "64", "--classes", "3", "--images", "2", "--no-peak", "--runtime", "eager")
+    results = run_benchmark(tmp_path, "network", "--variant", "lite0", "lite1", *arguments)["results"]
+    first, second = (result["model"] for result in results)
+    assert (first["variant"], second["variant"]) == ("lite0", "lite1")
+    assert first["macs"] < second["macs"]
+
+
 def test_benchmark_of_the_evaluation_runs_and_numbers_are_identical(tmp_path):
     (result,) = run_benchmark(tmp_path, "evaluate", "--images", "3")["results"]
     assert result["largest_difference"] == 0

@@ -40,7 +40,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
         measurements = {"network": _network, "predict": _predict, "train": _train}
         for variant in args.variant:
             for batch in args.batch or [4 if args.measurement == "train" else 1]:
-                place = _place(args, folder, variant, batch)
+                place = _place(getattr(args, "keep", None) or folder, variant, batch)
                 facts = prepare(args, place, variant=variant, batch=batch)
                 yield measurements[args.measurement](args, place, facts, batch)
     elif args.measurement == "throughput":
@@ -73,11 +73,9 @@ def prepare(args: argparse.Namespace, folder: Path, *, variant: str | None, batc
     return ask_once(entry)
 
 
-def _place(args: argparse.Namespace, folder: Path, variant: str, batch: int) -> Path:
-    """Return the folder for what is prepared: one that is kept, if that is asked for."""
-    if getattr(args, "keep", None) is None:
-        return folder
-    place: Path = args.keep / f"{variant}-{batch}"
+def _place(folder: Path, variant: str, batch: int) -> Path:
+    """Return the folder for the weights, photos and exports of one model; what lies there already is not made again."""
+    place = folder / f"{variant}-{batch}"
     place.mkdir(parents=True, exist_ok=True)
     return place
 
@@ -135,8 +133,9 @@ def _throughput(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
                 yield throughput(args, file, photos, batch)
         else:
             for variant in args.variant:
-                facts = prepare(args, folder, variant=variant, batch=batch)
-                yield throughput(args, str(folder / "model.onnx"), facts["photos"], batch)
+                place = _place(folder, variant, batch)
+                facts = prepare(args, place, variant=variant, batch=batch)
+                yield throughput(args, str(place / "model.onnx"), facts["photos"], batch)
 
 
 def _own_name(runtime: str, preset: str) -> str:
