@@ -27,7 +27,7 @@ AUTO_BATCH = "auto"
 
 
 class ConfigError(ValueError):
-    """A config file or an override says something that cannot be."""
+    """A config file or an override is wrong; the message names the file, the key and what is allowed."""
 
 
 class Optimizer(str, Enum):

@@ -210,7 +210,7 @@ class Detections:
         return self._with([column[keep] for column in self._columns()])
 
     def of_source(self, source: str) -> Detections:
-        """Return the same detections, said to be of another source."""
+        """Return the same detections with another ``source``."""
         return self._with(self._columns(), source=source)
 
     def cpu(self) -> Detections:

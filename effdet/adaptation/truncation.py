@@ -35,7 +35,7 @@ def truncate(model: EfficientDet, architecture: Architecture) -> EfficientDet:
         architecture: That of the model with smaller values of any of ``widths_of``.
 
     Raises:
-        ValueError: If the architecture cannot be had by narrowing the model's.
+        ValueError: If narrowing the model's architecture cannot give this one.
     """
     now, state = model.architecture, dict(model.network.state_dict())
     wanted = {name: width.value for name, width in widths_of(architecture).items() if not width.is_several}

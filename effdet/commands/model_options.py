@@ -52,7 +52,7 @@ def views_of(args: argparse.Namespace) -> Views:
     """Return what the options of ``add_view_options`` ask for.
 
     Raises:
-        ValueError: If they cannot be.
+        ValueError: If they are not valid.
     """
     from effdet.detector.views import Views
 
@@ -90,7 +90,7 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no model, or an option has a value that cannot be.
+        ValueError: If it holds no model, or an option has a value that is not valid.
     """
     from effdet.deployment.load import deploy, load_exported
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from effdet.adaptation.search.search import SearchSettings
 
 _NOTES = """\
-Each trial proposes an architecture, measures its cost and trains it shortly. Called again with the same --out it goes
-on where it stopped. Start the same command in several terminals to share the work, or on several machines with a
---storage that all of them reach; the number of trials is that of all together. Milliseconds are disturbed by whatever
-else the machine does, multiply-adds are not. docs/explanations/design_methods.md explains the method.
+Each trial proposes an architecture, measures its cost and trains it for a short time. Called again with the same --out
+it goes on where it stopped. Start the same command in several terminals to share the work, or on several machines with
+a --storage that all of them reach; the number of trials is that of all together. Milliseconds are disturbed by
+whatever else the machine does, multiply-adds are not. docs/explanations/design_methods.md explains the method.
 """
 
 

@@ -172,7 +172,7 @@ class Dataset:
         )
 
     def require_usable(self) -> Dataset:
-        """Return this data set, if training and evaluation on it can be right.
+        """Return this data set if it has no errors.
 
         Raises:
             DataError: If a finding is an error; it tells the first one.

@@ -94,8 +94,8 @@ def _perceptual_hash() -> Callable[[StoredImage], bytes]:
         import imagehash
     except ImportError as error:
         raise ImportError(
-            f"images that look the same are found with imagehash: {hint('split')}; --likeness exact does without, and "
-            "keeps only files with the same bytes together"
+            f"images that look the same are found with imagehash: {hint('split')}; --likeness exact needs "
+            "no package, and keeps only files with the same bytes together"
         ) from error
 
     def hash_of(image: StoredImage) -> bytes:

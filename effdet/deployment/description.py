@@ -87,7 +87,7 @@ class Description:
         """Return the description of a file.
 
         Raises:
-            ValueError: If there is none, it is of another version, or a value is missing or cannot be.
+            ValueError: If there is none, it is of another version, or a value is missing or not valid.
         """
         values = parse_json(text, f"{file} holds a damaged description: it") if text else {}
         if not isinstance(values, dict) or values.get("format") not in (FORMAT, _FIRST_FORMAT):

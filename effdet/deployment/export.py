@@ -32,7 +32,7 @@ class ExportOptions:
     Files of the format ``tflite`` take one image and hold hard NMS unless ``postprocess`` is False.
 
     Raises:
-        ValueError: If a format cannot be had so.
+        ValueError: If the format does not have one of these options.
     """
 
     format: FormatName = "onnx"

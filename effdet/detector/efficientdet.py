@@ -69,7 +69,7 @@ class EfficientDet(PredictsFiles, nn.Module):
 
     Raises:
         ValueError: If no architecture has that name, or a number or a length does not fit.
-        FileNotFoundError: If backbone weights cannot be had.
+        FileNotFoundError: If backbone weights are missing and cannot be downloaded.
     """
 
     mean: Tensor

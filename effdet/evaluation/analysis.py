@@ -76,7 +76,9 @@ class Analysis:
 
 
 def analyse(dataset: Dataset, results: ResultsSource, *, image_ids: Collection[Any] | None = None) -> Analysis:
-    """Analyse detections; the best threshold that they have decides what the confusion matrix and the images count.
+    """Return errors, curves, thresholds and calibration of detections.
+
+    The confusion matrix and the numbers of each image count detections above the threshold with the best F1.
 
     Args:
         dataset: The images and boxes.

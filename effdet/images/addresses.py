@@ -65,7 +65,7 @@ class Address(NamedTuple):
         """Return the bytes of an image of the web.
 
         Raises:
-            ImageError: If it cannot be had, is larger than ``MAX_BYTES`` or takes longer than ten minutes.
+            ImageError: If it cannot be downloaded, is larger than ``MAX_BYTES`` or takes longer than ten minutes.
         """
         data, ends = bytearray(), time.monotonic() + _DEADLINE
         with _opened(self.url) as response:

@@ -46,7 +46,7 @@ class Preprocessing:
     than the size that they have inside the input. Boxes stay in pixels of the full size.
 
     Raises:
-        ValueError: If there is no such kind or rule, or the colour is none.
+        ValueError: If there is no such kind or rule, or the colour is not valid.
     """
 
     fit: Fit = "letterbox"

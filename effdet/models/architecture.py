@@ -149,7 +149,7 @@ class Architecture:
         has 3+φ layers, each head 3+⌊φ/3⌋ convolutions, and the input 512+128φ pixels (EfficientDet §4).
 
         Args:
-            phi: 0 or more; any real number. Beyond 7 nothing was published, and the formulas go on; D7x is on no phi.
+            phi: 0 or more; any real number. Beyond 7 nothing was published, and the formulas are used; D7x has no phi.
             formula: For whole numbers up to 7, take the formulas too. The published models differ from them in the
                 places that ``effdet.models.scaling.DEPARTURES`` lists.
             stride: The sides of the input are rounded to a multiple of it.

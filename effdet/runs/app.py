@@ -41,7 +41,7 @@ def start_app(
 
     Raises:
         ImportError: If gradio is not installed.
-        ValueError: If a number cannot be.
+        ValueError: If a number is out of its range.
         OSError: If the port is taken.
     """
     if not 0 <= port < 65536:

@@ -65,7 +65,7 @@ class LrRange:
         """
         if len(losses) < 10:
             raise ValueError(
-                f"a learning-rate range test needs ten steps before the loss is no number, got {len(losses)}; "
+                f"a learning-rate range test needs ten steps before the loss is not finite, got {len(losses)}; "
                 "start with lower rates"
             )
         smoothed = smooth(losses)
@@ -100,7 +100,7 @@ def find_lr(
     """Find a learning rate for a training, as ``effdet train CONFIG --find-lr`` does.
 
     The model of the config trains for some steps on its training images, with a rate that grows exponentially, until
-    the smoothed loss is four times its lowest value or no number. Nothing is written, and the same config gives the
+    the smoothed loss is four times its lowest value or not finite. Nothing is written, and the same config gives the
     same result.
 
         found = find_lr(load_config("custom", ["data.root=photos"]))
@@ -116,7 +116,7 @@ def find_lr(
 
     Raises:
         ConfigError, DataError, FileNotFoundError, ValueError, RuntimeError: As ``effdet.train``.
-        ValueError: If the rates or steps cannot be, or the loss is no number within ten steps.
+        ValueError: If the rates or steps are out of range, or the loss is not finite within ten steps.
     """
     first, last = SWEEPS[config.train.optimizer]
     low, high = first if low is None else low, last if high is None else high

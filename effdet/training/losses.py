@@ -78,7 +78,7 @@ class DetectionLoss:
     Args:
         assigner: "iou", the published one, see ``assign``; or "atss", "task_aligned" or "simota", see ``Atss``,
             ``TaskAligned`` and ``SimOta``.
-        topk: Number of these classes; None: 9, 13, 10. "iou" has no such number.
+        topk: How many cells or anchors a box chooses in these three; None: 9, 13, 10. "iou" has no such number.
         class_loss: "focal", the published one, "quality_focal" or "varifocal"; see the functions of these names.
         alpha: Weight of positive entries of the focal loss, the others weigh 1 - alpha; or of background entries of the
             varifocal loss. None: 0.25 or 0.75.

@@ -81,7 +81,7 @@ def settings_of(values: Any, name: str, kind: type[_Values]) -> _Values:
     """Return settings from the object in a description.
 
     Raises:
-        ValueError: If it is no object, has an unknown entry, or a value cannot be.
+        ValueError: If it is no object, has an unknown entry, or a value is not valid.
     """
     check(isinstance(values, Mapping), name, "be an object of names and values", values)
     unknown = sorted(set(values) - {field.name for field in fields(kind)})

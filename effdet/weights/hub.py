@@ -59,7 +59,7 @@ def fetch_file(repository: str, file_name: str, revision: str | None = None) -> 
         return None
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise FileNotFoundError(f"{repository} cannot be had from {constants.ENDPOINT}: {reason}") from error
+        raise FileNotFoundError(f"{repository} cannot be fetched from {constants.ENDPOINT}: {reason}") from error
 
 
 def upload_folder(

@@ -64,7 +64,7 @@ def find_backbone_weights(spec: str, backbone: str) -> BackboneWeights:
         backbone: timm architecture that the weights are for.
 
     Raises:
-        FileNotFoundError: If a file, or weights that must be downloaded, cannot be had; the message says what to do.
+        FileNotFoundError: If a file is missing, or weights cannot be downloaded; the message says what to do.
         ValueError: If there is no such tag.
     """
     path = Path(spec).expanduser()

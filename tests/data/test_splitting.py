@@ -123,7 +123,7 @@ def test_files_that_cannot_be_read_are_alone(whole: Path) -> None:
 def test_without_imagehash_there_is_advice(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(
-        ImportError, match=r"found with imagehash: pip install .*\[split\].*; --likeness exact does without"
+        ImportError, match=r"found with imagehash: pip install .*\[split\].*; --likeness exact needs no package"
     ):
         split_data(whole, val=0.25)
 

@@ -55,7 +55,9 @@ def test_a_test_that_cannot_be_is_refused(config):
         find_lr(settings, low=0.1, high=0.01)
     with pytest.raises(ValueError, match="steps must be 10 or more, got 5"):
         find_lr(settings, steps=5)
-    with pytest.raises(ValueError, match="needs ten steps before the loss is no number, got 3; start with lower rates"):
+    with pytest.raises(
+        ValueError, match="needs ten steps before the loss is not finite, got 3; start with lower rates"
+    ):
         LrRange.of([1, 2, 3], [1, 2, 3])
 
 

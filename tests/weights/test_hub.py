@@ -178,7 +178,7 @@ def test_a_repository_without_weights_is_refused(server):
 
 
 def test_a_repository_that_does_not_exist_is_named(server):
-    with pytest.raises(FileNotFoundError, match=rf"ann/other cannot be had from {server.url}: "):
+    with pytest.raises(FileNotFoundError, match=rf"ann/other cannot be fetched from {server.url}: "):
         EfficientDet.from_pretrained("hf-hub:ann/other")
 
 

@@ -1,4 +1,4 @@
-"""Search for architectures: propose, measure, train shortly, repeat; in one process or in many."""
+"""Search for architectures: propose, measure, train for a short time, repeat; in one process or in many."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class SearchSettings:
 def search_architectures(config: Config, space: SearchSpace, settings: SearchSettings) -> SearchResult:
     """Search for architectures that are accurate and cheap on the data of a config, as ``effdet search`` does.
 
-    Each trial proposes an architecture, measures its cost and trains it shortly. A trial that cannot be built, or that
-    fails in training, is recorded with its error, and the search goes on. Called again with the same folder it
+    Each trial proposes an architecture, measures its cost and trains it for a short time. A trial that cannot be built,
+    or that fails in training, is recorded with its error, and the search goes on. Called again with the same folder it
     continues: a trial that was interrupted goes on from its last checkpoint. Several processes, also on several
     machines, share a search if they have the same storage.
 

@@ -1,4 +1,4 @@
-"""One trial of a search: measure what an architecture costs, train it shortly, report its AP after each epoch."""
+"""One trial of a search: measure the cost of an architecture, train it a little, report its AP after each epoch."""
 
 from __future__ import annotations
 

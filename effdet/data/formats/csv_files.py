@@ -100,7 +100,7 @@ def _utf8_or_windows(file: Any, path: Path, findings: FindingList) -> str:
     encoding = "utf-8"
     while block := file.read(_BLOCK):
         if b"\0" in block:
-            raise DataError(f"{path}: must be a CSV table, but it holds bytes that are no text")
+            raise DataError(f"{path}: must be a CSV table, but it holds bytes that are not text")
         if encoding == "utf-8" and not block.isascii():
             try:
                 decoder.decode(block)

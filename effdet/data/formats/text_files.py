@@ -61,7 +61,7 @@ def decode(content: bytes, path: Path, findings: FindingList) -> str:
         if "\0" not in text:
             findings.add("note", "files are not UTF-8", path.name, "they are read as Windows-1252")
     if "\0" in text:
-        raise DataError(f"{path}: must be text, but it holds bytes that are none")
+        raise DataError(f"{path}: must be text, but it holds bytes that are not text")
     return text
 
 
@@ -85,7 +85,7 @@ def read_json(path: Path, findings: FindingList, what: str = "JSON") -> Any:
     except RecursionError:
         raise DataError(f"{path}: must be {what}, but its lists and objects are nested too deeply") from None
     except DataError:
-        raise DataError(f"{path}: is not valid JSON: it holds bytes that are no text") from None
+        raise DataError(f"{path}: is not valid JSON: it holds bytes that are not text") from None
     except ValueError as error:
         raise DataError(f"{path}: is not valid JSON: {error}") from error
 

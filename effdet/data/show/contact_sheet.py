@@ -66,7 +66,7 @@ def contact_rows(dataset: Dataset, augmentation: Augmentation, count: int, *, wi
         drawn = tuple(_draw(picture, dataset.class_names, width) for picture in pictures)
         rows.append(Row(dataset.names[index], drawn))
     if not rows:
-        raise DataError(f"{dataset.annotation_file}: must have an image that can be read to show, but none of it can")
+        raise DataError(f"{dataset.annotation_file}: must have an image that can be read, got none")
     return rows
 
 
