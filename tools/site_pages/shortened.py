@@ -26,7 +26,7 @@ LESS = {
     "benchmark": ["--runs", "2"],
     "benchmark network": ["--repeats", "1", "--steps", "1", "--warmup", "0", "--no-peak"],
     "benchmark predict": ["--repeats", "1", "--steps", "1", "--warmup", "0"],
-    "benchmark throughput": ["--repeats", "1", "--images", "4"],
+    "benchmark throughput": ["--seconds", "0.05", "--images", "4"],
 }
 
 

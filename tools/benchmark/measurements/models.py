@@ -36,11 +36,13 @@ HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as ``effdet train`` sets it, befor
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the results of a measurement, each with its rows."""
+    folder = getattr(args, "keep", None) or folder
+    folder.mkdir(parents=True, exist_ok=True)
     if args.measurement in ("network", "predict", "train"):
         measurements = {"network": _network, "predict": _predict, "train": _train}
         for variant in args.variant:
             for batch in args.batch or [4 if args.measurement == "train" else 1]:
-                place = _place(getattr(args, "keep", None) or folder, variant, batch)
+                place = _place(folder, variant, batch)
                 facts = prepare(args, place, variant=variant, batch=batch)
                 yield measurements[args.measurement](args, place, facts, batch)
     elif args.measurement == "throughput":
