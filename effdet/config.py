@@ -176,6 +176,7 @@ class AugmentConfig:
     safe_crop: float = 0.0  # probability of a crop that keeps every box
     mosaic: float = 0.0  # probability of four images in one
     mixup: float = 0.0  # probability of blending in a second image
+    plain_start: int = 0  # epochs at the start without mosaic and mixup
     plain_epochs: int | None = 0  # epochs at the end without mosaic and mixup; null: a fifth of the run
     transforms: list[dict[str, Any]] = field(default_factory=list)  # more of albumentations: {name: …, p: …, …}
 
@@ -184,6 +185,7 @@ class AugmentConfig:
             _check(0 <= getattr(self, name) <= 1, f"data.augment.{name}", "lie in [0, 1]", getattr(self, name))
         low, high = self.scale
         _check(0 < low <= high, "data.augment.scale", "be two numbers 0 < low <= high", list(self.scale))
+        _check(self.plain_start >= 0, "data.augment.plain_start", "be 0 or more", self.plain_start)
         plain = self.plain_epochs
         _check(plain is None or plain >= 0, "data.augment.plain_epochs", "be 0 or more", plain)
 

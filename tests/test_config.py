@@ -127,6 +127,7 @@ WRONG = [
     ("data: {augment: {mosaic: 1.1}}", r"some.yaml: data.augment.mosaic must lie in \[0, 1\], got 1.1"),
     ("data: {augment: {scale: [2, 1]}}", r"data.augment.scale must be two numbers 0 < low <= high, got \[2.0, 1.0\]"),
     ("data: {augment: {scale: [0, 1]}}", "data.augment.scale must be two numbers 0 < low <= high"),
+    ("data: {augment: {plain_start: -1}}", "data.augment.plain_start must be 0 or more, got -1"),
     ("data: {augment: {plain_epochs: -1}}", "data.augment.plain_epochs must be 0 or more, got -1"),
     ("data: {image_size: [16, 512]}", r"data.image_size must be at least 32 on each side, got \[16, 512\]"),
     ("data: {image_size: [64, 64], long_side: 64}", "data.long_side must be null where data.image_size is set, got 64"),

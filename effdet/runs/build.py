@@ -176,6 +176,7 @@ def build_plan(config: Config) -> Plan:
     return Plan(
         epochs=config.train.epochs,
         accumulate=config.train.accumulate,
+        plain_start=config.data.augment.plain_start,
         plain_epochs=config.data.augment.plain_epochs_of(config.train.epochs),
         evaluate_every=config.eval.every,
         patience=config.train.patience,

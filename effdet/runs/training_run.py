@@ -27,9 +27,14 @@ class Plan:
 
     epochs: int
     accumulate: int = 1  # micro-batches per step
-    plain_epochs: int = 0  # at the end, without mosaic and mixup
+    plain_start: int = 0  # at the start, without mosaic and mixup
+    plain_epochs: int = 0  # at the end, as well
     evaluate_every: int = 1
     patience: int | None = None  # evaluations without a better AP after which the run ends
+
+    def is_plain(self, epoch: int) -> bool:
+        """Return whether an epoch, counted from 0, is without mosaic and mixup."""
+        return epoch < self.plain_start or epoch >= self.epochs - self.plain_epochs
 
     def steps_per_epoch(self, loader: Loader) -> int:
         """Return the optimizer steps of an epoch; the last may have fewer micro-batches."""
@@ -112,8 +117,7 @@ class TrainingRun:
         first = progress.step - progress.epoch * steps_per_epoch
         if first == steps_per_epoch:
             return  # only the evaluation of this epoch is left
-        plain = progress.epoch >= plan.epochs - plan.plain_epochs
-        batches = self.loader.epoch(progress.epoch, first * plan.accumulate, plain=plain)
+        batches = self.loader.epoch(progress.epoch, first * plan.accumulate, plain=plan.is_plain(progress.epoch))
         if progress.step == 0:
             batches = self._shown(batches)
         try:

@@ -202,6 +202,7 @@ SETTINGS = [
     Setting("data.augment.safe_crop=1", images),
     Setting("data.augment.mosaic=1", images),
     Setting("data.augment.mixup=1", images),
+    Setting("data.augment.plain_start=2", lambda run: run.plan.plain_start, 2),
     Setting("data.augment.plain_epochs=1", lambda run: run.plan.plain_epochs, 1),
     Setting("data.augment.plain_epochs=null, train.epochs=9", lambda run: run.plan.plain_epochs, 2),
     Setting("data.augment.transforms=[{name: InvertImg,p: 1.0}]", images),

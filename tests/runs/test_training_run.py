@@ -533,6 +533,12 @@ def test_the_last_epochs_are_plain(tmp_path):
     assert loader.plain == {0: False, 1: True, 2: True}
 
 
+def test_the_first_epochs_are_plain(tmp_path):
+    loader = Loader()
+    make_run(tmp_path, loader=loader, plain_start=1, plain_epochs=1).run()
+    assert loader.plain == {0: True, 1: False, 2: True}
+
+
 def test_frozen_modules_stay_as_they_are_through_the_loop(tmp_path):
     run = make_run(tmp_path, part="backbone")
     before = {name: tensor.clone() for name, tensor in run.trainer.model.network.backbone.state_dict().items()}
