@@ -148,12 +148,12 @@ class ArchitectureConfig:
 class ModelConfig:
     """What is built, and from which weights it starts."""
 
-    name: str | None = None  # one of effdet.list_variants(); null: d0, or what weights are; custom: none
+    name: str | None = None  # a published model, see effdet.list_variants(); null: that of weights, else d0
     phi: float | None = None  # compound coefficient, 0 or more, in place of a name: see Architecture.from_phi
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)  # laid over the model of name or phi
-    num_classes: int | None = None  # null: as many as the data has
-    weights: str | None = None  # a whole detector to start from: any file of one, a published name, hf-hub:OWNER/NAME
-    backbone_weights: str | None = None  # "imagenet", a timm tag, or a file; null: random
+    num_classes: int | None = None  # number of classes; null: as many as the data has
+    weights: str | None = None  # whole detector to start from: a file, the name of a published one, hf-hub:OWNER/NAME
+    backbone_weights: str | None = None  # to start from: "imagenet", a timm tag, or a file; null: random numbers
     stochastic_depth: float | None = None  # drop rate of the last backbone block; null: the architecture's
 
     def __post_init__(self) -> None:
@@ -178,7 +178,9 @@ class AugmentConfig:
     mixup: float = 0.0  # probability of blending in a second image
     plain_start: int = 0  # epochs at the start without mosaic and mixup
     plain_epochs: int | None = 0  # epochs at the end without mosaic and mixup; null: a fifth of the run
-    transforms: list[dict[str, Any]] = field(default_factory=list)  # more of albumentations: {name: …, p: …, …}
+    transforms: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of albumentations, after the others: {name: …, p: …}
 
     def __post_init__(self) -> None:
         for name in ("horizontal_flip", "vertical_flip", "color", "safe_crop", "mosaic", "mixup"):
@@ -200,16 +202,16 @@ class DataConfig:
 
     root: str = "data/coco"  # folder with the data, or its address
     train_annotations: str | None = None  # in any format; null: found in root by its layout
-    train_images: str | None = None  # folder
+    train_images: str | None = None  # folder of the images; null: found in root by its layout
     val_annotations: str | None = None  # as train_annotations
-    val_images: str | None = None  # folder
+    val_images: str | None = None  # as train_images
     image_size: tuple[int, int] | None = None  # network input (height, width); null: see long_side
     long_side: int | None = None  # longer side of the input, its shape follows the images; null: model's size
     max_long_side: int | None = None  # long_side grows up to this where objects are small; null: it never grows
     multi_scale: tuple[float, float] | None = None  # factors of the input size; each training batch has its own
-    keep_parent: bool = False  # a category without boxes that only is the supercategory of all others is a class, too
-    max_train_images: int | None = None  # use at most so many, always the same ones; null: all
-    max_val_images: int | None = None  # likewise
+    keep_parent: bool = False  # true: a category without boxes that is the parent of all others is a class, too
+    max_train_images: int | None = None  # use at most this many, the same in every run; null: all
+    max_val_images: int | None = None  # as max_train_images
     tiles: Any = None  # cut images into tiles: a side or [height, width] in pixels, or auto; null: whole images
     tile_overlap: float | None = None  # share of a tile's side; null: 0.2, or as long as objects with tiles: auto
     value_range: tuple[float, float] | None = None  # stored values that become 0 and 255; null: 8 bits, or the data's
@@ -343,14 +345,14 @@ class EvalConfig:
     """How predictions become detections, and how often the model is evaluated while training."""
 
     every: int | None = None  # epochs between evaluations; null: about ten in a run
-    batch_size: int = 8  # images per process
-    loss: bool = False  # at each evaluation also the losses on the validation images, which looks at them once more
+    batch_size: int = 8  # images per process that go through the network together
+    loss: bool = False  # also compute the losses on the validation images, in another pass over them
     nms: NmsKind = NmsKind.soft  # drop overlapping boxes (hard), or decay their scores (soft)
-    iou_threshold: float = 0.5  # hard NMS
-    sigma: float = 0.5  # soft NMS
+    iou_threshold: float = 0.5  # of hard NMS: overlap with a better box above which a box is dropped
+    sigma: float = 0.5  # of soft NMS: width of the decay
     score_threshold: float = 0.001  # detections below this score are left out
     max_candidates: int = 5000  # best (anchor, class) pairs of an image that NMS sees
-    max_detections: int = 100  # per image
+    max_detections: int = 100  # most detections of an image
 
     def __post_init__(self) -> None:
         _check(self.every is None or self.every >= 1, "eval.every", "be 1 or more", self.every)
@@ -481,6 +483,8 @@ def type_in_words(kind: Any) -> str:
         return f"a list of {', '.join(item.value for item in get_args(kind)[0])}"
     if get_origin(kind) is list and get_args(kind)[0] is Any:
         return "a list"
+    if kind == list[list[str]]:
+        return "a list of lists of texts"
     if get_origin(kind) is list:
         return "a list of sections such as {name: Blur, p: 0.1}"
     if isinstance(kind, type) and issubclass(kind, Enum):

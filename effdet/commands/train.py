@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         description="Train EfficientDet from a config file.",
         epilog="torchrun --nproc_per_node=N tools/train.py ... is the same run on N processes.",
     )
-    result.add_argument("config", metavar="CONFIG", type=Path, help="YAML file, see configs/")
+    result.add_argument(
+        "config", metavar="CONFIG", type=Path, help="YAML file, or the name of a packaged config such as custom"
+    )
     result.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the file")
     result.add_argument(
         "--resume",

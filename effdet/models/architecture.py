@@ -52,18 +52,18 @@ class Architecture:
     """
 
     backbone: str  # timm name of a model with features at strides 8, 16 and 32
-    backbone_blocks: BlockStrings | None = None  # stages of block strings, laid over ``backbone``; see block_strings.py
+    backbone_blocks: BlockStrings | None = None  # in place of those of ``backbone``; see block_strings.py
     stem_channels: int | None = None  # width of the first convolution, with backbone_blocks; None: that of ``backbone``
     image_size: tuple[int, int]  # network input (height, width) in pixels; any other size works too
     in_channels: int = 3  # channels of an image
-    channels: int  # width of the neck, and of the heads unless head_channels says another
+    channels: int  # width of the neck, and of the heads unless head_channels is given
     neck: Neck = "bifpn"  # how the levels of the pyramid are joined
     fusion: Fusion = "fast"  # how a node of the neck adds its inputs; see models/necks/fusion.py
     neck_repeats: int  # layers of the neck
     head_repeats: int  # convolutions in each head before the prediction
     head_channels: int | None = None  # width of these convolutions; None: that of the neck
     activation: Activation = "silu"  # of neck and heads
-    head_activation: Activation | None = None  # None: that of the neck
+    head_activation: Activation | None = None  # of the heads; None: that of the neck
     separable: bool = True  # depthwise and pointwise convolutions in neck and heads; False: full ones
     conv_order: ConvOrder = "act_conv_bn"  # of activation, convolution and BN in a node of the neck
     skip_edges: bool = True  # of a BiFPN: the edge from a level's input to its output node
@@ -73,10 +73,10 @@ class Architecture:
     max_level: int = 7  # coarsest level, 6 or more
     anchor_scale: float = 4.0  # side of the smallest square anchor, in strides
     scales_per_octave: int = 3  # anchor sizes between a level and the next coarser one
-    aspect_ratios: AspectRatios = EXACT_RATIOS  # (width, height) factors; a number r stands for (√r, 1/√r)
+    aspect_ratios: AspectRatios = EXACT_RATIOS  # of anchors: (width, height) factors; a number r stands for (√r, 1/√r)
 
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # one number per channel (RGB), of pixels in 0…255
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)  # likewise
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)  # as mean: standard deviation of pixels
 
     backbone_bn_eps: float = 1e-3  # epsilon of the BN of the backbone
     stochastic_depth: float = 0.2  # drop rate of the last backbone block while training

@@ -82,7 +82,7 @@ def keys_as_markdown(config: Config | None = None) -> str:
 def _table(section: str, keys: list[ConfigKey]) -> str:
     rows = [f"## {section}\n", "| key | default | takes | meaning |", "|---|---|---|---|"]
     for key in keys:
-        cells = (f"`{key.name}`", f"`{_yaml(key.default)}`", key.kind, key.meaning)
+        cells = (f"`{key.name}`", f"`{_yaml(key.default)}`", key.kind or "see meaning", key.meaning)
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(rows) + "\n"
 

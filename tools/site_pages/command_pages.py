@@ -47,7 +47,7 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 def _table(parser: argparse.ArgumentParser) -> Iterator[str]:
     without = (argparse._SubParsersAction, argparse._HelpAction)
     actions = [action for action in parser._actions if not isinstance(action, without)]
-    rows = [f"| `{_cell(_name(action))}` | {_help(action, parser)} |" for action in actions]
+    rows = [f"| `{_name(action)}` | {_help(action, parser)} |" for action in actions]
     if rows:
         yield "\n".join(["| argument | meaning |", "|---|---|", *rows, ""])
 
@@ -64,7 +64,7 @@ def _name(action: argparse.Action) -> str:
 def _values(action: argparse.Action) -> str:
     value: str | tuple[str, ...]
     if action.choices and action.metavar is None:
-        value = "|".join(map(str, action.choices))
+        value = f"{{{', '.join(map(str, action.choices))}}}"
     else:
         value = action.metavar or action.dest.upper()
     several = {"+": " ...", "*": " ..."}.get(str(action.nargs), "")
