@@ -6,6 +6,9 @@ on processors that nobody else uses. Beside a busy program it takes the time tha
 libgomp, the OpenMP of PyTorch's packages for Linux, spins for much less time while a process has more threads of OpenMP
 than processors (its manual, ``GOMP_SPINCOUNT``). So ``watch_neighbours`` lets idle threads exist while other programs
 are busy. The threads that compute, and hence the sums and their order, stay the same.
+
+A process that the run itself started, such as a loader process, is no neighbour. Another training is one, even if the
+same shell started both.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ CROWDED = 0.2  # processors that are missing before threads sleep at once
 QUIET_LOOKS = 10  # in a row, before they spin again
 GRAIN = 32768  # elements that PyTorch gives to one thread at least
 
-STAT = Path("/proc/stat")
+PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 _BUSY = (1, 2, 3, 6, 7, 8)  # columns of /proc/stat: user, nice, system, interrupts (2), taken by other virtual machines
+_SPENT = slice(11, 15)  # columns of /proc/PID/stat, after the name: user, system, and both of children that have ended
 
 
 @contextlib.contextmanager
@@ -49,7 +53,7 @@ def watch_neighbours(device: torch.device) -> Iterator[None]:
     chosen = [f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ]
     if chosen and threads > 1:
         logger.info("waiting threads behave as the environment says: %s", ", ".join(chosen))
-    if chosen or threads == 1 or not STAT.exists():
+    if chosen or threads == 1 or not (PROC / "stat").exists():
         yield
         return
     ended = threading.Event()
@@ -129,15 +133,40 @@ class Meter:
         now, last = self._read(), self._last
         self._last = now
         seconds, busy, own = (after - before for after, before in zip(now, last, strict=True))
-        return max(0.0, busy - own) / max(seconds, 1e-3)
+        return max(0.0, busy - max(0.0, own)) / max(seconds, 1e-3)
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Return seconds by the clock, those in which the processors were busy, and those of this process."""
+        """Return seconds by the clock, those in which the processors were busy, and those of this run."""
         names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        rows = (line.split() for line in STAT.read_text().splitlines() if line.startswith("cpu"))
+        rows = (line.split() for line in (PROC / "stat").read_text().splitlines() if line.startswith("cpu"))
         ticks = sum(int(row[column]) for row in rows if row[0] in names for column in _BUSY)
-        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), own_seconds()
+
+
+def own_seconds() -> float:
+    """Return the processor seconds of this process and of those that it started, also of those that have ended."""
+    return sum(map(_ticks_of, own_processes())) / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks_of(process: int) -> int:
+    """Return the time of a process and of its children that have ended; 0 if it has ended itself."""
+    try:
+        text = (PROC / str(process) / "stat").read_text()
+    except OSError:
+        return 0
+    return sum(map(int, text.rpartition(")")[2].split()[_SPENT]))
+
+
+def own_processes(process: int | None = None) -> list[int]:
+    """Return the numbers of a process (None: this one) and of all that it started, and those started, and so on."""
+    process = os.getpid() if process is None else process
+    found = [process]
+    with contextlib.suppress(OSError):  # it ends at this moment
+        for children in (PROC / str(process) / "task").glob("*/children"):
+            for child in children.read_text().split():
+                found += own_processes(int(child))
+    return found
 
 
 def usable_processors() -> float:

@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,14 @@ import torch
 
 from effdet.config import load_config
 from effdet.runs import neighbours
-from effdet.runs.neighbours import Meter, idle_threads, usable_processors, watch_neighbours
+from effdet.runs.neighbours import (
+    Meter,
+    idle_threads,
+    own_processes,
+    own_seconds,
+    usable_processors,
+    watch_neighbours,
+)
 from effdet.runs.train import train
 from effdet.training.checkpoint import load_checkpoint
 
@@ -19,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
-pytestmark = pytest.mark.skipif(not neighbours.STAT.exists(), reason="the system has no /proc/stat")
+pytestmark = pytest.mark.skipif(not (neighbours.PROC / "stat").exists(), reason="the system has no /proc/stat")
 
 WAITING = """
 import time, torch
@@ -66,25 +74,69 @@ def test_threads_sleep_at_once_while_there_are_idle_ones():
     assert beside < again / 2
 
 
-def test_others_are_the_busy_ticks_of_this_process_s_processors_without_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbours, "STAT", tmp_path / "stat")
-    clock, own = iter([100.0, 110.0]), iter([7.0, 9.0])
+def write_own(folder, process, spent, children=()):
+    """Write the files of a process in /proc: its ticks (user, system, and those of ended children), its children."""
+    (folder / str(process) / "task" / "1").mkdir(parents=True, exist_ok=True)
+    columns = ["R", *["7"] * 10, *map(str, spent), "7"]
+    (folder / str(process) / "stat").write_text(f"{process} (a) name) {' '.join(columns)}\n")
+    (folder / str(process) / "task" / "1" / "children").write_text("".join(f"{child} " for child in children))
+
+
+def test_others_are_the_busy_ticks_of_this_process_s_processors_without_those_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours, "PROC", tmp_path)
+    clock = iter([100.0, 110.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(time, "process_time", lambda: next(own))
-    write_stat(neighbours.STAT, 40)
+    write_stat(tmp_path / "stat", 40)
+    write_own(tmp_path, os.getpid(), (500, 100, 0, 0), [71, 72])
+    write_own(tmp_path, 71, (50, 0, 0, 0))
+    write_own(tmp_path, 72, (0, 0, 0, 0), [73])
+    write_own(tmp_path, 73, (1, 2, 0, 0))
     meter = Meter()
-    write_stat(neighbours.STAT, 140)  # six columns of 100 ticks of 1/100 s: 6 s of each processor
-    ticks_a_second = os.sysconf("SC_CLK_TCK")
-    assert meter.others() == pytest.approx((len(CPUS) * 600 / ticks_a_second - 2) / 10)
+    write_stat(tmp_path / "stat", 140)  # six columns of 100 ticks: 600 of each processor
+    write_own(tmp_path, os.getpid(), (540, 110, 60, 5), [72])  # 71 has ended, after 65 ticks in all
+    write_own(tmp_path, 73, (31, 12, 0, 0))
+    own = 50 + 15 + 40
+    assert meter.others() == pytest.approx((len(CPUS) * 600 - own) / os.sysconf("SC_CLK_TCK") / 10)
 
 
-def test_a_busy_program_is_seen():
+BUSY = "while True: pass"
+
+
+@pytest.fixture
+def neighbour():
+    """A busy program of the same shell and process group, which this process did not start."""
+    command = ["sh", "-c", '"$0" -c "$1" >/dev/null 2>&1 & echo $!', sys.executable, BUSY]
+    number = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    yield number
+    os.kill(number, signal.SIGKILL)
+
+
+def test_a_busy_program_is_seen(neighbour):
     meter = Meter()
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as program:
-        time.sleep(1)
-        others = meter.others()
-        program.kill()
-    assert others > 0.2
+    time.sleep(1)
+    assert meter.others() > 0.2
+
+
+def test_only_what_this_process_started_is_its_own(neighbour):
+    shell = ["sh", "-c", '"$0" -c "$1" & echo $!; wait', sys.executable, "import time; time.sleep(60)"]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True) as child:
+        grandchild = int(child.stdout.readline())
+        found = own_processes()
+        os.kill(grandchild, signal.SIGKILL)
+    assert {os.getpid(), child.pid, grandchild} <= set(found)
+    assert neighbour not in found
+    assert os.getpgid(neighbour) == os.getpgid(0)
+
+
+def test_the_time_of_a_child_counts_while_it_runs_and_when_it_has_ended():
+    before = own_seconds()
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        running = own_seconds() - before
+        child.communicate(b"\n")
+    assert running > 0.28
+    assert own_seconds() - before > 0.28
 
 
 @pytest.mark.parametrize(
@@ -123,15 +175,15 @@ def wait_for(condition):
 def test_idle_threads_come_and_go_with_the_neighbours(tmp_path, monkeypatch, caplog, two_threads):
     for name in neighbours.CHOICES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(neighbours, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(neighbours, "PROC", tmp_path)
     monkeypatch.setattr(neighbours, "SECONDS", 0.01)
     monkeypatch.setattr(neighbours, "usable_processors", lambda: 2.0)
-    write_stat(neighbours.STAT, 0)
+    write_stat(tmp_path / "stat", 0)
     caplog.set_level(logging.INFO, logger="effdet")
     with watch_neighbours(CPU):
         wait_for(lambda: caplog.messages)
         write_stat(tmp_path / "busy", 10**6)
-        (tmp_path / "busy").rename(neighbours.STAT)
+        (tmp_path / "busy").rename(tmp_path / "stat")
         wait_for(lambda: len(caplog.messages) == 3)  # after ten looks that find the same ticks
     first, crowded, quiet = caplog.messages
     assert first == "other programs use 0.0 of 2 processors, this run has 2 threads"
