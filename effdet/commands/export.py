@@ -177,11 +177,12 @@ def _written(precision: str) -> Precision:
 
 def _bf16_drop(args: argparse.Namespace, model: EfficientDet, options: ExportOptions) -> float | None:
     """Return how much AP bf16 costs; None, with a line, on a processor that cannot tell."""
-    from effdet.deployment.precision import has_bf16
+    from effdet.deployment.precision import openvino_has_bf16
     from effdet.runs.bf16_drop import measure_bf16_drop
 
-    if not has_bf16():
-        print("what bf16 costs is not measured, as this processor has no instructions for it", file=sys.stderr)
+    if not openvino_has_bf16():
+        reason = "this processor has no instructions for it that OpenVINO uses"
+        print(f"what bf16 costs is not measured, as {reason}", file=sys.stderr)
         return None
     return measure_bf16_drop(model, args.check, options)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from effdet.deployment.description import Description
 from effdet.deployment.formats import Precision
+from effdet.deployment.runtimes import openvino_core
+from effdet.kernels.processor import has_bf16
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 MAX_BF16_DROP = 0.002  # AP (0…1) that bf16 may lose on photos
 RUNTIMES_OF_AUTO = ("onnxruntime", "openvino")
-
-CPUINFO = Path("/proc/cpuinfo")
-_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 
 
 def choose_precision(description: Description, runtime: str, name: str) -> Precision:
@@ -34,9 +32,15 @@ def choose_precision(description: Description, runtime: str, name: str) -> Preci
     return precision
 
 
-def has_bf16() -> bool:
-    """Return whether the processor has instructions for bf16 (AVX-512 or AMX), by what Linux says; False elsewhere."""
-    return CPUINFO.exists() and not _INSTRUCTIONS.isdisjoint(CPUINFO.read_text(encoding="utf-8").split())
+def openvino_has_bf16() -> bool:
+    """Return whether this processor has instructions for bf16 that OpenVINO uses.
+
+    Both must say so: the processor by its instructions, and OpenVINO by the formats that it lists for it.
+
+    Raises:
+        ImportError: If OpenVINO is not installed.
+    """
+    return has_bf16() and "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def check_auto(precision: str | None, runtime: str) -> None:
@@ -52,8 +56,8 @@ def _choice(description: Description, runtime: str) -> tuple[Precision, str]:
         return description.precision, "the file was exported so"
     if runtime != "openvino":
         return "fp32", "ONNX Runtime has no bf16 on a CPU, OpenVINO may have"
-    if not has_bf16():
-        return "fp32", "this processor has no instructions for bf16"
+    if not openvino_has_bf16():
+        return "fp32", "this processor has no instructions for bf16 that OpenVINO uses"
     drop = description.bf16_drop
     if drop is None:
         return "fp32", "what bf16 costs was not measured; export it with --precision auto --check DATA"

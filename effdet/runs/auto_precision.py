@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from effdet.config import Config, Precision
+from effdet.kernels.processor import has_bf16
 from effdet.runs.build import build_loader, build_trainer
 from effdet.runs.folder import config_of
 from effdet.runs.process_state import process_state
@@ -79,20 +80,13 @@ def faster(fp32: float, bf16: float) -> Precision:
 
 def _reason_for_fp32(config: Config, num_images: int) -> str | None:
     assert config.train.epochs is not None
-    if not has_bf16_instructions():
+    if not has_bf16():
         return "this processor has no instructions for bf16"
     if config.train.compile:
         return "train.compile=true"
     if config.train.epochs * num_images < LEAST_IMAGES:
         return f"a measurement does not pay in a run of fewer than {LEAST_IMAGES:,} images"
     return None
-
-
-def has_bf16_instructions() -> bool:
-    """Return whether the processor computes in bf16, or True where this version of PyTorch cannot tell."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return True
-    return any(there and "bf16" in name for name, there in torch.cpu.get_capabilities().items())
 
 
 def seconds_of_steps(config: Config, model: EfficientDet, train: Dataset) -> tuple[float, float]:

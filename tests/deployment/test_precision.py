@@ -15,10 +15,9 @@ from effdet.data.formats import find_dataset
 from effdet.deployment import precision as rules
 from effdet.deployment.description import Description
 from effdet.deployment.export import ExportOptions, describe
-from effdet.deployment.precision import choose_precision, has_bf16
+from effdet.deployment.precision import choose_precision, openvino_has_bf16
+from effdet.deployment.runtimes import openvino_core
 from effdet.runs.bf16_drop import measure_bf16_drop
-
-FLAGS = "flags\t\t: fpu avx2 avx512f {} sha_ni\n"
 
 
 def description(**changes):
@@ -26,46 +25,50 @@ def description(**changes):
     return replace(describe(model, ExportOptions()), **changes)
 
 
-@pytest.fixture
-def processor(tmp_path, monkeypatch):
-    """Write which bf16 instructions the processor has."""
-
-    def write(flag):
-        (tmp_path / "cpuinfo").write_text(FLAGS.format(flag))
-
-    monkeypatch.setattr(rules, "CPUINFO", tmp_path / "cpuinfo")
-    return write
-
-
 @pytest.mark.parametrize(
-    ("flag", "expected"), [("avx512_bf16", True), ("amx_bf16", True), ("avx512_vnni", False), ("", False)]
-)
-def test_bf16_is_known_by_the_flags_of_the_processor(flag, expected, processor):
-    assert not has_bf16()  # there is no such file
-    processor(flag)
-    assert has_bf16() is expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "runtime", "flag", "expected", "reason"),
+    ("changes", "runtime", "has_it", "expected", "reason"),
     [
-        ({"bf16_drop": 0.0019}, "openvino", "avx512_bf16", "bf16", "on photos AP changed by -0.0019"),
-        ({"bf16_drop": -0.001}, "openvino", "amx_bf16", "bf16", "on photos AP changed by +0.0010"),
-        ({"bf16_drop": 0.0021}, "openvino", "amx_bf16", "fp32", "bf16 lost 0.0021 AP on photos, more than 0.002"),
-        ({}, "openvino", "amx_bf16", "fp32", "not measured; export it with --precision auto --check DATA"),
-        ({"bf16_drop": 0.0}, "openvino", "", "fp32", "this processor has no instructions for bf16"),
-        ({"bf16_drop": 0.0}, "onnxruntime", "amx_bf16", "fp32", "ONNX Runtime has no bf16 on a CPU"),
-        ({"precision": "int8"}, "openvino", "amx_bf16", "int8", "the file was exported so"),
-        ({"precision": "bf16"}, "openvino", "", "bf16", "the file was exported so"),
+        ({"bf16_drop": 0.0019}, "openvino", True, "bf16", "on photos AP changed by -0.0019"),
+        ({"bf16_drop": -0.001}, "openvino", True, "bf16", "on photos AP changed by +0.0010"),
+        ({"bf16_drop": 0.0021}, "openvino", True, "fp32", "bf16 lost 0.0021 AP on photos, more than 0.002"),
+        ({}, "openvino", True, "fp32", "not measured; export it with --precision auto --check DATA"),
+        (
+            {"bf16_drop": 0.0},
+            "openvino",
+            False,
+            "fp32",
+            "no instructions for bf16 that OpenVINO uses",
+        ),
+        ({"bf16_drop": 0.0}, "onnxruntime", True, "fp32", "ONNX Runtime has no bf16 on a CPU"),
+        ({"precision": "int8"}, "openvino", True, "int8", "the file was exported so"),
+        ({"precision": "bf16"}, "openvino", False, "bf16", "the file was exported so"),
     ],
 )
-def test_each_choice_has_its_reason(changes, runtime, flag, expected, reason, processor, caplog):
-    processor(flag)
+def test_each_choice_has_its_reason(changes, runtime, has_it, expected, reason, monkeypatch, caplog):
+    monkeypatch.setattr(rules, "openvino_has_bf16", lambda: has_it)
     caplog.set_level(logging.INFO, logger="effdet")
     assert choose_precision(description(**changes), runtime, "best.onnx") == expected
     (line,) = caplog.messages
     assert line.startswith(f"best.onnx is computed in {expected}: ")
     assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("has_it", "formats", "expected"),
+    [(True, ["FP32", "BF16"], True), (True, ["FP32", "FP16"], False), (False, ["FP32", "BF16"], False)],
+)
+def test_bf16_needs_the_processor_and_openvino(has_it, formats, expected, monkeypatch):
+    class Core:
+        get_property = staticmethod(lambda device, name: {("CPU", "OPTIMIZATION_CAPABILITIES"): formats}[device, name])
+
+    monkeypatch.setattr(rules, "has_bf16", lambda: has_it)
+    monkeypatch.setattr(rules, "openvino_core", Core)
+    assert openvino_has_bf16() is expected
+
+
+def test_openvino_knows_the_property():
+    pytest.importorskip("openvino")
+    assert "FP32" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def test_the_drop_travels_in_the_file_and_must_be_one():
@@ -84,8 +87,7 @@ def test_auto_computes_in_bf16_what_a_check_allowed(tmp_path, capsys, monkeypatc
     """On a processor without bf16 OpenVINO computes in fp32 all the same, so only the line is different there."""
     pytest.importorskip("openvino")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(rules, "CPUINFO", tmp_path / "cpuinfo")
-    rules.CPUINFO.write_text(FLAGS.format("avx512_bf16"))
+    monkeypatch.setattr(rules, "openvino_has_bf16", lambda: True)
     draw_demo(tmp_path / "demo", num_train=2, num_val=3, image_size=(96, 128))
     classes = find_dataset(tmp_path / "demo", "val").class_names
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 from effdet.config import Precision, load_config
 from effdet.kernels.library import load_kernels
 from effdet.runs import auto_precision
-from effdet.runs.auto_precision import faster, has_bf16_instructions
+from effdet.runs.auto_precision import faster
 from effdet.runs.folder import write_config
 from effdet.runs.train import prepare_run, train
 from effdet.training.checkpoint import load_checkpoint
@@ -37,14 +37,6 @@ def test_bf16_must_be_faster_by_a_tenth():
     assert [faster(1.0, bf16).value for bf16 in (0.5, 0.9, 0.95, 2.0)] == ["bf16", "bf16", "fp32", "fp32"]
 
 
-@pytest.mark.parametrize("found", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False, "avx2": True}])
-def test_what_pytorch_says_of_the_processor_counts(monkeypatch, found):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert has_bf16_instructions() == any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert has_bf16_instructions()
-
-
 @pytest.mark.parametrize(
     ("has_them", "change", "reason"),
     [
@@ -56,7 +48,7 @@ def test_what_pytorch_says_of_the_processor_counts(monkeypatch, found):
 def test_where_nothing_is_measured_it_is_fp32_and_the_log_says_why(
     config, caplog, monkeypatch, has_them, change, reason
 ):
-    monkeypatch.setattr(auto_precision, "has_bf16_instructions", lambda: has_them)
+    monkeypatch.setattr(auto_precision, "has_bf16", lambda: has_them)
     caplog.set_level(logging.INFO)
     with prepared(replace(config, train=replace(config.train, **change))) as run:
         assert run.trainer.settings.precision is Precision.fp32
@@ -66,7 +58,7 @@ def test_where_nothing_is_measured_it_is_fp32_and_the_log_says_why(
 def test_a_measured_run_starts_as_one_that_was_told_and_keeps_its_choice(config, caplog, monkeypatch):
     """The probe trains a copy: the weights of the run and its random numbers are the same all the same."""
     monkeypatch.setattr(auto_precision, "LEAST_IMAGES", 1)
-    monkeypatch.setattr(auto_precision, "has_bf16_instructions", lambda: True)
+    monkeypatch.setattr(auto_precision, "has_bf16", lambda: True)
     monkeypatch.setattr(auto_precision, "faster", lambda fp32, bf16: Precision.bf16 if fp32 and bf16 else None)
     caplog.set_level(logging.INFO)
     torch.manual_seed(0)
