@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from effdet.deployment.formats import RUNTIMES, is_exported
+from effdet.deployment.formats import RUNTIMES, format_of, is_exported
 
 if TYPE_CHECKING:
+    import torch
+
+    from effdet.detector.efficientdet import EfficientDet
     from effdet.detector.prediction import Detector
     from effdet.detector.views import TileChoice, Views
 
@@ -92,47 +95,45 @@ def load_model(args: argparse.Namespace, *, num_threads: int | None = None) -> D
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no model, or an option has a value that is not valid.
     """
-    from effdet.deployment.load import deploy, load_exported
+    from effdet.deployment.load import load_and_change
 
     if num_threads is not None and num_threads < 1:
         raise ValueError(f"--threads must be 1 or more, got {num_threads}")
-    if is_exported(args.weights):
-        if args.device not in ("auto", "cpu"):
-            raise ValueError(f"--device of an exported file must be cpu, got {args.device}")
-        exported = load_exported(
-            args.weights,
-            runtime=args.runtime,
-            num_threads=_threads_of_a_runtime(args, num_threads),
-            precision=args.precision,
-            trust=args.trust,
-        )
-        _apply_options(exported, args)
-        return exported
-    from effdet.deployment.precision import check_auto, choose_precision
-    from effdet.detector.efficientdet import EfficientDet
-    from effdet.runs.device import choose_device
-
-    check_auto(args.precision, "torch" if args.runtime == "auto" else args.runtime)
-    _set_threads_of_torch(num_threads)
-    device = choose_device(args.device, option="--device")
-    model = EfficientDet.from_pretrained(args.weights)
-    _apply_options(model, args)
-    if args.runtime in ("auto", "torch"):
-        return model.to(device)
-    if args.device not in ("auto", "cpu"):
-        raise ValueError(f"--device must be cpu for --runtime {args.runtime}, got {args.device}")
-    detector = deploy(model, args.runtime, num_threads=num_threads)
-    if args.precision is not None:
-        choose_precision(detector.description, args.runtime, args.weights)
-    return detector
-
-
-def _threads_of_a_runtime(args: argparse.Namespace, num_threads: int | None) -> int | None:
-    """Return the number for a runtime that takes one; torch takes it for the whole process."""
-    if args.runtime == "torch" or (args.runtime == "auto" and str(args.weights).endswith(".pt2")):
+    of_torch = _is_of_torch(args)
+    if of_torch or not is_exported(args.weights):
         _set_threads_of_torch(num_threads)
-        return None
-    return num_threads
+    device = _device(args)
+    detector = load_and_change(
+        args.weights,
+        lambda loaded: _apply_options(loaded, args),
+        runtime=args.runtime,
+        num_threads=None if of_torch else num_threads,
+        precision=args.precision,
+        trust=args.trust,
+    )
+    return detector if device is None else cast("EfficientDet", detector).to(device)
+
+
+def _is_of_torch(args: argparse.Namespace) -> bool:
+    """Return whether PyTorch computes the network; its threads are those of the whole process."""
+    is_default = not is_exported(args.weights) or "torch" in format_of(args.weights).runtimes
+    return args.runtime == "torch" or (args.runtime == "auto" and is_default)
+
+
+def _device(args: argparse.Namespace) -> torch.device | None:
+    """Return the device of a PyTorch model; None where another runtime, or an exported file, leaves no choice.
+
+    Raises:
+        ValueError: If the device is not there, or there is no choice and it is not the CPU.
+    """
+    if not is_exported(args.weights) and args.runtime in ("auto", "torch"):
+        from effdet.runs.device import choose_device
+
+        return choose_device(args.device, option="--device")
+    if args.device not in ("auto", "cpu"):
+        whose = "of an exported file" if is_exported(args.weights) else f"of --runtime {args.runtime}"
+        raise ValueError(f"--device {whose} must be cpu, got {args.device}")
+    return None
 
 
 def _set_threads_of_torch(num_threads: int | None) -> None:

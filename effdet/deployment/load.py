@@ -56,17 +56,37 @@ def load(
         ValueError: If the file holds no model of this package, the runtime cannot run it, or it has no choice of
             precision.
     """
+    return load_and_change(
+        weights, lambda _: None, runtime=runtime, num_threads=num_threads, precision=precision, trust=trust
+    )
+
+
+def load_and_change(
+    weights: str | Path,
+    change: Callable[[EfficientDet | DeployedDetector], None],
+    *,
+    runtime: str = AUTO,
+    num_threads: int | None = None,
+    precision: str | None = None,
+    trust: bool = False,
+) -> EfficientDet | DeployedDetector:
+    """Return a detector as ``load`` does; ``change`` may set its attributes before its network is converted."""
     _check_names(runtime, num_threads)
     if is_exported(weights):
-        return load_exported(weights, runtime=runtime, num_threads=num_threads, precision=precision, trust=trust)
+        exported = load_exported(weights, runtime=runtime, num_threads=num_threads, precision=precision, trust=trust)
+        change(exported)
+        return exported
+    runtime = "torch" if runtime == AUTO else runtime
+    check_auto(precision, runtime)
+    _check_threads(runtime, num_threads)
+    require(RUNTIMES[runtime].module)
     from effdet.detector.efficientdet import EfficientDet
 
-    check_auto(precision, "torch" if runtime == AUTO else runtime)
-    if runtime in (AUTO, "torch"):
-        _check_threads("torch", num_threads)
-        return EfficientDet.from_pretrained(weights)
-    require(RUNTIMES[runtime].module)
-    detector = deploy(EfficientDet.from_pretrained(weights), runtime, num_threads=num_threads)
+    model = EfficientDet.from_pretrained(weights)
+    change(model)
+    if runtime == "torch":
+        return model
+    detector = deploy(model, runtime, num_threads=num_threads)
     if precision is not None:
         choose_precision(detector.description, runtime, str(weights))  # fp32, as weights hold no check of bf16
     return detector
