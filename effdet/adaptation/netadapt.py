@@ -30,14 +30,15 @@ from effdet.adaptation.shared_work import do_all, do_once
 from effdet.adaptation.trajectory import Step, draw_trajectory, write_trajectory
 from effdet.adaptation.truncation import truncate
 from effdet.atomic_write import replace_file
-from effdet.config import Config, ConfigError
+from effdet.config import AUTO_BATCH, Config, ConfigError
 from effdet.data.dataset import Dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.models.architecture import Architecture
 from effdet.runs.auto_batch import with_batch_size
+from effdet.runs.auto_precision import with_precision
 from effdet.runs.data import read_data
 from effdet.runs.device import choose_device
-from effdet.runs.folder import newest_run, write_config
+from effdet.runs.folder import config_of, newest_run, write_config
 from effdet.runs.resolve import resolve
 from effdet.runs.start_weights import build_model
 from effdet.runs.train import train
@@ -136,6 +137,7 @@ class _Adaptation:
         folder.mkdir(parents=True, exist_ok=True)
         do_once(folder / "settings", RESULT, self._write_settings)
         self._check_settings()
+        self.config = self._as_begun()
 
     # ------------------------------------------------------------------ the loop of the paper
 
@@ -223,8 +225,18 @@ class _Adaptation:
     # ------------------------------------------------------------------ the folder
 
     def _write_settings(self) -> None:
+        """Write what all processes share, with what they would not all choose alike."""
+        world = World(self.device)
+        config = with_precision(self.config, self.given, self.fit, world)
+        write_config(self.folder, with_batch_size(config, self.fit, world))
         _write(self.folder / "settings" / RESULT, self._settings_values())
-        write_config(self.folder, self.config)
+
+    def _as_begun(self) -> Config:
+        """Return the config with what was chosen when the folder was begun in place of each ``auto``."""
+        config = with_precision(self.config, self.given, self.fit, World(self.device), self.folder)
+        if config.train.batch_size != AUTO_BATCH:
+            return config
+        return replace(config, train=replace(config.train, batch_size=config_of(self.folder).train.batch_size))
 
     def _check_settings(self) -> None:
         written, now = _read(self.folder / "settings" / RESULT), self._settings_values()
@@ -300,7 +312,6 @@ def _given_detector(config: Config, images: Dataset) -> tuple[EfficientDet, Conf
     size = EfficientDet.from_pretrained(config.model.weights).image_size  # type: ignore[arg-type]
     data = replace(config.data, image_size=size, long_side=None, max_long_side=None)
     config = resolve(replace(config, data=data), images)
-    config = with_batch_size(config, images, World(choose_device(config.run.device)))
     return build_model(config, images, resumed=False).eval(), config
 
 

@@ -21,6 +21,7 @@ from effdet.atomic_write import replace_file
 from effdet.config import Config, ConfigError, Freeze, config_to_yaml
 from effdet.models.architecture import Architecture
 from effdet.runs.architecture import architecture_of, with_architecture
+from effdet.runs.auto_precision import comparable
 from effdet.runs.data import read_data
 from effdet.runs.resolve import resolve
 from effdet.runs.train import train
@@ -151,6 +152,8 @@ def run_trial(folder: Path, name: str, base: TrialBase, architecture: Architectu
         data=replace(base.config.data, image_size=architecture.image_size),
         run=replace(base.config.run, dir=str(run_folder.parent), name=name),
     )
+    if not begun:
+        config = comparable(config)
     started = time.perf_counter()
     last = train(config, resume=run_folder if begun else None).history[-1]
     result = {

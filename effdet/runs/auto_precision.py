@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effdet.config import Config, Precision
+from effdet.config import AUTO_BATCH, Config, Precision
 from effdet.kernels.processor import has_bf16
 from effdet.runs.build import build_loader, build_trainer
+from effdet.runs.device import choose_device
 from effdet.runs.folder import config_of
 from effdet.runs.process_state import process_state
 from effdet.training.distributed import World
@@ -32,7 +33,9 @@ ROUNDS = 2  # measured steps in each format, in turns
 GAIN = 1.1  # bf16 rounds, so it must be as many times faster
 
 
-def with_precision(config: Config, model: EfficientDet, train: Dataset, world: World, resumed: Path | None) -> Config:
+def with_precision(
+    config: Config, model: EfficientDet, train: Dataset, world: World, resumed: Path | None = None
+) -> Config:
     """Return the config with fp32 or bf16 in place of ``train.precision: auto``, if the network runs on a CPU.
 
     bf16 is chosen where the processor has instructions for it and steps of the training were faster in it, by a tenth
@@ -59,6 +62,17 @@ def with_precision(config: Config, model: EfficientDet, train: Dataset, world: W
     return replace(config, train=replace(config.train, precision=chosen))
 
 
+def comparable(config: Config) -> Config:
+    """Return the config of one of several trainings that are compared, with fp32 in place of ``auto`` on a CPU.
+
+    A measurement for each might choose bf16 for one and fp32 for another.
+    """
+    if config.train.precision is not Precision.auto or choose_device(config.run.device).type != "cpu":
+        return config
+    logger.info("train.precision=auto: fp32, as trainings are compared; train.precision=bf16 takes bf16 for all")
+    return replace(config, train=replace(config.train, precision=Precision.fp32))
+
+
 def _choose(config: Config, model: EfficientDet, train: Dataset) -> Precision:
     reason = _reason_for_fp32(config, len(train))
     if reason is not None:
@@ -68,7 +82,7 @@ def _choose(config: Config, model: EfficientDet, train: Dataset) -> Precision:
     chosen = faster(fp32, bf16)
     logger.info(
         "train.precision=auto: %s; steps with %d images took %.3g s in fp32 and %.3g s in bf16",
-        *(chosen.value, min(config.train.batch_size, MOST_IMAGES), fp32, bf16),
+        *(chosen.value, _images_of(config), fp32, bf16),
     )
     return chosen
 
@@ -94,7 +108,7 @@ def seconds_of_steps(config: Config, model: EfficientDet, train: Dataset) -> tup
 
     The model, and the random numbers of this process, stay as they are.
     """
-    world, images = World(torch.device("cpu")), min(config.train.batch_size, MOST_IMAGES)
+    world, images = World(torch.device("cpu")), _images_of(config)
     settings = replace(
         config,
         train=replace(config.train, batch_size=images, accumulate=1),
@@ -106,6 +120,12 @@ def seconds_of_steps(config: Config, model: EfficientDet, train: Dataset) -> tup
         rounds = [[_seconds(trainer, batch, number) for trainer in trainers] for number in range(ROUNDS + 1)]
     fp32, bf16 = zip(*rounds[1:], strict=True)
     return min(fp32), min(bf16)
+
+
+def _images_of(config: Config) -> int:
+    """Return the images of the batch that is measured; ``train.batch_size: auto`` is chosen later."""
+    batch_size = config.train.batch_size
+    return MOST_IMAGES if batch_size == AUTO_BATCH else min(batch_size, MOST_IMAGES)
 
 
 def _trainer(config: Config, model: EfficientDet, world: World, precision: Precision) -> Trainer:

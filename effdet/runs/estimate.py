@@ -12,10 +12,11 @@ import torch
 from effdet.config import Config
 from effdet.data.findings import Finding
 from effdet.runs.auto_batch import with_batch_size
-from effdet.runs.device import choose_device
+from effdet.runs.auto_precision import with_precision
+from effdet.runs.device import choose_device, choose_precision
 from effdet.runs.process_state import huge_pages
 from effdet.runs.resolve import resolve
-from effdet.runs.step_costs import Measured, measure_training, memory_there_on, value_at
+from effdet.runs.step_costs import Measured, measure_training, memory_there_on, random_model, value_at
 from effdet.runs.workers import choose_workers
 from effdet.training.distributed import World
 
@@ -30,6 +31,7 @@ class Estimate:
     """What a training will need, if it runs alone on this machine."""
 
     device: str  # with the threads of a CPU
+    precision: str  # "fp32", "bf16" or "fp16"; what ``train.precision: auto`` chooses here
     batch_size: int
     steps_per_epoch: int
     epochs: int
@@ -49,8 +51,8 @@ class Estimate:
         batches = " and ".join(map(str, self.measured_batches))
         return (
             f"a training takes about {in_words(self.seconds)} and {self.memory / _GIB:.1f} GiB of memory on "
-            f"{self.device}: {self.epochs} epochs of {self.steps_per_epoch:,} steps of {self.seconds_per_step:.2g} s, "
-            f"by steps with {batches} of the {self.batch_size} images of a batch"
+            f"{self.device} in {self.precision}: {self.epochs} epochs of {self.steps_per_epoch:,} steps of "
+            f"{self.seconds_per_step:.2g} s, by steps with {batches} of the {self.batch_size} images of a batch"
             + (", measured while other programs use this machine" if self.is_busy else "")
         )
 
@@ -77,8 +79,9 @@ def in_words(seconds: float) -> str:
 def estimate_training(config: Config, train: Dataset, num_val: int) -> Estimate:
     """Measure a few steps on the images of a data set, with random weights, and say what a whole training will need.
 
-    Time and memory of a step are taken to grow by the same amount with each image. The loader processes that the
-    training will have are counted as if each had a core of its own.
+    ``auto`` in ``train.precision`` and ``train.batch_size`` is chosen as in a training. Time and memory of a step are
+    taken to grow by the same amount with each image. The loader processes that the training will have are counted as if
+    each had a core of its own.
 
     Args:
         config: What will be trained, on one process.
@@ -92,6 +95,7 @@ def estimate_training(config: Config, train: Dataset, num_val: int) -> Estimate:
     config = resolve(replace(config, model=replace(config.model, num_classes=None)), train)
     world = World(choose_device(config.run.device))
     with huge_pages():
+        config = with_precision(config, random_model(config, train).to(world.device), train, world)
         config = with_batch_size(config, train, world)
         measured = measure_training(config, train, world)
     return _extrapolate(config, measured, train, num_val, world)
@@ -111,6 +115,7 @@ def _extrapolate(config: Config, measured: list[Measured], train: Dataset, num_v
     threads = f" (torch threads: {torch.get_num_threads()})" if world.device.type == "cpu" else ""
     return Estimate(
         device=f"{world.device}{threads}",
+        precision=choose_precision(config.train.precision, world.device).value,
         batch_size=config.train.batch_size,
         steps_per_epoch=steps,
         epochs=epochs,

@@ -18,6 +18,7 @@ import numpy as np
 from effdet.config import Config, Optimizer
 from effdet.progress import Report, report_nothing
 from effdet.runs.auto_batch import with_batch_size
+from effdet.runs.auto_precision import with_precision
 from effdet.runs.build import build_loader, build_trainer
 from effdet.runs.data import read_data
 from effdet.runs.device import choose_device
@@ -135,8 +136,9 @@ def find_lr(
 def _start(config: Config, rates: Sequence[float], world: World) -> tuple[Trainer, Iterator[Batch]]:
     """Return what does the steps, and endless batches."""
     train, _ = read_data(config.data, channels=channels_of(config))
-    config = with_batch_size(resolve(with_pixels(config, train), train), train, world)
+    config = resolve(with_pixels(config, train), train)
     model = build_model(config, train, resumed=False).to(world.device)
+    config = with_batch_size(with_precision(config, model, train, world), train, world)
     loader = build_loader(config, model, train, world)
     trainer = build_trainer(config, model, world, steps_per_epoch=loader.steps_per_epoch)
     size, kind = config.train.batch_size, config.train.optimizer

@@ -57,7 +57,7 @@ def measure_training(config: Config, train: Dataset, world: World) -> list[Measu
     alone = World(world.device)
     measured: list[Measured] = []
     with process_state(world.device, seed=config.run.seed, threads=config.run.threads):
-        trainer = build_trainer(config, _random_model(config, train).to(world.device), alone, steps_per_epoch=1)
+        trainer = build_trainer(config, random_model(config, train).to(world.device), alone, steps_per_epoch=1)
         try:
             measured.extend(_measure_steps(config, trainer, train, alone))
         except torch.OutOfMemoryError:
@@ -68,7 +68,8 @@ def measure_training(config: Config, train: Dataset, world: World) -> list[Measu
     return measured
 
 
-def _random_model(config: Config, train: Dataset) -> EfficientDet:
+def random_model(config: Config, train: Dataset) -> EfficientDet:
+    """Return the model of a resolved config with random weights, on the CPU."""
     return EfficientDet(
         architecture_of(config.model),
         train.num_classes,

@@ -145,10 +145,10 @@ def prepare_run(
     asked, config = config, resolve(config, train)
     if world.is_main:
         log_input(asked, config, train)
-    config = with_batch_size(config, train, world)
     model = build_model(config, train, resumed=resumed is not None).to(world.device)
     config = replace(config, model=with_architecture(config.model, model.architecture))  # in full, to resume
     config = with_precision(config, model, train, world, resumed)
+    config = with_batch_size(config, train, world)
 
     def open_folder() -> Path:
         folder = resumed or new_run_folder(config)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from effdet import EfficientDet, load_config
-from effdet.adaptation import AdaptSettings, adapt
+from effdet.adaptation import AdaptSettings, adapt, netadapt
 from effdet.adaptation.netadapt import ratio
-from effdet.config import ConfigError
+from effdet.config import ConfigError, Precision
+from effdet.runs import auto_precision
 
 SCRIPT = Path(__file__).with_name("adapt_by_multiply_adds.py")
 
@@ -101,6 +102,33 @@ def test_a_folder_is_continued_with_its_own_settings_alone(whole, weights, photo
     settings = AdaptSettings(target_ms=0.1, runtime="torch", held_out=0.3)
     with pytest.raises(ValueError, match=r"must be continued with the settings that it was begun with, but target_ms"):
         adapt(config, settings, whole)
+
+
+class KilledError(Exception):
+    """Ends an adaptation before its first AP is measured."""
+
+
+@pytest.mark.slow
+def test_all_processes_of_an_adaptation_train_in_the_precision_that_was_chosen_first(
+    weights, photo_sets, tmp_path, monkeypatch
+):
+    def measure_ap(model, config, images):
+        used.append((config.train.precision, config.train.batch_size))
+        raise KilledError
+
+    used = []
+    monkeypatch.setattr(netadapt, "measure_ap", measure_ap)
+    monkeypatch.setattr(auto_precision, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(auto_precision, "has_bf16", lambda: True)
+    model = [f"model.weights={weights}", "model.name=null", "model.backbone_weights=null"]
+    run = [f"data.root={photo_sets / 'bccd'}", "train.batch_size=auto", "run.device=cpu", "run.threads=1"]
+    for faster in (lambda fp32, bf16: Precision.bf16, lambda fp32, bf16: pytest.fail("measured again")):
+        monkeypatch.setattr(auto_precision, "faster", faster)
+        with pytest.raises(KilledError):
+            adapt(load_config("custom", [*model, *run]), AdaptSettings(target_ms=1.0), tmp_path)
+    written = load_config(tmp_path / "config.yaml").train
+    assert used == 2 * [(Precision.bf16, written.batch_size)]
+    assert written.batch_size > 0
 
 
 def test_the_ratio_is_the_ap_that_a_millisecond_costs():

@@ -8,11 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from effdet.config import Precision, load_config
+from effdet.config import AUTO_BATCH, Precision, load_config
 from effdet.kernels.library import load_kernels
-from effdet.runs import auto_precision
-from effdet.runs.auto_precision import faster
+from effdet.runs import auto_batch, auto_precision
+from effdet.runs.auto_precision import comparable, faster
+from effdet.runs.data import read_data
+from effdet.runs.estimate import estimate_training
+from effdet.runs.find_lr import find_lr
 from effdet.runs.folder import write_config
+from effdet.runs.step_costs import measure_training
 from effdet.runs.train import prepare_run, train
 from effdet.training.checkpoint import load_checkpoint
 from effdet.training.distributed import World
@@ -78,6 +82,50 @@ def test_a_measured_run_starts_as_one_that_was_told_and_keeps_its_choice(config,
     monkeypatch.setattr(auto_precision, "faster", lambda fp32, bf16: pytest.fail("measured again"))
     with prepared(config, folder) as resumed:
         assert resumed.trainer.settings.precision is Precision.bf16
+
+
+@pytest.fixture
+def bf16_is_faster(monkeypatch):
+    """As on a processor where the measured steps were faster in bf16."""
+    monkeypatch.setattr(auto_precision, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(auto_precision, "has_bf16", lambda: True)
+    monkeypatch.setattr(auto_precision, "faster", lambda fp32, bf16: Precision.bf16)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bf16_is_faster")
+def test_a_learning_rate_is_tested_in_the_precision_of_the_training(config):
+    found = {kind: find_lr(precise(config, kind), steps=10) for kind in ("auto", "bf16", "fp32")}
+    assert found["auto"] == found["bf16"] != found["fp32"]
+
+
+@pytest.mark.usefixtures("bf16_is_faster")
+def test_an_estimate_is_made_in_the_precision_of_the_training(config, monkeypatch):
+    images = read_data(config.data)[0]
+    assert estimate_training(config, images, num_val=1).precision == "bf16"
+    assert estimate_training(precise(config, "fp32"), images, num_val=1).precision == "fp32"
+
+
+@pytest.mark.usefixtures("bf16_is_faster")
+def test_a_chosen_batch_is_measured_in_the_chosen_precision(config, monkeypatch):
+    measured = []
+
+    def measure(config, *others):
+        measured.append(config.train.precision)
+        return measure_training(config, *others)
+
+    monkeypatch.setattr(auto_batch, "measure_training", measure)
+    with prepared(replace(config, train=replace(config.train, batch_size=AUTO_BATCH))) as run:
+        assert run.trainer.settings.precision is Precision.bf16
+    assert measured == [Precision.bf16]
+
+
+def test_trainings_that_are_compared_are_all_in_fp32_unless_they_are_told(config, caplog):
+    caplog.set_level(logging.INFO)
+    assert comparable(config).train.precision is Precision.fp32
+    line = "train.precision=auto: fp32, as trainings are compared; train.precision=bf16 takes bf16 for all"
+    assert caplog.messages == [line]
+    assert comparable(precise(config, "bf16")).train.precision is Precision.bf16
 
 
 def test_a_run_of_an_earlier_version_goes_on_in_fp32(config, monkeypatch):

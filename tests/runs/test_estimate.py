@@ -7,6 +7,7 @@ from effdet.runs.estimate import Estimate, in_words
 GIB = 2**30
 ESTIMATE = Estimate(
     device="cpu (torch threads: 2)",
+    precision="bf16",
     batch_size=8,
     steps_per_epoch=1200,
     epochs=10,
@@ -21,8 +22,8 @@ ESTIMATE = Estimate(
 
 def test_an_estimate_is_one_sentence():
     assert str(ESTIMATE) == (
-        "a training takes about 1.8 h and 3.0 GiB of memory on cpu (torch threads: 2): 10 epochs of 1,200 steps of "
-        "0.5 s, by steps with 2 and 4 of the 8 images of a batch"
+        "a training takes about 1.8 h and 3.0 GiB of memory on cpu (torch threads: 2) in bf16: 10 epochs of 1,200 "
+        "steps of 0.5 s, by steps with 2 and 4 of the 8 images of a batch"
     )
     busy = str(replace(ESTIMATE, is_busy=True))
     assert busy == f"{ESTIMATE}, measured while other programs use this machine"

@@ -18,6 +18,7 @@ from effdet.config import Config, Freeze
 from effdet.models.architecture import Architecture
 from effdet.models.cost import network_cost
 from effdet.runs.architecture import with_architecture
+from effdet.runs.auto_precision import comparable
 from effdet.runs.folder import newest_run
 from effdet.runs.train import Run, train
 
@@ -139,6 +140,8 @@ def train_trial(config: Config, folder: Path, *, after_evaluation: Callable[[int
             after_evaluation(int(history[-1]["epoch"]), best_ap(history))
 
     begun = _begun_run(folder)
+    if begun is None:
+        config = comparable(config)
     try:
         run: Run = train(config, resume=begun, after_epoch=after_epoch)
     except KeyboardInterrupt:
