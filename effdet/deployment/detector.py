@@ -114,13 +114,16 @@ class DeployedDetector(PredictsFiles):
         """Return the detector; it knows no other mode."""
         return self
 
-    def detect(self, batch: Batch | ArrayBatch) -> list[Detections]:
-        """Return the detections of a letterboxed batch, in pixels of the original images."""
+    def detect(self, batch: Batch | ArrayBatch, *, least_score: float = 0.0) -> list[Detections]:
+        """Return the detections of a letterboxed batch, in pixels of the original images.
+
+        Those that score below ``least_score`` are left out, before NMS unless the file itself does NMS.
+        """
         arrays = batch if isinstance(batch, ArrayBatch) else ArrayBatch.of(batch)
-        sizes = arrays.original_sizes
+        sizes, settings = arrays.original_sizes, self._settings.with_least_score(least_score)
         return [
             Detections(*found, self.class_names, self.category_ids, size)
-            for found, size in zip(self._found(self.network_input(arrays), arrays), sizes, strict=True)
+            for found, size in zip(self._found(self.network_input(arrays), arrays, settings), sizes, strict=True)
         ]
 
     def network_input(self, batch: Batch | ArrayBatch) -> Array:
@@ -149,7 +152,7 @@ class DeployedDetector(PredictsFiles):
         pixels = images.copy() if is_whole else images.astype(np.float32)
         return _fill_padding(pixels, content_sizes, self._mean)
 
-    def _found(self, images: Array, batch: ArrayBatch) -> Iterator[Found]:
+    def _found(self, images: Array, batch: ArrayBatch, settings: PostprocessSettings) -> Iterator[Found]:
         """Yield what is found in each image; runs of a fixed batch are filled up with blank images."""
         step = self.description.batch or len(images)
         for first in range(0, len(images), step):
@@ -160,10 +163,16 @@ class DeployedDetector(PredictsFiles):
             outputs = [np.asarray(output[:count]) for output in self.runtime.run(np.ascontiguousarray(part))]
             rows = slice(first, first + count)
             finish = self._finish if self.description.outputs == "detections" else self._postprocess
-            yield from finish(outputs, batch.scales[rows], batch.original_sizes[rows], (part.shape[2], part.shape[3]))
+            scales, sizes = batch.scales[rows], batch.original_sizes[rows]
+            yield from finish(outputs, scales, sizes, settings, (part.shape[2], part.shape[3]))
 
     def _postprocess(
-        self, outputs: Sequence[Array], scales: Array, original_sizes: Sequence[Size], image_size: Size
+        self,
+        outputs: Sequence[Array],
+        scales: Array,
+        original_sizes: Sequence[Size],
+        settings: PostprocessSettings,
+        image_size: Size,
     ) -> list[Found]:
         logits, deltas = (output.astype(np.float32, copy=False) for output in outputs[:2])
         return postprocess_arrays(
@@ -172,21 +181,28 @@ class DeployedDetector(PredictsFiles):
             self._anchor_array(image_size),
             scales=scales,
             original_sizes=original_sizes,
-            settings=self._settings,
+            settings=settings,
             image_size=image_size,
         )
 
-    def _finish(self, outputs: Sequence[Array], scales: Array, original_sizes: Sequence[Size], _: Size) -> list[Found]:
+    def _finish(
+        self,
+        outputs: Sequence[Array],
+        scales: Array,
+        original_sizes: Sequence[Size],
+        settings: PostprocessSettings,
+        _: Size,
+    ) -> list[Found]:
         """Return the detections that the graph found, in pixels of the original images."""
         results = []
         for boxes, scores, labels, factors, size in zip(*outputs, scales, original_sizes, strict=True):
-            keep = (labels >= 0) & (scores >= self._settings.score_threshold)
-            keep &= keep.cumsum() <= self._settings.max_detections
+            keep = (labels >= 0) & (scores >= settings.score_threshold)
+            keep &= keep.cumsum() <= settings.max_detections
             boxes = boxes[keep] / np.tile(factors, 2)
-            if self._settings.clip == "after":
+            if settings.clip == "after":
                 boxes = clip_box_array(boxes, size)
             has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-            kept = has_area if self._settings.drop_empty else np.ones_like(has_area)
+            kept = has_area if settings.drop_empty else np.ones_like(has_area)
             results.append((boxes[kept], labels[keep][kept].astype(np.int64), scores[keep][kept]))
         return results
 

@@ -38,8 +38,8 @@ def as_mediapipe(detector: AnyDetector) -> AnyDetector:
     twin.preprocessing = PREPROCESSING
     twin.settings = replace(detector.settings, nms="hard", clip="none")
 
-    def detect(batch: Batch | ArrayBatch) -> list[Detections]:
-        found = type(twin).detect(twin, batch)
+    def detect(batch: Batch | ArrayBatch, *, least_score: float = 0.0) -> list[Detections]:
+        found = type(twin).detect(twin, batch, least_score=least_score)
         return [replace(one, boxes=whole_pixels(one.boxes, one.image_size)) for one in found if one.image_size]
 
     twin.__dict__["detect"] = detect

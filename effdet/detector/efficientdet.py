@@ -169,15 +169,20 @@ class EfficientDet(PredictsFiles, nn.Module):
     # ------------------------------------------------------------------ from files to detections
 
     @torch.inference_mode()
-    def detect(self, batch: Batch | ArrayBatch) -> list[Detections]:
+    def detect(self, batch: Batch | ArrayBatch, *, least_score: float = 0.0) -> list[Detections]:
         """Return the detections of a letterboxed batch, in pixels of the original images, on the CPU.
 
         The network computes in evaluation mode, whatever mode the model is in, and the model stays as it is: it may be
         called from several threads at once, also while another one trains the model.
+
+        Args:
+            batch: The images.
+            least_score: Detections that score less are left out, before NMS.
         """
         batch = batch.to_batch() if isinstance(batch, ArrayBatch) else batch
         predict = functools.partial(self._evaluation_copies.predict, self.network)
-        return self.postprocess(self._predict_raw(predict, self.network_input(batch)), batch)
+        predictions = self._predict_raw(predict, self.network_input(batch))
+        return self.postprocess(predictions, batch, least_score=least_score)
 
     def network_input(self, batch: Batch) -> Tensor:
         """Return the images of a letterboxed batch as (B, 3, H, W) float32 on the device of the weights, normalised.
@@ -189,14 +194,19 @@ class EfficientDet(PredictsFiles, nn.Module):
             images = self.normalise(images, batch.content_sizes)
         return images.contiguous(memory_format=torch.channels_last)
 
-    def postprocess(self, predictions: Predictions, batch: Batch) -> list[Detections]:
-        """Return the detections that the predictions of a letterboxed batch stand for, on the CPU."""
+    def postprocess(self, predictions: Predictions, batch: Batch, *, least_score: float = 0.0) -> list[Detections]:
+        """Return the detections that the predictions of a letterboxed batch stand for, on the CPU; see ``detect``."""
         image_size = (batch.images.shape[-2], batch.images.shape[-1])
-        results = self._postprocess(predictions, batch.scales, batch.original_sizes, image_size)
+        results = self._postprocess(predictions, batch.scales, batch.original_sizes, image_size, least_score)
         return to_detections(results, batch, self)
 
     def _postprocess(
-        self, predictions: Predictions, scales: Tensor, original_sizes: Tensor, image_size: tuple[int, int]
+        self,
+        predictions: Predictions,
+        scales: Tensor,
+        original_sizes: Tensor,
+        image_size: tuple[int, int],
+        least_score: float = 0.0,
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
         anchors = self.anchors(image_size, predictions.box_deltas.device)
         return postprocess(
@@ -204,7 +214,7 @@ class EfficientDet(PredictsFiles, nn.Module):
             anchors,
             scales=scales,
             original_sizes=original_sizes,
-            settings=self.settings,
+            settings=self.settings.with_least_score(least_score),
             image_size=image_size,
         )
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READ_AHEAD = 2  # batches that wait, decoded and letterboxed, while the network works on another
+_ROUNDING = 1e-6  # more than the last bit of a score in float32; the exact threshold is applied to the detections
 _WAIT = 0.1  # seconds after which a waiting thread checks whether it is still needed
 
 
@@ -67,8 +68,11 @@ class Detector(Protocol):
     def fill(self) -> tuple[int, int, int]:
         """The uint8 RGB of the padding."""
 
-    def detect(self, batch: Batch | ArrayBatch) -> list[Detections]:
-        """Return the detections of a letterboxed batch, in pixels of the original images."""
+    def detect(self, batch: Batch | ArrayBatch, *, least_score: float = 0.0) -> list[Detections]:
+        """Return the detections of a letterboxed batch, in pixels of the original images.
+
+        Those that score below ``least_score`` may be missing, so that less is to be done; the others are the same.
+        """
 
     @property
     def predict(self) -> Callable[..., list[Detections]]:
@@ -201,7 +205,7 @@ def predict_iter(
     if not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
         raise ValueError(f"score_threshold must be a number in [0, 1], got {score_threshold!r}")
     labels = None if classes is None else labels_of(classes, detector.class_names)
-    found = _whole_images(detector, source, batch_size)
+    found = _whole_images(detector, source, batch_size, score_threshold)
     if not views.is_plain:
         views.check(detector)
         found = _all_views(detector, source, batch_size, views)
@@ -231,11 +235,12 @@ def labels_of(classes: Sequence[str], class_names: Sequence[str]) -> list[int]:
 
 
 def _whole_images(
-    detector: Detector, source: Any, batch_size: int
+    detector: Detector, source: Any, batch_size: int, score_threshold: float
 ) -> Generator[tuple[Picture, Detections], None, None]:
+    least_score = float(score_threshold) * (1 - _ROUNDING)
     with closing(_batches(source, detector.letterbox, batch_size)) as batches:
         for chunk, batch in batches:
-            yield from zip(chunk, detector.detect(batch), strict=True)
+            yield from zip(chunk, detector.detect(batch, least_score=least_score), strict=True)
 
 
 def _all_views(

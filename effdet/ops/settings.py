@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 MAX_COORDINATE = 1e6  # pixels; a larger coordinate, from a very large delta, would overflow areas
@@ -63,6 +63,13 @@ class PostprocessSettings:
         for name in ("class_agnostic", "best_class_only", "drop_empty"):
             _check(isinstance(getattr(self, name), bool), name, "be true or false", getattr(self, name))
         _check(self.clip in get_args(Clip), "clip", f"be one of {', '.join(get_args(Clip))}", self.clip)
+
+    def with_least_score(self, score: float) -> PostprocessSettings:
+        """Return the settings with a threshold that is at least so high.
+
+        The detections that reach it are the same: a box is dropped, or its score decays, by better boxes only.
+        """
+        return self if score <= self.score_threshold else replace(self, score_threshold=score)
 
     @classmethod
     def preset(cls, name: str) -> PostprocessSettings:

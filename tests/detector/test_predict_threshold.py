@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from effdet.deployment.export import ExportOptions, describe
+from effdet.deployment.export import ExportOptions, describe, export
+from effdet.deployment.load import load
 from effdet.detector.efficientdet import EfficientDet
 from effdet.detector.prediction import choose_threshold
 from effdet.weights.own_format import save_native
@@ -33,6 +34,23 @@ def test_predict_takes_the_threshold_of_the_model_unless_one_is_given(model):
         model.predict_threshold = None
     assert choose_threshold(model, None) == 0.3
     assert choose_threshold(model, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("runtime", ["torch", "inside"])
+def test_a_threshold_changes_nothing_above_it(model, tmp_path, runtime):
+    """Also where the file itself does NMS."""
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    detector = model
+    if runtime == "inside":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        export(model, tmp_path / "m.onnx", ExportOptions(postprocess=True))
+        detector = load(tmp_path / "m.onnx", runtime="onnxruntime", num_threads=1)
+    whole = detector.predict(photo, score_threshold=0.0)[0]
+    score = float(whole.scores[3])  # that of a detection, which must stay
+    found, expected = detector.predict(photo, score_threshold=score)[0], whole.above(score)
+    assert len(found) >= 4
+    assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ("boxes", "labels", "scores"))
 
 
 def test_the_threshold_travels_in_files_and_exports(model, tmp_path):

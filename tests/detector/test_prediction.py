@@ -29,7 +29,7 @@ class MeanColour:
     def __init__(self):
         self.batch_sizes = []
 
-    def detect(self, batch):
+    def detect(self, batch, *, least_score=0.0):
         batch = batch.to_batch()
         self.batch_sizes.append(len(batch.images))
         scores = batch.images.float().mean(dim=(1, 2, 3)) / 255
@@ -131,7 +131,7 @@ def test_boxes_are_in_pixels_of_the_full_size_where_a_file_is_decoded_reduced(tm
 
         letterbox = replace(LETTERBOX, preprocessing=Preprocessing.preset("fast"))
 
-        def detect(self, batch):
+        def detect(self, batch, *, least_score=0.0):
             batch = batch.to_batch()
             corners = batch.content_sizes.flip(1) / batch.scales
             self.original_sizes = batch.original_sizes.tolist()
@@ -155,7 +155,7 @@ def test_a_large_photo_decoded_reduced_gives_the_boxes_of_full_decoding(photo_se
     """A detector that sees a red plate on a real photo, which is enlarged to four times its sides."""
 
     class RedPlate(MeanColour):
-        def detect(self, batch):
+        def detect(self, batch, *, least_score=0.0):
             found, batch = [], batch.to_batch()
             for image, scale in zip(batch.images.int(), batch.scales, strict=True):
                 y, x = torch.nonzero((image[0] > 200) & (image[1] < 60) & (image[2] < 60), as_tuple=True)

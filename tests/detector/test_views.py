@@ -29,7 +29,7 @@ class BrightRectangles:
     def __init__(self):
         self.inputs = []
 
-    def detect(self, batch):
+    def detect(self, batch, *, least_score=0.0):
         self.inputs += [tuple(batch.images.shape)]
         return [self._of(image, float(scale[0])) for image, scale in zip(batch.images, batch.scales, strict=True)]
 

@@ -234,6 +234,20 @@ def test_the_effdet_preset_is_torchvisions_nms_of_clipped_boxes_without_a_score_
     assert len(scores) == 100
 
 
+@pytest.mark.parametrize("score", [0.5, 0.9])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_threshold_before_nms_leaves_what_a_threshold_after_it_leaves(name, score):
+    settings, predictions = PRESETS[name], random_predictions(2)
+    whole = run(predictions, **asdict(settings))
+    least = run(predictions, **asdict(settings.with_least_score(score * (1 - 1e-6))))
+    for (boxes, labels, scores), found in zip(whole, least, strict=True):
+        keep, kept = scores >= score, found[2] >= score
+        assert keep.any()
+        for expected, got in zip((boxes, labels, scores), found, strict=True):
+            assert torch.equal(expected[keep], got[kept])
+    assert settings.with_least_score(0.0) is settings
+
+
 def test_presets_are_settings_that_files_can_hold():
     for name, settings in PRESETS.items():
         assert PostprocessSettings.preset(name) == PostprocessSettings(**json.loads(json.dumps(asdict(settings))))
