@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.deployment.description import Description
-from effdet.deployment.runtimes import Runtime
+from effdet.deployment.runtimes import Runtime, outputs_for
 from effdet.detector.batches import ArrayBatch, Size
 from effdet.detector.image_size import check_image_size
 from effdet.detector.prediction import PredictsFiles
@@ -160,11 +160,13 @@ class DeployedDetector(PredictsFiles):
             count = len(part)
             if count < step:
                 part = np.concatenate([part, np.zeros((step - count, *part.shape[1:]), part.dtype)])
-            outputs = [np.asarray(output[:count]) for output in self.runtime.run(np.ascontiguousarray(part))]
             rows = slice(first, first + count)
             finish = self._finish if self.description.outputs == "detections" else self._postprocess
             scales, sizes = batch.scales[rows], batch.original_sizes[rows]
-            yield from finish(outputs, scales, sizes, settings, (part.shape[2], part.shape[3]))
+            with outputs_for(self.runtime, np.ascontiguousarray(part)) as outputs:
+                outputs = [np.asarray(output[:count]) for output in outputs]
+                found = finish(outputs, scales, sizes, settings, (part.shape[2], part.shape[3]))
+            yield from found
 
     def _postprocess(
         self,

@@ -5,10 +5,12 @@ LiteRT is in ``tflite/runtime.py``, and PyTorch in ``torch_export.py``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -33,6 +35,16 @@ class Runtime(Protocol):
 
     def run(self, images: np.ndarray) -> Arrays:
         """Return the outputs for (B, 3, H, W) float32 images; several threads may call it at once."""
+
+
+@contextlib.contextmanager
+def outputs_for(runtime: Runtime, images: np.ndarray) -> Iterator[Arrays]:
+    """Yield the outputs of a run for use in the ``with`` block only, uncopied where the runtime can lend them."""
+    if isinstance(runtime, OpenVino):
+        with runtime.outputs_for(images) as outputs:
+            yield outputs
+    else:
+        yield runtime.run(images)
 
 
 class OnnxRuntime:
@@ -96,14 +108,21 @@ class OpenVino:
 
     def run(self, images: np.ndarray) -> Arrays:
         """Return the outputs for (B, 3, H, W) float32 images."""
+        with self.outputs_for(images) as outputs:
+            return [output.copy() for output in outputs]
+
+    @contextlib.contextmanager
+    def outputs_for(self, images: np.ndarray) -> Iterator[Arrays]:
+        """Yield the outputs in OpenVINO's own memory; after the ``with`` block another run may overwrite them."""
         try:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
         request.infer({0: images}, share_inputs=True)
-        outputs = [request.get_output_tensor(index).data.copy() for index in self._outputs]
-        self._idle.append(request)
-        return outputs
+        try:
+            yield [request.get_output_tensor(index).data for index in self._outputs]
+        finally:
+            self._idle.append(request)
 
 
 _INSTALL = {  # for modules that the extra ``deploy`` does not hold
