@@ -216,7 +216,8 @@ def _largest(values: Array, limit: int, *, floor: float) -> IndexArray:
     # At least ``limit`` values reach the limit-th largest maximum, so nothing below it is among the largest.
     for bounds in (finalists, maxima, values):
         if bounds.size > limit:
-            floor = max(floor, float(np.partition(bounds, -limit)[-limit]))
+            if np.count_nonzero(bounds >= floor) > limit:
+                floor = float(np.partition(bounds, -limit)[-limit])
             break
     indices = _reaching(table, maxima, left_over, floor)
     return indices[_descending(values[indices])[:limit]]
