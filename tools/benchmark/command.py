@@ -51,7 +51,7 @@ given to the first and to the best of them.
 # The groups of options that each measurement accepts; all other options are absent from its arguments.
 _OPTIONS = {
     "network": (options.model, options.photos, options.runtime, options.peer, options.network, options.turns),
-    "predict": (options.model, options.photos, options.runtime, options.peer, options.turns),
+    "predict": (options.model, options.photos, options.runtime, options.peer, options.turns, options.predict),
     "train": (options.model, options.drawn, options.train, options.peer, options.turns),
     "loader": (options.batches, options.drawn, options.loader, options.peer_python, options.turns),
     "evaluate": (options.images, options.turns),

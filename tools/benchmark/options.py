@@ -12,6 +12,11 @@ RUNTIMES = (
     "openvino:effdet (default: eager, onnxruntime and openvino; for predict beside effdet also with its preset)"
 )
 
+SCORE_THRESHOLD = (
+    "smallest score of a detection of ours and of effdet (default: 0, so that all are compared; `effdet predict` takes "
+    "0.3 where the weights say nothing)"
+)
+
 
 def batches(parser: argparse.ArgumentParser) -> None:
     """Add input size, number of images and number of classes."""
@@ -94,6 +99,11 @@ def turns(parser: argparse.ArgumentParser) -> None:
 def network(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``network`` only."""
     parser.add_argument("--no-peak", action="store_true", help="leave out the machine's peak")
+
+
+def predict(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``predict`` only."""
+    parser.add_argument("--score-threshold", type=float, default=0.0, metavar="S", help=SCORE_THRESHOLD)
 
 
 def train(parser: argparse.ArgumentParser) -> None:

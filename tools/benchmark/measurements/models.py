@@ -210,7 +210,7 @@ def _peaks(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any], bat
 
 
 def _predict(args: argparse.Namespace, folder: Path, facts: dict[str, Any], batch: int) -> dict[str, Any]:
-    base = {"folder": str(folder), "photos": facts["photos"]}
+    base = {"folder": str(folder), "photos": facts["photos"], "score_threshold": args.score_threshold}
     runtimes = _runtimes(args)
     entries = [
         Entry(

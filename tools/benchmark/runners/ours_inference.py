@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.exports import exported_file
+from effdet.deployment import detector as deployed
 from effdet.deployment.load import load_exported
 from effdet.detector.batches import make_batch
 from effdet.detector.efficientdet import EfficientDet
@@ -102,22 +104,25 @@ class Predict:
         photos: The files.
         preset: Resizing and post-processing: "default" (ours), "fast" (ours with reduced decoding) or "effdet" (the
             peer's).
+        score_threshold: Detections below it are left out.
     """
 
-    def __init__(self, *, folder: str, runtime: str, threads: int, photos: list[str], preset: str) -> None:
-        self.photos, self.turn = photos, 0
+    def __init__(
+        self, *, folder: str, runtime: str, threads: int, photos: list[str], preset: str, score_threshold: float
+    ) -> None:
+        self.photos, self.turn, self.score_threshold = photos, 0, score_threshold
         self.detector = open_detector(Path(folder), runtime, threads)
         self.detector.settings = PostprocessSettings.preset(preset)
         self.detector.preprocessing = Preprocessing.preset(preset)
 
     def step(self) -> None:
         """Predict on the next photo."""
-        self.detector.predict(self.photos[self.turn % len(self.photos)], score_threshold=0.0)
+        self.detector.predict(self.photos[self.turn % len(self.photos)], score_threshold=self.score_threshold)
         self.turn += 1
 
     def result(self) -> dict[str, Any]:
         """Return the detections of every photo, and the seconds of each part of a prediction."""
-        found = [self.detector.predict(photo, score_threshold=0.0)[0] for photo in self.photos]
+        found = [self.detector.predict(photo, score_threshold=self.score_threshold)[0] for photo in self.photos]
         parts = [self._in_parts(photo) for _ in range(PASSES) for photo in self.photos]
         return {
             "detections": [
@@ -143,23 +148,44 @@ class Predict:
 
     def _detect(self, batch: Any) -> float:
         """Detect, and return the seconds that the network took."""
-        is_eager = isinstance(self.detector, EfficientDet)
-        owner, name = (self.detector.network, "forward") if is_eager else (self.detector.runtime, "run")
-        original, seconds = getattr(owner, name), 0.0
-
-        def timed(*args: Any) -> Any:
-            nonlocal seconds
-            started = time.perf_counter()
-            outputs = original(*args)
-            seconds += time.perf_counter() - started
-            return outputs
-
-        setattr(owner, name, timed)
+        clock, is_eager = _NetworkClock(), isinstance(self.detector, EfficientDet)
+        owner, name = (self.detector.network, "forward") if is_eager else (deployed, "outputs_for")
+        original = getattr(owner, name)
+        setattr(owner, name, (clock.called if is_eager else clock.entered)(original))
         try:
-            self.detector.detect(batch)
+            self.detector.detect(batch, least_score=self.score_threshold)
         finally:
             setattr(owner, name, original)
-        return seconds
+        return clock.seconds
+
+
+class _NetworkClock:
+    """Adds up the seconds of a function."""
+
+    seconds = 0.0
+
+    def called(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with a clock around it."""
+
+        def timed(*args: Any) -> Any:
+            started = time.perf_counter()
+            outputs = function(*args)
+            self.seconds += time.perf_counter() - started
+            return outputs
+
+        return timed
+
+    def entered(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that returns a context manager with a clock around what happens before its block."""
+
+        @contextlib.contextmanager
+        def timed(*args: Any) -> Iterator[Any]:
+            started = time.perf_counter()
+            with function(*args) as outputs:
+                self.seconds += time.perf_counter() - started
+                yield outputs
+
+        return timed
 
 
 TASKS = {"network": NetworkAlone, "predict": Predict}

@@ -99,9 +99,10 @@ class Predict:
         std: list[float],
         mode: str,
         photos: list[str],
+        score_threshold: float,
     ) -> None:
         transforms = importlib.import_module("effdet.data.transforms")
-        self.photos, self.mode, self.turn = photos, mode, 0
+        self.photos, self.mode, self.turn, self.score_threshold = photos, mode, 0, score_threshold
         self.mean, self.std = mean, std
         model = _create(variant, num_classes, image_size, folder)
         self.bench = peer.DetBenchPredict(model).eval()
@@ -146,11 +147,12 @@ class Predict:
 
         hooks = (self.bench.model.register_forward_pre_hook(before), self.bench.model.register_forward_hook(after))
         with _autocast(self.mode):
-            found = self.bench(images, info)
+            rows = self.bench(images, info)[0]
+        rows = rows[(rows[:, 4] > 0) & (rows[:, 4] >= self.score_threshold)]  # its bench fills up with zeros
         for hook in hooks:
             hook.remove()
         clock.append(time.perf_counter())
-        return found[0], {
+        return rows, {
             "decode": clock[1] - clock[0],
             "resize and normalise": clock[2] - clock[1],
             "network": network_seconds,
@@ -160,7 +162,6 @@ class Predict:
     def result(self) -> dict[str, Any]:
         """Return the detections of every photo; labels from 0."""
         rows = [self._predict(photo)[0].float() for photo in self.photos]
-        rows = [row[row[:, 4] > 0] for row in rows]
         return {
             "detections": [
                 {"boxes": row[:, :4].tolist(), "scores": row[:, 4].tolist(), "labels": [int(c) - 1 for c in row[:, 5]]}
