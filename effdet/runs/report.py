@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from effdet.runs.report_facts import (
 from effdet.visualize import as_rgb
 
 if TYPE_CHECKING:
+    import torch
+
     from effdet.config import Config
     from effdet.data.dataset import Dataset
     from effdet.detector.efficientdet import EfficientDet
@@ -77,21 +80,21 @@ def report_run(
     )
 
 
-def report_training(folder: Path, best: EfficientDet, val: Dataset, views: Views) -> None:
+def report_training(folder: Path, best: EfficientDet, val: Dataset, device: torch.device) -> None:
     """Write the report of a run that has just ended, and store its threshold in ``best.safetensors``.
 
     A report that cannot be written is a line in the log: the training has succeeded.
 
     Args:
         folder: Of the run.
-        best: Its best model, which gets the threshold, too.
+        best: Its best model, which gets the threshold, too; it stays where it is.
         val: Validation images.
-        views: How the model looks at them.
+        device: On which a copy of the model detects: that of the training.
     """
     try:
         config = load_config(folder / "config.yaml")
-        about, options = about_run(folder, config), _views_of_run(config)
-        done = report_model(best, val, folder, about=about, **{**options, "views": None if views.is_plain else views})
+        model = copy.deepcopy(best).to(device)
+        done = report_model(model, val, folder, about=about_run(folder, config), **_views_of_run(config))
         if done.threshold is not None:
             best.predict_threshold = done.threshold
             best.save_pretrained(folder / "best.safetensors")

@@ -132,7 +132,7 @@ def _train(
             if world.is_main:
                 draw_pictures(folder, result.best, val, run.views)
                 if config.run.report:
-                    report_training(folder, result.best, val, run.views)
+                    report_training(folder, result.best, val, world.device)
                 _log_result(result)
     return result
 

@@ -9,10 +9,12 @@ import torch
 from effdet.commands import main
 from effdet.config import load_config
 from effdet.detector.efficientdet import EfficientDet
-from effdet.detector.views import PLAIN
 from effdet.runs.data import read_data
 from effdet.runs.evaluate import evaluate
 from effdet.runs.report import compare_runs, report_run, report_training, store_threshold
+
+
+CPU = torch.device("cpu")
 
 
 def make_run(folder, root, seed=0):
@@ -63,7 +65,7 @@ def test_a_finished_training_has_a_report_and_a_threshold(run_folder, caplog):
     best = EfficientDet.from_pretrained(run_folder / "best.safetensors")
     val = read_data(config.data)[1]
     with caplog.at_level(logging.INFO, logger="effdet"):
-        report_training(run_folder, best, val, PLAIN)
+        report_training(run_folder, best, val, CPU)
     assert f"report: {run_folder / 'report.html'}" in caplog.text
     threshold = json.loads((run_folder / "report.json").read_text())["recommended_threshold"]["threshold"]
     stored = EfficientDet.from_pretrained(run_folder / "best.safetensors")
@@ -72,11 +74,19 @@ def test_a_finished_training_has_a_report_and_a_threshold(run_folder, caplog):
     assert torch.equal(stored.predict(picture)[0].boxes, stored.predict(picture, score_threshold=threshold)[0].boxes)
 
 
+def test_the_model_detects_on_the_device_of_the_training_and_stays_where_it_is(run_folder, monkeypatch):
+    devices = []
+    monkeypatch.setattr("effdet.runs.report.report_model", lambda model, *parts, **options: devices.append(model.device))
+    best = EfficientDet.from_pretrained(run_folder / "best.safetensors")
+    report_training(run_folder, best, None, torch.device("meta"))  # a device that every machine has
+    assert (devices, best.device) == ([torch.device("meta")], CPU)
+
+
 def test_a_report_that_fails_is_a_line_in_the_log(run_folder, caplog, monkeypatch):
     monkeypatch.setattr("effdet.runs.report.render_report", lambda *parts: 1 / 0)
     best = EfficientDet.from_pretrained(run_folder / "best.safetensors")
     val = read_data(load_config(run_folder / "config.yaml").data)[1]
-    report_training(run_folder, best, val, PLAIN)
+    report_training(run_folder, best, val, CPU)
     assert "the report could not be written: division by zero" in caplog.text
 
 
