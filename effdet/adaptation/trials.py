@@ -150,7 +150,7 @@ def run_trial(folder: Path, name: str, base: TrialBase, architecture: Architectu
         base.config,
         model=with_architecture(base.config.model, architecture),
         data=replace(base.config.data, image_size=architecture.image_size),
-        run=replace(base.config.run, dir=str(run_folder.parent), name=name),
+        run=replace(base.config.run, dir=str(run_folder.parent), name=name, report=False),  # nobody reads so many
     )
     if not begun:
         config = comparable(config)

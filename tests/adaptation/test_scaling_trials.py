@@ -38,7 +38,6 @@ def overrides(demo_root):
         "model.architecture={channels: 16, neck_repeats: 1, head_repeats: 1}",
         "train.batch_size=8",
         "run.threads=1",
-        "run.report=false",
     ]
 
 
@@ -126,6 +125,7 @@ def test_a_comparison_has_one_row_for_each_network(overrides, tmp_path):
     assert rows[0]["image_size"] == "64x64"
     with Image.open(out / "compare.png") as picture:
         assert picture.size == (1210, 495)
+    assert list(out.rglob("report.html")) == []  # the page of a whole run, which nobody reads of a trial
 
     before = {name: (out / "runs" / name / "result.json").stat().st_mtime_ns for name in names}
     config = load_config("custom", overrides)

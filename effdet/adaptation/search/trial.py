@@ -90,7 +90,7 @@ def trial_config(config: Config, architecture: Architecture, plan: Plan, folder:
         data=replace(found.data, max_train_images=plan.images),
         train=replace(found.train, epochs=plan.epochs, warmup_epochs=warmup),
         eval=replace(found.eval, every=max(1, round(plan.epochs / EVALUATIONS))),
-        run=replace(found.run, dir=str(folder), name=RUN),
+        run=replace(found.run, dir=str(folder), name=RUN, report=False),  # nobody reads so many
     )
 
 

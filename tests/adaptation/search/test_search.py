@@ -29,7 +29,7 @@ CONFIG = """
 model: {{name: lite0, architecture: {{channels: 16, neck_repeats: 1, head_repeats: 1}}}}
 data: {{root: {root}, image_size: [64, 64], max_val_images: 2, workers: 0}}
 train: {{batch_size: 4, optimizer: adamw, lr: 0.004}}
-run: {{device: cpu, threads: 1, report: false}}
+run: {{device: cpu, threads: 1}}
 """
 TARGET = 2e7  # multiply-adds
 
@@ -71,6 +71,7 @@ def test_trials_are_measured_trained_and_written(config_file, tmp_path):
     assert [point["number"] for point in written["front"]] == [trial.number for trial in result.front]
     assert Architecture.from_dict(written["front"][0]["architecture"]) == result.front[0].architecture
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert list(folder.rglob("report.html")) == []  # the page of a whole run, which nobody reads of a trial
 
     best = load_config(folder / "best.yaml")
     assert best == replace(result.best_config, run=best.run)
@@ -88,7 +89,8 @@ def test_what_blocks_make_trains_by_the_written_config(config_file, tmp_path):
     assert result.best.architecture.backbone_blocks is not None
 
     config = load_config(
-        folder / "best.yaml", [f"run.dir={tmp_path / 'runs'}", "train.epochs=1", "data.max_train_images=8"]
+        folder / "best.yaml",
+        [f"run.dir={tmp_path / 'runs'}", "run.report=false", "train.epochs=1", "data.max_train_images=8"],
     )
     run = train(config)
     assert run.best.architecture == result.best.architecture
