@@ -9,6 +9,7 @@ from torch import Tensor
 
 from effdet.data.loader import EvalLoader
 from effdet.runs.workers import choose_workers
+from effdet.training.loop import sum_numbers
 from effdet.training.losses import DetectionLoss
 from effdet.training.step import LOSSES
 
@@ -48,24 +49,23 @@ def validation_loss(
         rank=world.rank,
         world_size=world.size,
     )
-    sums = torch.zeros(len(LOSSES) + 1, dtype=torch.float64, device=world.device)
+    sums = torch.zeros(len(LOSSES) + 1, dtype=torch.float64)  # on the host: not every device has float64
     for batch in loader:
         if batch.targets:
             sums += _sums(model, criterion, batch, world.device)
     model.train(was_training)
-    *losses, total_score = world.sum(sums).tolist()
+    *losses, total_score = sum_numbers(sums.tolist(), world)
     parts = {f"val_{name}": value / (total_score + 1) for name, value in zip(LOSSES, losses, strict=True)}
     return {"val_loss": sum(parts.values()), **parts}
 
 
 def _sums(model: Any, criterion: DetectionLoss, batch: Batch, device: torch.device) -> Tensor:
-    """Return the losses of a batch that are not divided by N, and its share of N: (3,) float64."""
+    """Return the losses of a batch that are not divided by N, and its share of N: (3,) float64 on the host."""
     batch = batch.to(device)
     anchors = model.anchors(tuple(batch.images.shape[-2:]), device)
     predictions = model.network(model.normalise(batch.images, batch.content_sizes.cpu()))
     assignment = criterion.assign(anchors, batch.targets, predictions if criterion.needs_predictions else None)
     one = torch.ones((), device=device)
     losses = criterion(predictions, anchors, batch.targets, assignment=assignment, normaliser=one)
-    parts = torch.stack([losses[name].double() for name in LOSSES])
-    total_score = torch.as_tensor(assignment.total_score, dtype=torch.float64, device=device)
-    return torch.cat([parts, total_score.reshape(1)])
+    parts = [*(losses[name] for name in LOSSES), torch.as_tensor(assignment.total_score, device=device).float()]
+    return torch.stack(parts).cpu().double()
