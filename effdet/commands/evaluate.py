@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from effdet.commands import program
 from effdet.commands.model_options import add_model_options, add_view_options, load_model, views_of
 from effdet.commands.output import STDOUT, prepare_output, write_json
+from effdet.commands.unused_options import refuse_unused
 
 if TYPE_CHECKING:
     from effdet.evaluation.coco import CocoMetrics
@@ -78,20 +79,19 @@ def _check(args: argparse.Namespace) -> None:
     if getattr(args, useless) is not None:
         parser().error(f"{mode} goes with --{needed}, not with --{useless}")
     if args.predictions:
-        _refuse_options_of_a_model(args)
+        refuse_unused(
+            parser(),
+            args,
+            used=_FOR_RESULTS,
+            reason="goes with --weights, not with --predictions",
+            options={"as_program": "--as"},
+        )
     if args.json == args.save_results == STDOUT:
         parser().error("--json and --save-results cannot both go to stdout")
     if args.batch_size < 1:
         parser().error(f"--batch-size must be 1 or more, got {args.batch_size}")
     if args.workers is not None and args.workers < 0:
         parser().error(f"--workers must be 0 or more, got {args.workers}")
-
-
-def _refuse_options_of_a_model(args: argparse.Namespace) -> None:
-    default = vars(parser().parse_args(["--predictions", "p"]))
-    for name, value in vars(args).items():
-        if name not in _FOR_RESULTS and value != default[name]:
-            parser().error(f"--{name.replace('_', '-')} goes with --weights, not with --predictions")
 
 
 def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from effdet.commands import program
 from effdet.commands.model_options import add_model_options, add_view_options, load_model, views_of
+from effdet.commands.unused_options import refuse_unused
 
 if TYPE_CHECKING:
     from effdet.runs.report import Report
@@ -76,13 +77,29 @@ def _check(args: argparse.Namespace) -> None:
         parser().error("--data goes with --weights or --predictions; a run is reported on its own validation images")
     if args.store_threshold and (args.predictions or len(args.runs) > 1):
         parser().error("--store-threshold goes with one run or --weights")
+    used, of_what = _used_options(args)
+    if used is not None:
+        refuse_unused(parser(), args, used=used, reason=f"has no effect on the report of {of_what}")
     for name in ("batch_size", "max_images"):
         if getattr(args, name) < 1:
             parser().error(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(args, name)}")
 
 
+def _used_options(args: argparse.Namespace) -> tuple[tuple[str, ...] | None, str]:
+    """Return the options that have an effect, None if all have, and what the report is of."""
+    if len(args.runs) > 1:
+        return ("runs", "out", "device"), "several runs"
+    if args.runs:
+        return ("runs", "out", "device", "max_images", "store_threshold"), "a run, which its config says"
+    if args.annotations:
+        return ("runs", "predictions", "annotations", "out", "max_images"), "a results file"
+    if args.predictions:
+        return ("runs", "predictions", "data", "split", "out", "max_images"), "a results file"
+    return None, "weights"
+
+
 def _write(args: argparse.Namespace) -> Report:
-    from effdet.runs.report import compare_runs, report_model, report_results, report_run
+    from effdet.runs.report import check_own_weights, compare_runs, report_model, report_results, report_run
 
     out = args.out or Path("report")
     if len(args.runs) > 1:
@@ -96,6 +113,8 @@ def _write(args: argparse.Namespace) -> Report:
     if args.predictions:
         return report_results(args.predictions, dataset, out, title=args.predictions.name, max_images=args.max_images)
     views = views_of(args)
+    if args.store_threshold:
+        check_own_weights(args.weights)  # an error now costs no time
     return report_model(
         load_model(args),
         dataset,

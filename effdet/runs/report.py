@@ -196,13 +196,34 @@ def store_threshold(path: str | Path, threshold: float) -> None:
     """Write a threshold into a weights file, as the default of ``predict``.
 
     Raises:
-        FileNotFoundError, ValueError: If the file is not there, or holds no detector.
+        FileNotFoundError, ValueError: As ``check_own_weights``.
     """
     from effdet.detector.efficientdet import EfficientDet
 
+    check_own_weights(path)
     model = EfficientDet.from_pretrained(path)
     model.predict_threshold = threshold
     model.save_pretrained(path)
+
+
+def check_own_weights(path: str | Path) -> None:
+    """Raise unless weights are a file or a folder that this package wrote, which can hold a threshold.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder; a published name is none.
+        ValueError: If another project wrote it, or it is an export.
+    """
+    from effdet.weights.own_format import WEIGHTS, read_safetensors
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"a threshold is stored in a file of weights, but there is no {path}")
+    file = path / WEIGHTS if path.is_dir() else path
+    if file.suffix != ".safetensors" or read_safetensors(file)[1] is None:
+        raise ValueError(
+            f"a threshold is stored in weights that this package wrote (.safetensors), got {path}; convert them "
+            "(effdet convert), or give predict the threshold"
+        )
 
 
 def _open_run(folder: Path, device: str) -> tuple[Config, EfficientDet, Dataset]:

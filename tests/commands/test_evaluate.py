@@ -237,6 +237,7 @@ def test_an_unreadable_image_is_named_and_left_out(demo_root, weights, seer, tmp
             "--score-threshold goes with --weights, not with --predictions",
         ),
         (["--predictions", "p", "--annotations", "a", "--batch-size", "4"], "--batch-size goes with --weights"),
+        (["--predictions", "p", "--annotations", "a", "--as", "mediapipe"], "--as goes with --weights"),
         (
             ["--weights", "w", "--data", "d", "--json", "-", "--save-results", "-"],
             "--json and --save-results cannot both go to stdout",

@@ -12,7 +12,7 @@ from effdet.detector.efficientdet import EfficientDet
 from effdet.runs.data import read_data
 from effdet.runs.evaluate import evaluate
 from effdet.runs.report import compare_runs, report_run, report_training, store_threshold
-
+from effdet.weights.own_format import save_tensors
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,9 @@ def test_a_finished_training_has_a_report_and_a_threshold(run_folder, caplog):
 
 def test_the_model_detects_on_the_device_of_the_training_and_stays_where_it_is(run_folder, monkeypatch):
     devices = []
-    monkeypatch.setattr("effdet.runs.report.report_model", lambda model, *parts, **options: devices.append(model.device))
+    monkeypatch.setattr(
+        "effdet.runs.report.report_model", lambda model, *parts, **options: devices.append(model.device)
+    )
     best = EfficientDet.from_pretrained(run_folder / "best.safetensors")
     report_training(run_folder, best, None, torch.device("meta"))  # a device that every machine has
     assert (devices, best.device) == ([torch.device("meta")], CPU)
@@ -122,6 +124,28 @@ def test_a_threshold_is_stored_on_request(run_folder, tmp_path):
     assert EfficientDet.from_pretrained(path).predict_threshold == 0.625
 
 
+def test_a_threshold_is_stored_in_our_own_weights_alone(run_folder, demo_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is stored in a file of weights, but there is no d0"):
+        store_threshold("d0", 0.5)
+    model = EfficientDet.from_pretrained(run_folder / "best.safetensors")
+    save_tensors(tmp_path / "plain.safetensors", model.state_dict())
+    before = (tmp_path / "plain.safetensors").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"weights that this package wrote \(\.safetensors\), got .*plain\.safetensors"
+    ):
+        store_threshold(tmp_path / "plain.safetensors", 0.5)
+    command = ["report", "--weights", "d0", "--data", str(demo_root), "--store-threshold"]
+    assert main(command) == 1  # before published weights are asked for
+    assert "there is no d0" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["plain.safetensors"]
+    assert (tmp_path / "plain.safetensors").read_bytes() == before
+
+    model.save_pretrained(tmp_path / "folder")
+    store_threshold(tmp_path / "folder", 0.625)
+    assert EfficientDet.from_pretrained(tmp_path / "folder").predict_threshold == 0.625
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"needs the folder of a run with its config\.yaml, got"):
         report_run(tmp_path)
@@ -138,6 +162,14 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         (["runs/a", "--data", "d"], "a run is reported on its own validation images"),
         (["runs/a", "runs/b", "--store-threshold"], "--store-threshold goes with one run or --weights"),
         (["runs/a", "--max-images", "0"], "--max-images must be 1 or more, got 0"),
+        (["runs/a", "--tiles", "64"], "--tiles has no effect on the report of a run, which its config says"),
+        (["runs/a", "--split", "test"], "--split has no effect on the report of a run"),
+        (["runs/a", "runs/b", "--max-images", "5"], "--max-images has no effect on the report of several runs"),
+        (["--predictions", "p", "--data", "d", "--nms", "hard"], "--nms has no effect on the report of a results file"),
+        (
+            ["--predictions", "p", "--annotations", "a", "--split", "train"],
+            "--split has no effect on the report of a res",
+        ),
     ],
 )
 def test_command_lines_that_cannot_be_are_refused(arguments, sentence, capsys):
