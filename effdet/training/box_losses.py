@@ -18,10 +18,8 @@ def huber_loss(deltas: Tensor, targets: Tensor, *, delta: float = 0.1) -> Tensor
 
 def iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """``1 - IoU`` of paired boxes (P, 4) xyxy, not reduced: (P,). Boxes that do not touch have no gradient."""
-    overlap = torch.minimum(boxes[:, 2:], targets[:, 2:]) - torch.maximum(boxes[:, :2], targets[:, :2])
-    intersection = overlap.clamp(min=0).prod(dim=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) + (targets[:, 2:] - targets[:, :2]).prod(dim=1)
-    return 1 - intersection / (areas - intersection).clamp(min=EPS)
+    intersection, union = _intersection_and_union(boxes, targets)
+    return 1 - intersection / union.clamp(min=EPS)
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
