@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from effdet.config import AUTO_BATCH, Config
-from effdet.data.tiles import TileTable
 from effdet.runs.step_costs import measure_training, memory_there_on, value_at
-from effdet.runs.training_tiles import tiles_of
+from effdet.runs.training_tiles import num_items
 
 if TYPE_CHECKING:
     from effdet.data.dataset import Dataset
@@ -50,9 +49,7 @@ def with_batch_size(config: Config, train: Dataset, world: World) -> Config:
 def _choose(config: Config, train: Dataset, world: World) -> int:
     measured = measure_training(config, train, world)
     parts = config.train.accumulate * world.size
-    tiles = tiles_of(config.data)
-    items = len(train) if tiles is None else len(TileTable.of(train, tiles))
-    most = min(MOST_IMAGES, items // STEPS_IN_AN_EPOCH) // parts
+    most = min(MOST_IMAGES, num_items(config.data, train) // STEPS_IN_AN_EPOCH) // parts
     there = memory_there_on(world.device)
     if there is not None and world.device.type != "cuda":
         there //= world.local_size

@@ -17,6 +17,7 @@ from effdet.runs.device import choose_device, choose_precision
 from effdet.runs.process_state import huge_pages
 from effdet.runs.resolve import resolve
 from effdet.runs.step_costs import Measured, measure_training, memory_there_on, random_model, value_at
+from effdet.runs.training_tiles import num_items
 from effdet.runs.workers import choose_workers
 from effdet.training.distributed import World
 
@@ -109,7 +110,7 @@ def _extrapolate(config: Config, measured: list[Measured], train: Dataset, num_v
     workers = choose_workers(config.data.workers, world.device)
     loading = config.train.batch_size * measured[-1].loading / measured[-1].images
     step = max(computing, loading / workers) if workers else computing + loading
-    steps = math.ceil(len(train) / config.train.batch_size)
+    steps = math.ceil(num_items(config.data, train) / config.train.batch_size)
     evaluation = num_val * (measured[-1].inference + measured[-1].loading) / measured[-1].images
     epochs = config.train.epochs
     threads = f" (torch threads: {torch.get_num_threads()})" if world.device.type == "cpu" else ""

@@ -29,8 +29,7 @@ def resolve(config: Config, train: Dataset) -> Config:
         ConfigError: If model.num_classes is not the data's number of classes.
     """
     from effdet.config import ConfigError
-    from effdet.data.tiles import TileTable
-    from effdet.runs.training_tiles import tiles_of
+    from effdet.runs.training_tiles import num_items
 
     given, found = config.model.num_classes, train.num_classes
     if given not in (None, found):
@@ -40,7 +39,7 @@ def resolve(config: Config, train: Dataset) -> Config:
         )
     image_size = _input_size(config, train)
     data = _with_tiles(config.data, image_size, train)
-    items = len(train) if data.tiles is None else len(TileTable.of(train, tiles_of(data)))
+    items = num_items(data, train)
     shown = max(FEWEST_IMAGES, IMAGES_IN_A_RUN * min(1.0, IMAGE_PIXELS / math.prod(image_size)))
     epochs = config.train.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(shown / items)))
     return replace(

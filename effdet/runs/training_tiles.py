@@ -8,6 +8,7 @@ import numpy as np
 
 from effdet.config import AUTO_TILES
 from effdet.data.dataset import clip_boxes
+from effdet.data.tiles import TileTable
 from effdet.detector.views import PLAIN, Views
 from effdet.ops.tiles import OVERLAP, Tiles
 
@@ -29,6 +30,12 @@ def tiles_of(data: DataConfig) -> Tiles | None:
     side = data.tiles
     overlap = OVERLAP if data.tile_overlap is None else data.tile_overlap
     return Tiles(size=(side, side) if isinstance(side, int) else (side[0], side[1]), overlap=overlap)
+
+
+def num_items(data: DataConfig, train: Dataset) -> int:
+    """Return how many items an epoch of a resolved config shows: images, or tiles of them."""
+    tiles = tiles_of(data)
+    return len(train) if tiles is None else len(TileTable.of(train, tiles))
 
 
 def validation_views(data: DataConfig) -> Views:

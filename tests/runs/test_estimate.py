@@ -1,8 +1,13 @@
+import math
 from dataclasses import replace
 
 import pytest
 
+from effdet.config import load_config
+from effdet.runs import estimate
+from effdet.runs.data import read_data
 from effdet.runs.estimate import Estimate, in_words
+from effdet.runs.step_costs import Measured
 
 GIB = 2**30
 ESTIMATE = Estimate(
@@ -34,6 +39,19 @@ def test_an_estimate_is_one_sentence():
 )
 def test_a_time_is_said_in_the_unit_that_fits(seconds, words):
     assert in_words(seconds) == words
+
+
+def test_the_steps_of_an_epoch_show_its_images_or_their_tiles(demo_root, monkeypatch):
+    """A stand-in for the measurement, of which only the counts are looked at."""
+    measured = [Measured(images, 1.0, 0.1, 0.3, GIB) for images in (2, 4)]
+    monkeypatch.setattr(estimate, "measure_training", lambda *_: measured)
+    whole = ["data.long_side=null", "data.max_long_side=null", "data.image_size=[64,64]", "train.batch_size=4"]
+    for more in ([], ["data.tiles=[120,160]", "data.tile_overlap=0"]):
+        config = load_config("custom", [f"data.root={demo_root}", *whole, *more])
+        train = read_data(config.data)[0]
+        tiles = sum(math.ceil(height / 120) * math.ceil(width / 160) for height, width in train.sizes.tolist())
+        steps = math.ceil((tiles if more else len(train)) / 4)
+        assert estimate.estimate_training(config, train, 8).steps_per_epoch == steps
 
 
 def test_too_little_memory_is_a_warning():
