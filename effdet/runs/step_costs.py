@@ -77,6 +77,7 @@ def random_model(config: Config, train: Dataset) -> EfficientDet:
         class_names=train.class_names,
         category_ids=train.category_ids,
         preprocessing=Preprocessing(fit=config.data.resize.value),
+        value_range=config.data.value_range,
     )
 
 

@@ -3,11 +3,16 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
-from effdet.config import ConfigError, TrainConfig
+from effdet.config import ConfigError, TrainConfig, load_config
 from effdet.detector.efficientdet import EfficientDet
 from effdet.models.architecture import Architecture
+from effdet.runs import step_costs
+from effdet.runs.data import read_data
+from effdet.runs.resolve import resolve
 from effdet.runs.teacher import build_teacher
+from effdet.training.distributed import World
 
 NAMES = ("cat", "dog")
 BLOCKS = tuple((f"ir_r1_k3_s2_e2_c{channels}",) for channels in (16, 24, 32, 40))
@@ -71,3 +76,15 @@ def test_other_images_are_refused(tmp_path, student):
 def test_weights_that_are_missing_are_named(student):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         build_teacher(TrainConfig(teacher="nowhere.safetensors"), student)
+
+
+def test_a_teacher_for_values_of_a_range_fits_the_network_that_is_measured(tmp_path, demo_root, monkeypatch):
+    monkeypatch.setattr(step_costs, "_measure_steps", lambda config, trainer, *_: [trainer.teacher])
+    small = ["data.long_side=null", "data.max_long_side=null", "data.image_size=[64,64]", "model.name=lite0"]
+    config = load_config("custom", [f"data.root={demo_root}", *small, "data.value_range=[0,1000]"])
+    train = read_data(config.data)[0]
+    file = tmp_path / "teacher.safetensors"
+    EfficientDet("lite0", 5, class_names=train.class_names, value_range=(0, 1000)).save_pretrained(file)
+    config = resolve(replace(config, train=replace(config.train, teacher=str(file))), train)
+    (teacher,) = step_costs.measure_training(config, train, World(torch.device("cpu")))
+    assert teacher.model.value_range == (0, 1000)
