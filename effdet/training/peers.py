@@ -18,6 +18,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two signs of life of a process
+ENDED = "ended"  # the last sign of a process
 SILENCE = 60.0  # seconds without a sign of life after which other processes log an error
 
 
@@ -48,7 +49,7 @@ class Peers:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Send signs of life during the block."""
+        """Send signs of life during the block, and say at its end that there will be no more."""
         self._give_sign()
         self._thread.start()
         try:
@@ -56,6 +57,9 @@ class Peers:
         finally:
             self._closed.set()
             self._thread.join(timeout=5 * BEAT)
+            with contextlib.suppress(RuntimeError):
+                if not self._is_orphan():
+                    self._store.set(f"sign/{self._rank}", ENDED)
 
     def meet(self) -> None:
         """Wait until all processes have called this method, without a time limit for one that sends signs of life.
@@ -179,6 +183,8 @@ class Peers:
     def _listen(self, rank: int, last: str, since: float) -> tuple[str, float]:
         sign = self._sign_of(rank)
         now = time.monotonic()
+        if sign == ENDED:
+            return sign, math.inf  # never missed: the main process may still be drawing, or writing the report
         if sign != last:
             return sign, now
         if now - since > SILENCE:

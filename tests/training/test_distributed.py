@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from effdet.training import peers
 from effdet.training.distributed import World, is_connection_error, join_world
 from effdet.training.interrupt import StopRequest
 
@@ -31,6 +33,21 @@ def test_one_process_is_alone(monkeypatch):
         assert world.broadcast("x") == "x"
         assert world.wrap(network) is network
         world.copy_buffers(network)
+
+
+def test_a_process_that_has_ended_in_order_is_not_missed(monkeypatch, caplog):
+    monkeypatch.setattr(peers, "BEAT", 0.01)
+    monkeypatch.setattr(peers, "SILENCE", 0.05)
+    store = dist.HashStore()
+    main, second = (peers.Peers(store, rank, size=3, timeout=60) for rank in (0, 1))
+    with main.watched():
+        with second.watched():
+            pass
+        end = time.monotonic() + 60
+        while not caplog.messages and time.monotonic() < end:  # of process 2, which never gave a sign
+            time.sleep(0.01)
+        time.sleep(0.2)
+    assert caplog.messages == ["process 2 gives no sign of life for 0 s; the others wait for it"]
 
 
 def test_errors_of_gloo_are_connection_errors_and_others_are_not():
