@@ -96,7 +96,7 @@ def examine(
             result.add(split, [Finding("error", str(error), "correct or remove the file")])
     if pixels_for is not None and decode_images:
         _set_pixels(datasets, pixels_for, result)
-    examined = {split: ExaminedFiles(dataset) for split, dataset in datasets.items()} if decode_images else {}
+    examined = {split: ExaminedFiles(dataset, split) for split, dataset in datasets.items()} if decode_images else {}
     files = {
         split: open_images(
             dataset, split, report, decode=decode_images, known=examined[split].files if decode_images else None

@@ -28,15 +28,20 @@ class ExaminedFiles:
 
     Args:
         dataset: The images, with the format that they are read in.
+        split: Name of the split; several may have one annotation file and one folder.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, split: str) -> None:
         self._dataset = dataset
-        identity = repr((str(dataset.annotation_file.absolute()), str(dataset.folder.absolute()), dataset.pixels))
+        places = str(dataset.annotation_file.absolute()), str(dataset.folder.absolute())
+        identity = repr((*places, split, dataset.pixels))
         key = hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()
         self._path = cache_folder() / "datasets" / f"{key}.examined"
         self.files: dict[str, ImageFile] = {}  # by name
         self.hashes: dict[str, bytes] = {}  # perceptual ones, by name
+        # Bytes and time of each file, and its annotated size, (I, 4), before any file is opened: one that is written
+        # meanwhile is then not taken for what was seen.
+        self._stamps = np.concatenate([dataset.file_stamps, dataset.sizes], axis=1)
         self._recall()
 
     def _recall(self) -> None:
@@ -47,9 +52,8 @@ class ExaminedFiles:
         names, formats = TextColumn(arrays["names"], arrays["names:at"]), content["formats"]
         columns = (arrays[name] for name in ("stamps", "digests", "hashes", "facts"))
         rows: dict[str, list[Any]] = {name: row for name, *row in zip(names, *columns, strict=True)}
-        stamps = self._stamps()
         for index, name in enumerate(self._dataset.names):
-            if name not in rows or not np.array_equal(rows[name][0], stamps[index]):
+            if name not in rows or not np.array_equal(rows[name][0], self._stamps[index]):
                 continue
             _, digest, image_hash, facts = rows[name]
             orientation, height, width, is_blank, has_hash, format_code = facts.tolist()
@@ -65,10 +69,6 @@ class ExaminedFiles:
             if has_hash:
                 self.hashes[name] = image_hash.tobytes()
 
-    def _stamps(self) -> NDArray[np.int64]:
-        """Return (I, 4): bytes and time of each file, and the size that the annotations give."""
-        return np.concatenate([self._dataset.file_stamps, self._dataset.sizes], axis=1)
-
     def remember(self, opened: Sequence[ImageFile], hashes: Mapping[str, bytes]) -> None:
         """Keep what a check saw of the good files; without effect if the cache cannot be written.
 
@@ -77,7 +77,7 @@ class ExaminedFiles:
             hashes: Their perceptual hashes by name, as far as there are any.
         """
         place_of = {name: index for index, name in enumerate(self._dataset.names)}
-        stamps, settled = self._stamps(), time.time_ns() - _FRESH
+        stamps, settled = self._stamps, time.time_ns() - _FRESH
         good = [file for file in opened if not file.fault and file.digest and stamps[place_of[file.name], 1] < settled]
         known = [hashes.get(file.name, b"") for file in good]
         if all(file is self.files.get(file.name) for file in good) and set(self.hashes) >= {

@@ -4,10 +4,15 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from effdet.data.dataset import Dataset
+from effdet.data.doctor.examined_files import ExaminedFiles
+from effdet.data.doctor.image_files import open_images
+from effdet.data.formats import find_dataset
+from effdet.progress import report_nothing
 from effdet.runs.check_data import check_data
 
 
@@ -60,3 +65,26 @@ def test_a_damaged_memory_is_as_none(checked, tmp_path, damage):
     count = len(decoded)
     assert check() == first
     assert len(decoded) == 2 * count
+
+
+def test_splits_of_one_annotation_file_are_remembered_apart(checked):
+    _, folder, _ = checked
+    whole = find_dataset(folder, "train")
+    odd = np.arange(1, len(whole), 2)
+    parts = {"train": whole.without(odd), "val": whole.without(np.setdiff1d(np.arange(len(whole)), odd))}
+    for split, part in parts.items():
+        ExaminedFiles(part, split).remember(open_images(part, split, report_nothing, decode=True), {})
+    assert {split: set(ExaminedFiles(part, split).files) for split, part in parts.items()} == {
+        split: set(part.names) for split, part in parts.items()
+    }
+
+
+def test_a_file_that_is_written_while_it_is_checked_is_looked_at_again(checked):
+    _, folder, _ = checked
+    dataset = find_dataset(folder, "train")
+    examined = ExaminedFiles(dataset, "train")
+    opened = open_images(dataset, "train", report_nothing, decode=True)
+    Image.new("RGB", (640, 480)).save(dataset.path(0))
+    os.utime(dataset.path(0), (1e9 + 5, 1e9 + 5))
+    examined.remember(opened, {})
+    assert set(dataset.names) - set(ExaminedFiles(find_dataset(folder, "train"), "train").files) == {dataset.names[0]}
