@@ -61,20 +61,22 @@ class GroundTruth:
         self._image_ranks = {value: rank for rank, value in enumerate(sorted(ids))}
         self._category_ranks = {value: rank for rank, value in enumerate(dataset.category_ids)}  # they are ascending
         self._counts = self._select(image_ids)  # by rank
-        ranks = np.array([self._image_ranks[value] for value in ids], dtype=np.int64)
-        self.annotations = self._columns(ranks[dataset.image_of_box])
+        self.annotations = self._columns(self._ranks_of_images()[dataset.image_of_box])
 
     @property
     def num_images(self) -> int:
-        """Images of the data set, also those that do not count."""
-        return len(self._image_ranks)
+        """Images that count."""
+        return int(self._counts.sum())
 
     @property
     def indices(self) -> NDArray[np.int64]:
-        """(I,) the number in the data set of the image of each rank."""
-        ids = self._dataset.image_ids.tolist()
-        ranks = np.array([self._image_ranks[value] for value in ids], dtype=np.int64)
-        return np.argsort(ranks, kind="stable")
+        """(I,) the number in the data set of each image that counts, in the order of the ids."""
+        return np.argsort(self._ranks_of_images(), kind="stable")[self._counts]
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """The place in ``indices`` of each rank; meaningless for images that do not count."""
+        return np.cumsum(self._counts) - 1
 
     @property
     def images(self) -> list[dict[str, Any]]:
@@ -148,6 +150,10 @@ class GroundTruth:
                 raise ValueError(f"image_ids must be images of {self.name} ({_some(self._image_ranks)}), got {value!r}")
             counts[rank] = True
         return counts
+
+    def _ranks_of_images(self) -> NDArray[np.int64]:
+        """Return the rank of each image, in the order of the data set."""
+        return np.array([self._image_ranks[value] for value in self._dataset.image_ids.tolist()], dtype=np.int64)
 
     def _columns(self, image_ranks: NDArray[np.int64]) -> TruthColumns:
         dataset, kept = self._dataset, self._counts[image_ranks]

@@ -40,7 +40,7 @@ class Matches:
     """The N detections and M boxes of a data set, and which detection found which box.
 
     Detections are ordered by image, then by score, best first. Boxes are ordered by image. Images are numbered by the
-    rank of their id, labels by that of their category id.
+    rank of their id among those that count, labels by that of their category id.
     """
 
     num_images: int
@@ -114,11 +114,11 @@ def match(
     unmatched = Matches(
         num_images=truth.num_images,
         num_classes=len(truth.class_names),
-        images=found.image_ids[order],
+        images=truth.places[found.image_ids[order]],
         labels=found.category_ids[order],
         boxes=found.boxes[order],
         scores=found.scores[order],
-        true_images=boxes.image_ids[by_image],
+        true_images=truth.places[boxes.image_ids[by_image]],
         true_labels=boxes.category_ids[by_image],
         true_boxes=boxes.boxes[by_image],
         true_areas=boxes.areas[by_image],

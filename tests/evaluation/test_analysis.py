@@ -25,8 +25,17 @@ def test_all_numbers_are_json_and_agree():
 
 def test_only_chosen_images_count():
     truth, results = random_set(0)
-    chosen = analyse(dataset_of(truth), results, image_ids=[2, 3])
-    assert set(chosen.matches.true_images.tolist()) | set(chosen.matches.images.tolist()) == {1, 2}
+    dataset = dataset_of(truth)
+    chosen = analyse(dataset, results, image_ids=[2, 3])
+    part = {
+        **truth,
+        "images": [image for image in truth["images"] if image["id"] in (2, 3)],
+        "annotations": [row for row in truth["annotations"] if row["image_id"] in (2, 3)],
+    }
+    alone = analyse(dataset_of(part), [row for row in results if row["image_id"] in (2, 3)])
+    assert chosen.to_dict() == alone.to_dict()
+    assert chosen.matches.num_images == len(chosen.image_scores.f1) == 2
+    assert dataset.image_ids[chosen.indices].tolist() == [2, 3]
 
 
 def test_nothing_detected_is_analysed_too():
