@@ -9,6 +9,7 @@ from typing import Any
 from effdet.evaluation.analysis import Analysis
 from effdet.evaluation.coco import CocoMetrics
 from effdet.evaluation.differences import compare
+from effdet.report.numbers import coco_numbers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,11 +59,10 @@ def comparison_numbers(candidates: Sequence[Candidate], *, seed: int = 0) -> dic
 
 
 def _numbers(candidate: Candidate) -> dict[str, Any]:
-    coco = {name: value for name, value in candidate.metrics.to_dict().items() if name != "per_class"}
     analysis = candidate.analysis
     return {
         "name": candidate.name,
-        "coco": {name: None if value == -1 else value for name, value in coco.items()},
+        "coco": coco_numbers(candidate.metrics),
         "recommended_threshold": analysis.thresholds.best.to_dict(),
         "errors": analysis.errors.to_dict(),
         "expected_calibration_error": analysis.calibration.expected_error,

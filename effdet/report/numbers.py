@@ -30,13 +30,12 @@ def report_numbers(metrics: CocoMetrics, analysis: Analysis, about: About) -> di
         {**row, "ap": ap if ap is not None and math.isfinite(ap) else None}
         for row, ap in zip(found.pop("per_class"), metrics.per_class.values(), strict=True)
     ]
-    coco = {name: None if value == -1 else value for name, value in metrics.to_dict().items() if name != "per_class"}
     curves = analysis.thresholds
     return {
         "title": about.title,
         "images": analysis.matches.num_images,
         "boxes": int(curves.num_boxes.sum()),
-        "coco": coco,
+        "coco": coco_numbers(metrics),
         "per_class": per_class,
         **found,
         "curves": {
@@ -52,3 +51,8 @@ def report_numbers(metrics: CocoMetrics, analysis: Analysis, about: About) -> di
         "history": [dict(row) for row in about.history],
         "about": {"facts": dict(about.facts), "findings": list(about.findings), "config": about.config},
     }
+
+
+def coco_numbers(metrics: CocoMetrics) -> dict[str, Any]:
+    """Return COCO's 12 numbers by name, None where there is no ground truth to measure, and what computed them."""
+    return {name: None if value == -1 else value for name, value in metrics.to_dict().items() if name != "per_class"}
