@@ -57,10 +57,9 @@ def decode_arrays(deltas: Array, anchors: Array) -> Array:
     x1, y1, x2, y2 = anchors.T
     anchor_w, anchor_h = x2 - x1, y2 - y1
     dx, dy, dw, dh = deltas.T
-    x, y = dx * anchor_w + (x1 + anchor_w / 2), dy * anchor_h + (y1 + anchor_h / 2)
-    with np.errstate(over="ignore"):  # a very large delta makes an infinite side
+    with np.errstate(over="ignore", invalid="ignore"):  # very large deltas make infinite boxes, and NaN of these
+        x, y = dx * anchor_w + (x1 + anchor_w / 2), dy * anchor_h + (y1 + anchor_h / 2)
         half_w, half_h = _exact_exp(dw) * anchor_w / 2, _exact_exp(dh) * anchor_h / 2
-    with np.errstate(invalid="ignore"):  # of infinite deltas
         return np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=1)
 
 

@@ -343,7 +343,7 @@ def test_wild_deltas_give_finite_boxes(nms):
     predictions = predictions_of([[10.0, 20.0, 30.0, 60.0]] * 3, [[0.9, 0.0, 0.0, 0.0]] * 3)
     predictions.box_deltas[0, 0, 2:] = 200.0  # exp overflows float32
     predictions.box_deltas[0, 1] = math.nan
-    predictions.box_deltas[0, 2] = torch.tensor([1e30, 0.0, 0.0, 0.0])
+    predictions.box_deltas[0, 2] = torch.tensor([3e38, 0.0, 0.0, 0.0])
     [(boxes, _, _)] = run(predictions, nms=nms)
     assert boxes.tolist() == [[0, 0, 128, 128]]
 
