@@ -39,8 +39,11 @@ def as_mediapipe(detector: AnyDetector) -> AnyDetector:
     twin.settings = replace(detector.settings, nms="hard", clip="none")
 
     def detect(batch: Batch | ArrayBatch, *, least_score: float = 0.0) -> list[Detections]:
-        found = type(twin).detect(twin, batch, least_score=least_score)
-        return [replace(one, boxes=whole_pixels(one.boxes, one.image_size)) for one in found if one.image_size]
+        results = []
+        for found in type(twin).detect(twin, batch, least_score=least_score):
+            assert found.image_size is not None, "detectors say the size of each photo"
+            results.append(replace(found, boxes=whole_pixels(found.boxes, found.image_size)))
+        return results
 
     twin.__dict__["detect"] = detect
     return twin
