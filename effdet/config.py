@@ -40,7 +40,7 @@ class Optimizer(str, Enum):
 class Precision(str, Enum):
     """Number formats of the forward and backward pass; fp16 needs CUDA."""
 
-    auto = "auto"  # bf16 on a CUDA device that has it, else fp32
+    auto = "auto"  # bf16 on a CUDA device that has it, or where it is faster on a CPU; else fp32
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
