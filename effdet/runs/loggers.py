@@ -167,7 +167,9 @@ class Mlflow:
         self._client: Any = MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name(path.parent.name)
         number = self._client.create_experiment(path.parent.name) if experiment is None else experiment.experiment_id
-        same = self._client.search_runs([number], f"attributes.run_name = '{path.name}'") if first_step else []
+        quote = '"' if "'" in path.name else "'"
+        wanted = f"attributes.run_name = {quote}{path.name}{quote}"
+        same = self._client.search_runs([number], wanted) if first_step else []
         run = same[0] if same else self._client.create_run(number, run_name=path.name)
         self._id = run.info.run_id
         self._client.update_run(self._id, status="RUNNING")
@@ -210,7 +212,8 @@ def _mlflow_name(name: str) -> str:
 
 
 def _is_installed(kind: Kind) -> bool:
-    return importlib.util.find_spec(kind.package) is not None
+    found = importlib.util.find_spec(kind.package)
+    return found is not None and found.origin is not None  # a folder "wandb" in the working folder has no origin
 
 
 LOGGERS = {

@@ -62,11 +62,12 @@ def test_tensorboard_gets_steps_and_epochs(folder):
 def test_mlflow_gets_steps_and_epochs_and_a_resumed_run_goes_on(folder, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = folder.rename(folder.parent / "Ann's")  # a name that a search must quote
     log_a_run(folder, LoggerKind.mlflow)
     log_a_run(folder, LoggerKind.mlflow, first_step=4)
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
-    assert run.info.run_name == "first"
+    assert run.info.run_name == "Ann's"
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.lr": "0.1", "run.name": "first"}
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == [
@@ -126,6 +127,15 @@ def test_a_missing_package_is_named_before_the_training(kind, extra, tmp_path, d
     with pytest.raises(ImportError, match="or leave it out"):
         train(load_config(config))
     assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_with_the_name_of_a_package_is_no_package(tmp_path, monkeypatch):
+    """W&B makes a folder "wandb" where it is started, and Python takes it for a package without content."""
+    (tmp_path / "folder_of_a_logger").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(loggers.LOGGERS, LoggerKind.wandb, loggers.Kind("folder_of_a_logger", "wandb", None))
+    with pytest.raises(ImportError, match=r"run\.loggers wandb needs folder_of_a_logger"):
+        loggers.check_loggers([LoggerKind.wandb])
 
 
 def test_without_loggers_there_are_none(tmp_path):
