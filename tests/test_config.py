@@ -1,4 +1,4 @@
-"""Tests of effdet/config.py."""
+"""Tests of effdet/config/."""
 
 import dataclasses
 from pathlib import Path

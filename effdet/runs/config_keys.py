@@ -1,4 +1,4 @@
-"""Every key of a config with its type, default and meaning, from the source of ``effdet/config.py``."""
+"""Every key of a config with its type, default and meaning, from the source of ``effdet/config/sections.py``."""
 
 from __future__ import annotations
 

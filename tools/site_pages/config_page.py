@@ -1,4 +1,4 @@
-"""The page of all config keys, made from ``effdet/config.py``."""
+"""The page of all config keys, made from ``effdet/config/sections.py``."""
 
 from __future__ import annotations
 
