@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import difflib
 import math
-import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
-from effdet.models.block_strings import BlockStrings, check_stages, parse_block
+from effdet.models.block_strings import BlockStrings, check_stages
+from effdet.models.field_checks import (
+    Check,
+    any_number,
+    aspect_ratio,
+    block_string,
+    flag,
+    input_size,
+    list_of,
+    one_of,
+    or_none,
+    positive,
+    rate,
+    text,
+    whole,
+)
 
 AspectRatios: TypeAlias = tuple[tuple[float, float], ...]
 Neck = Literal["bifpn", "fpn", "pan", "nas_fpn", "full", "quad"]
@@ -24,14 +38,7 @@ EXACT_RATIOS: AspectRatios = tuple((math.sqrt(ratio), 1 / math.sqrt(ratio)) for 
 ROUNDED_RATIOS: AspectRatios = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 
 NAS_FPN_LEVELS = 5  # P3…P7 where it was found
-MAX_INPUT_PIXELS = 200_000_000  # of a network input; no machine runs an EfficientDet on one that large
-_MAX_REPEATS, _MAX_CHANNELS, _MAX_LEVEL, _MAX_SCALES, _MAX_LIST = (
-    200,
-    10**15,
-    20,
-    100,
-    1000,
-)
+_MAX_REPEATS, _MAX_LEVEL, _MAX_SCALES = 200, 20, 100
 
 COARSEST_FEATURE = 5  # C5, at stride 32, is the coarsest map of the backbone; coarser levels are pooled from it
 
@@ -221,156 +228,35 @@ def _as_lists(value: Any) -> Any:
     return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
-# -- checks: each takes the name of a field and its value, and returns the value in the field's own type ---------------
-
-_Check: TypeAlias = Callable[[str, Any], Any]
-
-
-def _wrong_type(name: str, must: str, got: Any) -> TypeError:
-    return TypeError(f"{name} must be {must}, got {reprlib.repr(got)}")
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(name, "text", value)
-    if not value:
-        raise ValueError(f"{name} must be the name of a model of timm, got ''")
-    return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong_type(name, "true or false", value)
-    return value
-
-
-def _whole(least: int, most: int = _MAX_CHANNELS) -> _Check:
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong_type(name, "a whole number", value)
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more, got {value}")
-        if value > most:
-            raise ValueError(f"{name} must be {most} or less, got {value!s:.40}")
-        return value
-
-    return check
-
-
-def _any_number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong_type(name, "a number", value)
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of more than 308 digits
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {value!s:.40}")
-    return number
-
-
-def _positive(name: str, value: Any) -> float:
-    number = _any_number(name, value)
-    if number <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return number
-
-
-def _rate(name: str, value: Any) -> float:
-    number = _any_number(name, value)
-    if not 0 <= number < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}")
-    return number
-
-
-def _list_of(check_item: _Check, what: str) -> _Check:
-    def check(name: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, (list, tuple)):
-            raise _wrong_type(name, what, value)
-        if not value:
-            raise ValueError(f"{name} must be {what}, got an empty list")
-        if len(value) > _MAX_LIST:
-            raise ValueError(f"{name} must have {_MAX_LIST:,} entries or less, got {len(value):,}")
-        return tuple(check_item(f"{name}[{index}]", item) for index, item in enumerate(value))
-
-    return check
-
-
-def _block_string(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(name, "a block string such as 'ir_r2_k3_s2_e6_c24_se0.25'", value)
-    try:
-        parse_block(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return value
-
-
-def _image_size(name: str, value: Any) -> tuple[int, ...]:
-    sides = _list_of(_whole(1), "two whole numbers [height, width]")(name, value)
-    if len(sides) != 2:
-        raise ValueError(f"{name} must be two whole numbers [height, width], got {reprlib.repr(list(sides))}")
-    if sides[0] * sides[1] > MAX_INPUT_PIXELS:
-        raise ValueError(f"{name} must have {MAX_INPUT_PIXELS:,} pixels or less, got {reprlib.repr(list(sides))}")
-    return sides
-
-
-def _aspect_ratio(name: str, value: Any) -> tuple[float, float]:
-    if isinstance(value, (int, float)):
-        ratio = _positive(name, value)
-        return math.sqrt(ratio), 1 / math.sqrt(ratio)
-    factors = _list_of(_positive, "a number, or two factors [width, height]")(name, value)
-    if len(factors) != 2:
-        raise ValueError(f"{name} must be a number, or two factors [width, height], got {list(factors)}")
-    return factors[0], factors[1]
-
-
-def _one_of(kind: Any) -> _Check:
-    known = get_args(kind)
-
-    def check(name: str, value: Any) -> str:
-        if value not in known:
-            near = difflib.get_close_matches(f"{value!s:.40}", known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {reprlib.repr(value)}{hint}")
-        return str(value)
-
-    return check
-
-
-def _or_none(check_value: _Check) -> _Check:
-    return lambda name, value: None if value is None else check_value(name, value)
-
-
-_CHECKS: dict[str, _Check] = {
-    "backbone": _text,
-    "backbone_blocks": _or_none(_list_of(_list_of(_block_string, "a list of block strings"), "a list of stages")),
-    "stem_channels": _or_none(_whole(1)),
-    "image_size": _image_size,
-    "in_channels": _whole(1),
-    "channels": _whole(1),
-    "neck": _one_of(Neck),
-    "fusion": _one_of(Fusion),
-    "neck_repeats": _whole(1, _MAX_REPEATS),
-    "head_repeats": _whole(1, _MAX_REPEATS),
-    "head_channels": _or_none(_whole(1)),
-    "activation": _one_of(Activation),
-    "head_activation": _or_none(_one_of(Activation)),
-    "separable": _flag,
-    "conv_order": _one_of(ConvOrder),
-    "skip_edges": _flag,
-    "single_input_nodes": _flag,
-    "min_level": _whole(2, _MAX_LEVEL),
-    "max_level": _whole(2, _MAX_LEVEL),
-    "anchor_scale": _positive,
-    "scales_per_octave": _whole(1, _MAX_SCALES),
-    "aspect_ratios": _list_of(_aspect_ratio, "a list of numbers or of factors [width, height]"),
-    "mean": _list_of(_any_number, "a list of numbers, one per channel"),
-    "std": _list_of(_positive, "a list of numbers, one per channel"),
-    "backbone_bn_eps": _positive,
-    "stochastic_depth": _rate,
-    "expanded_features": _flag,
-    "downsampling": _one_of(Downsampling),
-    "upsampling": _one_of(Upsampling),
-    "conv_bias": _flag,
+_CHECKS: dict[str, Check] = {
+    "backbone": text,
+    "backbone_blocks": or_none(list_of(list_of(block_string, "a list of block strings"), "a list of stages")),
+    "stem_channels": or_none(whole(1)),
+    "image_size": input_size,
+    "in_channels": whole(1),
+    "channels": whole(1),
+    "neck": one_of(Neck),
+    "fusion": one_of(Fusion),
+    "neck_repeats": whole(1, _MAX_REPEATS),
+    "head_repeats": whole(1, _MAX_REPEATS),
+    "head_channels": or_none(whole(1)),
+    "activation": one_of(Activation),
+    "head_activation": or_none(one_of(Activation)),
+    "separable": flag,
+    "conv_order": one_of(ConvOrder),
+    "skip_edges": flag,
+    "single_input_nodes": flag,
+    "min_level": whole(2, _MAX_LEVEL),
+    "max_level": whole(2, _MAX_LEVEL),
+    "anchor_scale": positive,
+    "scales_per_octave": whole(1, _MAX_SCALES),
+    "aspect_ratios": list_of(aspect_ratio, "a list of numbers or of factors [width, height]"),
+    "mean": list_of(any_number, "a list of numbers, one per channel"),
+    "std": list_of(positive, "a list of numbers, one per channel"),
+    "backbone_bn_eps": positive,
+    "stochastic_depth": rate,
+    "expanded_features": flag,
+    "downsampling": one_of(Downsampling),
+    "upsampling": one_of(Upsampling),
+    "conv_bias": flag,
 }

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from effdet.images.preprocessing import Preprocessing
-from effdet.models.architecture import MAX_INPUT_PIXELS
+from effdet.models.field_checks import MAX_INPUT_PIXELS
 from effdet.ops.settings import PostprocessSettings
 from effdet.weights.limits import short
 
