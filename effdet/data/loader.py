@@ -19,8 +19,9 @@ from effdet.data.dataset import Dataset
 from effdet.data.loader_process import SharedDataset, new_images, prepare_process
 from effdet.data.mixing import mixup, mosaic
 from effdet.data.order import EvalOrder, Place, TrainOrder
+from effdet.data.samples import Augmented, Sample
 from effdet.data.tiles import TileTable
-from effdet.data.transforms import RGB, Augmented, Sample, TrainTransform, build_train_transform
+from effdet.data.transforms import RGB, TrainTransform, build_train_transform
 from effdet.images.letterbox import Letterbox
 from effdet.images.preprocessing import Fit
 from effdet.images.reading import ImageError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from effdet.data.transforms import Array, Sample, keep_visible
+from effdet.data.samples import Array, Sample, keep_visible
 from effdet.images.letterbox import pad, resize_linear
 from effdet.images.preprocessing import Fit
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effdet.data.dataset import Dataset
-from effdet.data.transforms import MIN_SIDE, Sample
+from effdet.data.samples import MIN_SIDE, Sample
 from effdet.ops.tiles import Tiles
 
 Array: TypeAlias = NDArray[Any]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from effdet.data.mixing import mixup, mosaic
-from effdet.data.transforms import Sample
+from effdet.data.samples import Sample
 
 FILL = (124, 116, 104)
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255)]

@@ -9,9 +9,9 @@ from PIL import Image
 from effdet.config import AugmentConfig
 from effdet.data.dataset import Dataset
 from effdet.data.loader import TrainLoader
+from effdet.data.samples import Sample
 from effdet.data.text_column import TextColumn
 from effdet.data.tiles import TileTable
-from effdet.data.transforms import Sample
 from effdet.ops.tiles import Tiles
 
 TILES = Tiles(size=(40, 60), overlap=0)

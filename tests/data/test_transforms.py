@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 from effdet.config import AugmentConfig, ConfigError
-from effdet.data.transforms import (
-    Augmented,
-    Sample,
-    build_train_transform,
-    flip,
-    keep_visible,
-    random_resized_crop,
-    random_safe_crop,
-)
+from effdet.data.samples import Augmented, Sample, keep_visible
+from effdet.data.transforms import build_train_transform, flip, random_resized_crop, random_safe_crop
 
 FILL = (124, 116, 104)
 RED = (255, 0, 0)

@@ -13,7 +13,8 @@ from effdet.config import AugmentConfig
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
 from effdet.data.mixing import mixup, mosaic
-from effdet.data.transforms import RGB, Augmented, Sample, TrainTransform, build_train_transform
+from effdet.data.samples import Augmented, Sample
+from effdet.data.transforms import RGB, TrainTransform, build_train_transform
 from effdet.fonts import drawable_text, font_for
 from effdet.images.faults import ImageError
 from effdet.images.pixel_format import PixelFormat
