@@ -9,7 +9,7 @@ Category ids become contiguous labels, ordered by id; ``Dataset.category_ids`` l
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,13 @@ from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.boxes import read_boxes
 from effdet.data.formats.coco_layouts import find_coco, image_folders
+from effdet.data.formats.coco_writing import write_coco
 from effdet.data.formats.columns import Columns, to_dataset
-from effdet.data.formats.interface import Format, Part, Source
+from effdet.data.formats.interface import Format, Source
 from effdet.data.formats.json_pieces import NotInPiecesError, read_in_pieces
 from effdet.data.formats.plain_boxes import PlainBoxes, parse_annotations, parse_rows
 from effdet.data.formats.text_files import read_json
 from effdet.data.formats.values import identifier, is_encodable, short, side, whole_number
-from effdet.data.image_copies import ImageCopies, write_json_file
 from effdet.data.text_column import TextColumn
 
 Row = dict[str, Any]
@@ -319,49 +319,6 @@ def _id_column(ids: list[int | str]) -> NDArray[np.int64] | NDArray[np.uint64] |
         return TextColumn.from_texts(texts)
     is_large = any(int(value) >= 2**63 for value in ids)
     return np.array(ids, dtype=np.uint64) if is_large else np.array(ids, dtype=np.int64)
-
-
-# --- writing -------------------------------------------------------------------------------------------------------
-
-
-def write_coco(parts: Mapping[Part, Dataset], copies: ImageCopies) -> None:
-    """Write ``train.json``, ``val.json`` and ``test.json``, or ``annotations.json`` for all, beside ``images/``."""
-    for part, dataset in parts.items():
-        names = copies.place(dataset, "images")
-        file = copies.folder / f"{'annotations' if part == 'all' else part}.json"
-        write_json_file(file, to_coco(dataset, [name.removeprefix("images/") for name in names]))
-
-
-def to_coco(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
-    """Return a data set as the content of a COCO file; ``names`` are the image files to be named in it."""
-    image_ids = dataset.image_ids.tolist()
-    images = [
-        {"id": image_id, "file_name": name, "width": width, "height": height}
-        for image_id, name, (height, width) in zip(image_ids, names, dataset.sizes.tolist(), strict=True)
-    ]
-    columns = zip(
-        dataset.annotation_ids.tolist(),
-        dataset.image_of_box.tolist(),
-        dataset.labels.tolist(),
-        dataset.boxes_xywh.tolist(),
-        dataset.areas.tolist(),
-        dataset.is_crowd.tolist(),
-        strict=True,
-    )
-    annotations = [
-        {
-            "id": annotation_id,
-            "image_id": image_ids[image],
-            "category_id": dataset.category_ids[label],
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(is_crowd),
-        }
-        for annotation_id, image, label, box, area, is_crowd in columns
-    ]
-    classes = zip(dataset.category_ids, dataset.class_names, strict=True)
-    categories = [{"id": category_id, "name": name} for category_id, name in classes]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 COCO = Format(

@@ -17,8 +17,9 @@ from typing import Any
 from effdet.data.archives import SUFFIX, Member, list_members
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError, FindingList
-from effdet.data.formats.coco import CocoLists, join_lists, to_coco
+from effdet.data.formats.coco import CocoLists, join_lists
 from effdet.data.formats.coco_layouts import SPLIT_NAMES, find_coco, split_in_name
+from effdet.data.formats.coco_writing import to_coco
 from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Part, Source
 from effdet.data.image_copies import ImageCopies, write_json_file
