@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from effdet.deployment.pt2_operators import is_operator
 from effdet.deployment.runtimes import RefusedError
 from effdet.weights.limits import MAX_FILE, first_line, parse_json, short
 from effdet.weights.pickles import load_plain_bytes
@@ -52,187 +53,6 @@ _ARGUMENTS = frozenset(
     | {"as_optional_tensor", "as_optional_tensors", "as_int_lists", "as_complex"}
 )
 _EMPTY = ("guards_code", "custom_obj_values", "treespec_namedtuple_fields")  # Python code, and objects that it makes
-
-# Functions of PyTorch that compute tensors from tensors and numbers. Others read files, run code, or are unknown.
-_OPERATORS = frozenset(
-    [
-        "_adaptive_avg_pool2d",
-        "_assert_scalar",
-        "_assert_tensor_metadata",
-        "_native_batch_norm_legit_no_training",
-        "_softmax",
-        "_to_copy",
-        "_unsafe_view",
-        "abs",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "add",
-        "add_",
-        "addcmul",
-        "addmm",
-        "alias",
-        "amax",
-        "amin",
-        "any",
-        "arange",
-        "avg_pool2d",
-        "baddbmm",
-        "batch_norm",
-        "bmm",
-        "bool",
-        "broadcast_to",
-        "cat",
-        "chunk",
-        "clamp",
-        "clamp_",
-        "clamp_min",
-        "clone",
-        "constant_pad_nd",
-        "contiguous",
-        "conv1d",
-        "conv2d",
-        "convolution",
-        "copy_",
-        "cos",
-        "cumsum",
-        "detach",
-        "detach_",
-        "div",
-        "div_",
-        "dropout",
-        "dropout_",
-        "einsum",
-        "elu",
-        "elu_",
-        "empty",
-        "eq",
-        "exp",
-        "expand",
-        "expand_as",
-        "feature_dropout",
-        "flatten",
-        "flip",
-        "floor",
-        "floor_divide",
-        "ge",
-        "gelu",
-        "gelu_",
-        "glu",
-        "group_norm",
-        "gt",
-        "hardsigmoid",
-        "hardsigmoid_",
-        "hardswish",
-        "hardswish_",
-        "hardtanh",
-        "hardtanh_",
-        "index",
-        "index_select",
-        "instance_norm",
-        "interpolate",
-        "layer_norm",
-        "le",
-        "leaky_relu",
-        "leaky_relu_",
-        "lift_fresh_copy",
-        "lift_fresh",
-        "linalg_vector_norm",
-        "linear",
-        "log",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "logical_xor",
-        "lt",
-        "matmul",
-        "max",
-        "max_pool2d",
-        "max_pool2d_with_indices",
-        "maximum",
-        "mean",
-        "meshgrid",
-        "min",
-        "minimum",
-        "mish",
-        "mish_",
-        "movedim",
-        "mul",
-        "mul_",
-        "native_group_norm",
-        "native_layer_norm",
-        "ne",
-        "neg",
-        "new_ones",
-        "new_zeros",
-        "norm",
-        "ones",
-        "ones_like",
-        "pad",
-        "permute",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "pow",
-        "prelu",
-        "reciprocal",
-        "relu",
-        "relu6",
-        "relu6_",
-        "relu_",
-        "repeat",
-        "reshape",
-        "roll",
-        "rsqrt",
-        "rsub",
-        "scaled_dot_product_attention",
-        "select",
-        "sigmoid",
-        "sigmoid_",
-        "silu",
-        "silu_",
-        "sin",
-        "slice",
-        "softmax",
-        "softplus",
-        "split",
-        "split_with_sizes",
-        "sqrt",
-        "squeeze",
-        "stack",
-        "std",
-        "sub",
-        "sub_",
-        "sum",
-        "sym_numel",
-        "sym_size",
-        "sym_storage_offset",
-        "sym_stride",
-        "t",
-        "tanh",
-        "tanh_",
-        "tile",
-        "to",
-        "transpose",
-        "true_divide",
-        "type_as",
-        "unbind",
-        "unflatten",
-        "unfold",
-        "unsqueeze",
-        "upsample_bicubic2d",
-        "upsample_bilinear2d",
-        "upsample_nearest2d",
-        "var",
-        "var_mean",
-        "view",
-        "view_as",
-        "where",
-        "zeros",
-        "zeros_like",
-    ]
-)
-_ON_NUMBERS = re.compile(
-    r"_operator\.(?:add|sub|mul|floordiv|truediv|mod|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
-)
 
 
 def harmless_copy(file: Path) -> io.BytesIO:
@@ -363,7 +183,7 @@ def _check_values(value: Any) -> None:
 
 def _check_text(key: str, text: str) -> None:
     if key == "target":
-        if not _is_operator(text):
+        if not is_operator(text):
             raise _refusal(f"the operator {short(text)}")
     elif key in ("in_spec", "out_spec"):
         _check_tree(text)
@@ -372,15 +192,6 @@ def _check_text(key: str, text: str) -> None:
 
 
 _TEXTS = {"expr_str": _EXPRESSION, "torch_version": _VERSION, "as_string": _EQUATION}
-
-
-def _is_operator(text: str) -> bool:
-    if _ON_NUMBERS.fullmatch(text):
-        return True
-    parts = text.split(".")
-    return (
-        parts[:3] == ["torch", "ops", "aten"] and 4 <= len(parts) <= 5 and parts[3] in _OPERATORS and "__" not in text
-    )
 
 
 def _check_tree(text: str) -> None:
