@@ -102,10 +102,11 @@ def _evaluate_file(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any
 
 
 def _evaluate_model(args: argparse.Namespace) -> tuple[CocoMetrics, dict[str, Any]]:
-    from effdet.runs.evaluate import evaluate_with_results, find_data
+    from effdet.runs.data import dataset_of
+    from effdet.runs.evaluate import evaluate_with_results
 
     views = views_of(args)
-    dataset = find_data(args.data, args.split or "val")
+    dataset = dataset_of(args.data, args.split or "val")
     model = load_model(args)
     if args.as_program == "mediapipe":
         from effdet.deployment.mediapipe import as_mediapipe

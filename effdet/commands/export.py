@@ -221,9 +221,10 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
     from effdet.deployment.detector import DeployedDetector
     from effdet.deployment.export import describe
     from effdet.deployment.quantise import AccuracyControl
-    from effdet.runs.evaluate import evaluate_dataset, find_data, leave_out_unreadable
+    from effdet.runs.data import dataset_of, leave_out_unreadable
+    from effdet.runs.evaluate import evaluate_dataset
 
-    dataset, _ = leave_out_unreadable(find_data(args.calibration, "val"))
+    dataset, _ = leave_out_unreadable(dataset_of(args.calibration, "val"))
     description = describe(model, options)
 
     def score(runtime: Runtime, indices: Sequence[int]) -> float:
@@ -241,10 +242,10 @@ def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield images of a folder or a glob pattern, or evenly spaced images of the train split of a data set."""
     from effdet.images.reading import ImageError
     from effdet.images.sources import iterate_images
-    from effdet.runs.evaluate import find_data
+    from effdet.runs.data import dataset_of
 
     try:
-        dataset = find_data(data, "train")
+        dataset = dataset_of(data, "train")
     except (ValueError, OSError):
         whole = _undivided(data)
         if whole is None:

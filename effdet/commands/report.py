@@ -107,9 +107,9 @@ def _write(args: argparse.Namespace) -> Report:
     if args.runs:
         return report_run(args.runs[0], out=args.out, device=args.device, max_images=args.max_images)
     from effdet.evaluation.coco import read_truth
-    from effdet.runs.evaluate import find_data
+    from effdet.runs.data import dataset_of
 
-    dataset = read_truth(args.annotations) if args.annotations else find_data(args.data, args.split)
+    dataset = read_truth(args.annotations) if args.annotations else dataset_of(args.data, args.split)
     if args.predictions:
         return report_results(args.predictions, dataset, out, title=args.predictions.name, max_images=args.max_images)
     views = views_of(args)

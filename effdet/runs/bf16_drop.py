@@ -10,7 +10,8 @@ from effdet.deployment.detector import DeployedDetector
 from effdet.deployment.export import ExportOptions, describe, onnx_bytes
 from effdet.deployment.runtimes import OpenVino
 from effdet.detector.efficientdet import EfficientDet
-from effdet.runs.evaluate import check_measurable, evaluate_dataset, find_data, leave_out_unreadable
+from effdet.runs.data import dataset_of, leave_out_unreadable
+from effdet.runs.evaluate import check_measurable, evaluate_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def measure_bf16_drop(model: EfficientDet, data: Dataset | str | Path, options: 
         ValueError: If the data has no val split, or no boxes of the model's classes.
     """
     options = options or ExportOptions()
-    dataset, _ = leave_out_unreadable(find_data(data, "val"))
+    dataset, _ = leave_out_unreadable(dataset_of(data, "val"))
     check_measurable(model, dataset)
     description = describe(model, options)
     graph = onnx_bytes(model, description)

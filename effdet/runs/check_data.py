@@ -18,8 +18,8 @@ from effdet.data.findings import DataError, Finding
 from effdet.data.formats import Source, find_source, read_source
 from effdet.data.formats.finding import find_data, split_command
 from effdet.data.formats.interface import SPLITS
-from effdet.data.formats.yolo_layouts import is_data_yaml
 from effdet.progress import Report, report_nothing
+from effdet.runs.data import is_config_file
 from effdet.runs.input_size import network_of as network_for
 from effdet.runs.pixel_statistics import channels_of, pixels_to_look_at, with_pixels
 from effdet.runs.resolve import resolve
@@ -138,7 +138,7 @@ def check_before_training(config: Config, train: Dataset, val: Dataset) -> None:
 
 def config_for(data: str | Path, config: str | Path | None, overrides: Sequence[str]) -> Config:
     """Return the config of a check, with ``data`` in it; arguments as for ``check_data``."""
-    is_config = str(data).endswith((".yaml", ".yml")) and not is_data_yaml(Path(data))
+    is_config = is_config_file(data)
     if is_config and config is None:
         return load_config(data, overrides)
     settings = load_config(DEFAULT_CONFIG if config is None else config, overrides)

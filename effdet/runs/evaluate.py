@@ -5,26 +5,23 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from torch import nn
 
-from effdet.config import Config, load_config
+from effdet.config import Config
 from effdet.data.dataset import Dataset
 from effdet.data.findings import DataError
-from effdet.data.formats import Split, find_dataset
-from effdet.data.formats.values import look_up
-from effdet.data.formats.yolo_layouts import is_data_yaml
-from effdet.data.unreadable_images import drop_unreadable
+from effdet.data.formats import Split
 from effdet.detector.views import PLAIN, TileChoice, Views
 from effdet.evaluation.backends import Backend, choose_backend
 from effdet.evaluation.categories import match_categories, to_categories
 from effdet.evaluation.coco import CocoMetrics, evaluate_coco
 from effdet.evaluation.result_columns import Results, join_results, to_results
+from effdet.runs.data import MAX_UNREADABLE, dataset_of, leave_out_unreadable, select_images
 from effdet.runs.detecting import detect_batches
 from effdet.training.distributed import World
 
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound="Detector")
-
-MAX_UNREADABLE = 0.1  # of the images; an evaluation that leaves out more would not be one of this data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +127,9 @@ def evaluate_with_results(
     views = Views(tiles=tiles, overlap=overlap, flip=flip, scales=tuple(scales))
     views.check(model)
     model = _for_evaluation(model, score_threshold)
-    dataset = find_data(data, split)
+    dataset = dataset_of(data, split)
     if image_ids is not None:
-        dataset = _select(dataset, image_ids)
+        dataset = select_images(dataset, image_ids)
     check_measurable(model, dataset)
     dataset = replace(dataset, pixels=model.letterbox.pixels)
     dataset, unreadable = leave_out_unreadable(dataset)
@@ -143,7 +138,7 @@ def evaluate_with_results(
     found = _detect(model, dataset, views=views, batch_size=batch_size, workers=workers, progress=progress)
     seconds = time.perf_counter() - started
     if found.unreadable:
-        dataset = _select(dataset, found.image_ids)
+        dataset = select_images(dataset, found.image_ids)
     return Evaluation(
         metrics=evaluate_coco(dataset, found.results, backend=backend),
         results=found.results,
@@ -151,36 +146,6 @@ def evaluate_with_results(
         unreadable=(*unreadable, *found.unreadable),
         seconds=seconds,
     )
-
-
-def find_data(data: Dataset | Config | str | Path, split: Split) -> Dataset:
-    """Return a data set from any of the forms that ``evaluate`` takes.
-
-    Raises:
-        ConfigError: If the config file is wrong.
-        DataError: If the data is not there or has errors.
-    """
-    if isinstance(data, Dataset):
-        return data
-    if not isinstance(data, Config):
-        if Path(data).suffix not in (".yaml", ".yml") or is_data_yaml(Path(data)):
-            return find_dataset(data, split)
-        data = load_config(data)
-    section = data.data
-    annotations, images = (getattr(section, f"{split}_{part}", None) for part in ("annotations", "images"))
-    return find_dataset(section.root, split, annotations=annotations, images=images)
-
-
-def leave_out_unreadable(dataset: Dataset) -> tuple[Dataset, list[str]]:
-    """Return a data set without the images that cannot be read, and file and reason of each, which are logged too.
-
-    Raises:
-        DataError: If more than a tenth of the images cannot be read.
-    """
-    dataset, unreadable = drop_unreadable(dataset, max_fraction=MAX_UNREADABLE)
-    for problem in unreadable:
-        logger.warning("left out: %s", problem)
-    return dataset, unreadable
 
 
 def check_measurable(model: Detector, dataset: Dataset) -> None:
@@ -266,7 +231,7 @@ def evaluate_dataset(
     )
     metrics: CocoMetrics | None = None
     if world.is_main:
-        part = _select(dataset, found.image_ids) if found.unreadable else dataset
+        part = select_images(dataset, found.image_ids) if found.unreadable else dataset
         metrics = evaluate_coco(part, found.results, backend=backend)
     metrics = world.broadcast(metrics)
     assert metrics is not None
@@ -332,17 +297,6 @@ def _for_evaluation(model: Model, score_threshold: float | None) -> Model:
         model = copy.copy(model)  # shares the weights
         model.settings = replace(model.settings, score_threshold=score_threshold)
     return model
-
-
-def _select(dataset: Dataset, image_ids: Iterable[Any]) -> Dataset:
-    number_of = {image_id: number for number, image_id in enumerate(dataset.image_ids.tolist())}
-    chosen = set()
-    for image_id in image_ids:
-        number = look_up(image_id.item() if isinstance(image_id, np.generic) else image_id, number_of)
-        if number is None:
-            raise ValueError(f"image_ids must be images of {dataset.annotation_file}, got {image_id!r}")
-        chosen.add(number)
-    return dataset.without(set(number_of.values()) - chosen)
 
 
 def _match(model: Detector, dataset: Dataset) -> tuple[int | None, ...]:

@@ -118,7 +118,7 @@ def report_model(
 
     Args:
         model: An ``EfficientDet``, or a loaded export.
-        dataset: As ``effdet.runs.evaluate.find_data`` returns it.
+        dataset: As ``effdet.runs.data.dataset_of`` returns it.
         out: Folder, which is made.
         about: What made the model; None: what can be seen from it.
         batch_size: Images that go through the network together.

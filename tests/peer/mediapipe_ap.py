@@ -17,7 +17,8 @@ import effdet
 from effdet.data.dataset import Dataset
 from effdet.deployment.mediapipe import as_mediapipe
 from effdet.evaluation.coco import evaluate_coco
-from effdet.runs.evaluate import evaluate_dataset, find_data
+from effdet.runs.data import dataset_of
+from effdet.runs.evaluate import evaluate_dataset
 
 SCORE_THRESHOLD = 0.02  # that of NMS inside the file, unless it was exported with another
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("data", help="a data set; its val split is used")
     parser.add_argument("--python", required=True, help="an interpreter that has mediapipe")
     args = parser.parse_args()
-    dataset = find_data(args.data, "val")
+    dataset = dataset_of(args.data, "val")
     detector = effdet.load(args.model)
     for name, metrics in (
         ("as it is", evaluate_dataset(detector, dataset, batch_size=8, workers=0)),

@@ -18,13 +18,13 @@ from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.detector.views import Views
 from effdet.evaluation.coco import evaluate_coco
+from effdet.runs.data import dataset_of
 from effdet.runs.evaluate import (
     check_measurable,
     detect_dataset,
     evaluate,
     evaluate_dataset,
     evaluate_with_results,
-    find_data,
 )
 from effdet.structures import Detections
 from effdet.training.distributed import World
@@ -98,8 +98,8 @@ def test_data_may_come_in_every_form(demo_root, val, seer, tmp_path):
 def test_a_config_may_name_the_files_of_a_split(demo_root, tmp_path):
     file = tmp_path / "some.yaml"
     file.write_text(f"data: {{root: {demo_root}, val_annotations: train.json, val_images: images}}")
-    assert len(find_data(file, "val")) == 16
-    assert len(find_data(file, "train")) == 16
+    assert len(dataset_of(file, "val")) == 16
+    assert len(dataset_of(file, "train")) == 16
 
 
 def test_a_missing_split_is_one_sentence(demo_root, seer):
