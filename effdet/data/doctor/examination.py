@@ -88,12 +88,7 @@ def examine(
         report: Called often while images are opened.
     """
     result = Examination()
-    datasets: dict[str, Dataset] = {}
-    for split, source in sources.items():
-        try:
-            datasets[split] = read_source(source)
-        except DataError as error:
-            result.add(split, [Finding("error", str(error), "correct or remove the file")])
+    datasets = _read(sources, result)
     if pixels_for is not None and decode_images:
         _set_pixels(datasets, pixels_for, result)
     examined = {split: ExaminedFiles(dataset, split) for split, dataset in datasets.items()} if decode_images else {}
@@ -103,10 +98,7 @@ def examine(
         )
         for split, dataset in datasets.items()
     }
-    for split, dataset in datasets.items():
-        fitted = fit_sizes(dataset, {file.name: file for file in files[split]})
-        datasets[split] = replace(dataset, sizes=fitted.sizes)
-        result.add(split, fitted.findings(dataset))
+    _fit_sizes(datasets, files, result)
     learned = next((datasets[split] for split in LEARNED if split in datasets), None)
     if network_for is not None and learned is not None and len(learned):
         result.network = network_for(learned)
@@ -119,6 +111,25 @@ def examine(
         result.add(finding.split, [finding])
     _check_images(datasets, files, examined, result, report)
     return result
+
+
+def _read(sources: Mapping[str, Source], result: Examination) -> dict[str, Dataset]:
+    """Return the splits that can be read."""
+    datasets: dict[str, Dataset] = {}
+    for split, source in sources.items():
+        try:
+            datasets[split] = read_source(source)
+        except DataError as error:
+            result.add(split, [Finding("error", str(error), "correct or remove the file")])
+    return datasets
+
+
+def _fit_sizes(datasets: dict[str, Dataset], files: Mapping[str, list[ImageFile]], result: Examination) -> None:
+    """Let all splits have sizes of images that suit the boxes, and say where the annotated ones do not."""
+    for split, dataset in datasets.items():
+        fitted = fit_sizes(dataset, {file.name: file for file in files[split]})
+        datasets[split] = replace(dataset, sizes=fitted.sizes)
+        result.add(split, fitted.findings(dataset))
 
 
 def _set_pixels(
