@@ -40,7 +40,7 @@ def comparison_numbers(candidates: Sequence[Candidate], *, seed: int = 0) -> dic
         for other in candidates[1:]
     ]
     return {
-        "title": " / ".join(candidate.name for candidate in candidates),
+        "title": f"Comparison of {', '.join(candidate.name for candidate in candidates)}",
         "images": first.analysis.matches.num_images,
         "draws": comparisons[0].num_draws,
         "candidates": [_numbers(candidate) for candidate in candidates],

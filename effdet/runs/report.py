@@ -176,8 +176,8 @@ def compare_runs(folders: Sequence[str | Path], out: str | Path, *, device: str 
         ValueError: If there is only one run, or their validation images differ.
     """
     candidates = []
-    for folder in map(Path, folders):
-        config, model, val = _open_run(folder, device)
+    runs = [(folder, *_open_run(folder, device)) for folder in map(Path, folders)]  # all, before the first is evaluated
+    for folder, config, model, val in runs:
         history = history_of_run(folder)
         done = _evaluate(model, val, **_views_of_run(config))
         candidates.append(

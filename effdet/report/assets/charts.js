@@ -43,7 +43,7 @@ function tickText(value) {
 function lineChart(target, series, options = {}) {
   const width = 560, height = 320, left = 52, right = 12, top = 12, bottom = 44;
   const all = series.flatMap(one => one.points).filter(p => p[1] !== null && isFinite(p[1]));
-  const [xLow, xHigh] = options.x || range(all.map(p => p[0])), [yLow, yHigh] = options.y || range(all.map(p => p[1]), true);
+  const [xLow, xHigh] = options.x || range(all.map(p => p[0])), [yLow, yHigh] = options.y || range(all.map(p => p[1]), options.fromZero !== false);
   const x = value => left + (value - xLow) / (xHigh - xLow || 1) * (width - left - right);
   const y = value => height - bottom - (value - yLow) / (yHigh - yLow || 1) * (height - top - bottom);
   const svg = shape("svg", {viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": options.title || ""});

@@ -5,12 +5,18 @@ const candidates = data.candidates;
 
 function drawSummary() {
   const coco = key => [row => row.coco[key], value => percent(value)];
-  const cost = kind => [row => row.errors.costs[kind], value => percent(value)];
   table(document.getElementById("summary"), [
     ["run", row => row.name], ["AP", ...coco("ap")], ["AP50", ...coco("ap50")], ["AP75", ...coco("ap75")], ["AP small", ...coco("ap_small")],
     ["AP medium", ...coco("ap_medium")], ["AP large", ...coco("ap_large")], ["best F1", row => row.recommended_threshold.f1, value => percent(value)],
-    ["at threshold", row => row.recommended_threshold.threshold], ["calibration error", row => row.expected_calibration_error, value => percent(value)],
-    ...Object.keys(candidates[0].errors.costs).map(kind => [kind, ...cost(kind)]),
+    ["threshold", row => row.recommended_threshold.threshold, value => value.toFixed(3)],
+    ["calibration error", row => row.expected_calibration_error, value => percent(value)],
+  ], candidates);
+}
+
+function drawCosts() {
+  const kinds = Object.keys(candidates[0].errors.costs);
+  table(document.getElementById("costs"), [
+    ["run", row => row.name], ...kinds.map(kind => [kind, row => row.errors.costs[kind], value => percent(value)]),
   ], candidates);
 }
 
@@ -22,7 +28,7 @@ function drawCurves() {
     })).filter(one => one.points.length);
     if (!series.length) return null;
     const box = element("div");
-    lineChart(box, series, {xLabel: "epoch", title});
+    lineChart(box, series, {xLabel: "epoch", title, fromZero: !key.startsWith("ap")});  // curves of AP differ little
     return element("div", {class: "card"}, element("h3", {}, title), box);
   }).filter(chart => chart);
   document.getElementById("run-charts").replaceChildren(...charts);
@@ -50,5 +56,6 @@ function drawDifferences() {
 }
 
 drawSummary();
-drawCurves();
 drawDifferences();
+drawCosts();
+drawCurves();
