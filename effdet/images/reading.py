@@ -19,6 +19,7 @@ from PIL import Image
 from effdet.images.decoder_messages import quiet_opencv
 from effdet.images.faults import ImageError as ImageError
 from effdet.images.faults import UnreadableError
+from effdet.images.freed_memory import keep_freed_memory
 from effdet.images.jpeg import (
     decode_jpeg,
     is_jpeg,
@@ -128,6 +129,7 @@ def read_encoded(source: str | Path | StoredImage) -> EncodedImage:
 
 def _decode(data: Data, size: Size | None, least_size: Callable[[Size], Size] | None) -> tuple[Array, Size, int]:
     """Return the stored pixels, perhaps reduced, their full size, and their EXIF orientation (1 = upright)."""
+    keep_freed_memory()
     if is_jpeg(data):
         stored = jpeg_size(data)
         if stored is not None:
