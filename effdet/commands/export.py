@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from effdet.commands import program
 from effdet.commands.model_options import image_size
 from effdet.commands.output import write_json
-from effdet.deployment.formats import FORMATS, Precision
+from effdet.deployment.formats import FORMATS, Precision, format_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,7 +136,7 @@ def _propose_size(args: argparse.Namespace, model: EfficientDet) -> None:
 
 def _size(file: Path) -> int:
     """Return the bytes of an exported file, with those beside it or, if it is a folder, in it."""
-    parts = {file, file.with_suffix(".bin"), *file.rglob("*")}
+    parts = {file, *map(file.with_suffix, format_of(file).companions), *file.rglob("*")}
     return sum(part.stat().st_size for part in parts if part.is_file())
 
 

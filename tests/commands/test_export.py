@@ -24,6 +24,8 @@ def weights(tmp_path_factory):
 @pytest.mark.slow
 def test_an_export_is_compared_and_then_predicts(weights, tmp_path, capsys, demo_root):
     file = tmp_path / "out" / "m.onnx"
+    file.parent.mkdir()
+    file.with_suffix(".bin").write_bytes(b"of an OpenVINO file that is no part of this one")
     assert main(["export", "--weights", str(weights), "--out", str(file), "--json", "-"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
