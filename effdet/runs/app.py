@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 WEAKEST = 0.05  # score below which nothing is shown, wherever the slider stands
 MAX_MEGABYTES = 20
+_NAMED = 20  # classes that the heading names
 _KEEP_SECONDS = 3600  # of files that visitors have sent or made
 _STYLE = "footer { display: none !important }"
 
@@ -74,6 +77,7 @@ def build_app(model: Detector) -> Any:
         title=f"{model.name} detector", analytics_enabled=False, delete_cache=(_KEEP_SECONDS,) * 2
     ) as page:
         found = gradio.State(None)
+        gradio.HTML(heading(model.name, model.class_names))
         with gradio.Row():
             with gradio.Column():
                 camera = gradio.WebcamOptions(mirror=False)  # boxes and letters stay where they are
@@ -86,11 +90,18 @@ def build_app(model: Detector) -> Any:
                     label="detections", interactive=False, format="jpeg", buttons=["download", "fullscreen"]
                 )
                 download = gradio.DownloadButton("download JSON", interactive=False)
-                table = gradio.Dataframe(headers=["class", "score", "box (x, y, x, y)"], label="objects")
+                table = gradio.Dataframe(headers=["class", "score", "box (x1, y1, x2, y2)"], label="objects")
         shown = [drawn, table, download]
         photo.change(lambda path: detect(model, path), photo, found).then(show, [photo, found, slider], shown)
         slider.release(show, [photo, found, slider], shown)
     return page
+
+
+def heading(name: str, class_names: Sequence[str]) -> str:
+    """Return the HTML at the top of the page: which detector it is, and what it finds."""
+    shown = ", ".join(class_names[:_NAMED])
+    more = f" and {len(class_names) - _NAMED} more" if len(class_names) > _NAMED else ""
+    return f"<h2>{html.escape(name)} detector</h2><p>It finds: {html.escape(shown)}{more}</p>"
 
 
 def detect(model: Detector, path: str | None) -> Detections | None:

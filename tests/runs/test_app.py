@@ -15,7 +15,7 @@ from PIL import Image
 
 from effdet.commands import main
 from effdet.detector.efficientdet import EfficientDet
-from effdet.runs.app import WEAKEST, build_app, detect, show, start_app
+from effdet.runs.app import WEAKEST, build_app, detect, heading, show, start_app
 from tests.report.browser import browser
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio
@@ -62,6 +62,11 @@ def test_the_threshold_decides_what_is_shown(model, photo):
     assert content["scores"] == pytest.approx(kept.scores.tolist())
     assert detect(model, None) is None
     assert show(None, None, 0.5)[:2] == (None, [])
+
+
+def test_the_heading_names_classes_as_text():
+    assert heading("lite0", ["cat", "<b>"]) == "<h2>lite0 detector</h2><p>It finds: cat, &lt;b&gt;</p>"
+    assert heading("d0", ["cat"] * 90).endswith("cat, cat and 70 more</p>")
 
 
 @pytest.mark.slow
