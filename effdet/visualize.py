@@ -25,6 +25,9 @@ from effdet.structures import Detections
 Color = tuple[int, int, int]
 Mark = tuple[tuple[float, float, float, float], Color, str]  # box xyxy, colour, text
 
+# The usual level of PNG, 6, takes three times as long as 3, for a file that is an eighth smaller.
+_SAVE_OPTIONS: dict[str, dict[str, int]] = {"JPEG": {"quality": 95}, "PNG": {"compress_level": 3}}
+
 LOSSES = ("loss", "class_loss", "box_loss", "val_loss")
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
@@ -159,11 +162,7 @@ def save_image(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
     file_format = Image.registered_extensions().get(Path(path).suffix.lower())
     if file_format not in Image.SAVE:
         raise ValueError(f"{path}: must end in an image format such as .jpg or .png")
-    picture = Image.fromarray(image)
-    if file_format == "JPEG":
-        picture.save(path, quality=95)
-    else:
-        picture.save(path)
+    Image.fromarray(image).save(path, **_SAVE_OPTIONS.get(file_format, {}))
 
 
 def plot_curves(metrics: str | Path, picture: str | Path) -> None:
