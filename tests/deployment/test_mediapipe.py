@@ -1,12 +1,13 @@
 """What ``as_mediapipe`` does; tests/peer/test_mediapipe.py compares it with MediaPipe."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from effdet import EfficientDet
+from effdet import Architecture, EfficientDet
 from effdet.commands import main
 from effdet.deployment.mediapipe import as_mediapipe, propose_size, whole_pixels
 from effdet.images.preprocessing import Preprocessing
@@ -37,7 +38,8 @@ def test_a_size_with_the_shape_of_the_photos_is_proposed(image_size, photos, exp
 @pytest.mark.slow
 def test_the_export_proposes_a_size(model, photo_sets, tmp_path, capsys):
     pytest.importorskip("ai_edge_litert")
-    square = EfficientDet("lite0", 2, image_size=(128, 128)).eval()
+    small = replace(Architecture.named("lite0"), channels=16, neck_repeats=1, head_repeats=1)
+    square = EfficientDet(small, 2, image_size=(128, 128)).eval()
     square.save_pretrained(tmp_path / "square.safetensors")
     photos = str(photo_sets / "bccd" / "images")
     command = ["export", "--weights", str(tmp_path / "square.safetensors"), "--format", "tflite", "--check", photos]
