@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from effdet.config import AUTO_BATCH, Config
-from effdet.runs.step_costs import measure_training, memory_there_on, value_at
+from effdet.runs.step_costs import measure_training, memory_at, memory_there_on
 from effdet.runs.training_tiles import num_items
 
 if TYPE_CHECKING:
@@ -53,12 +53,15 @@ def _choose(config: Config, train: Dataset, world: World) -> int:
     there = memory_there_on(world.device)
     if there is not None and world.device.type != "cuda":
         there //= world.local_size
-    images = largest_batch(lambda count: value_at(measured, "memory", count), there, most)
-    logger.info(
-        "train.batch_size=auto: %d images, by %.1f GiB for %d of them in a process%s",
-        *(images * parts, value_at(measured, "memory", images) / _GIB, images),
-        "" if there is None else f" and {there / _GIB:.1f} GiB of memory",
+    images = largest_batch(lambda count: memory_at(measured, count) or 0.0, there, most)
+    needed = memory_at(measured, images)
+    why = (
+        "as the system does not tell the memory"
+        if needed is None
+        else f"by {needed / _GIB:.1f} GiB for {images} of them"
     )
+    free = "" if there is None else f" and {there / _GIB:.1f} GiB of memory"
+    logger.info("train.batch_size=auto: %d images, %s in a process%s", images * parts, why, free)
     return images * parts
 
 

@@ -16,7 +16,7 @@ from effdet.runs.auto_precision import with_precision
 from effdet.runs.device import choose_device, choose_precision
 from effdet.runs.process_state import huge_pages
 from effdet.runs.resolve import resolve
-from effdet.runs.step_costs import Measured, measure_training, memory_there_on, random_model, value_at
+from effdet.runs.step_costs import Measured, measure_training, memory_at, memory_there_on, random_model, value_at
 from effdet.runs.training_tiles import num_items
 from effdet.runs.workers import choose_workers
 from effdet.training.distributed import World
@@ -39,7 +39,7 @@ class Estimate:
     seconds_per_step: float
     seconds_per_evaluation: float  # without the computation of AP
     seconds: float  # of the whole training
-    memory: int  # bytes of the training process, or of the GPU
+    memory: int | None  # bytes of the training process, or of the GPU; None: not known
     memory_there: int | None  # bytes that are free now, with those that this process has; None: not known
     measured_batches: tuple[int, ...]  # images of the batches that this follows from
     is_busy: bool = False  # more processes wanted to run than there are cores, so the time may be too long
@@ -50,8 +50,9 @@ class Estimate:
 
     def __str__(self) -> str:
         batches = " and ".join(map(str, self.measured_batches))
+        memory = "" if self.memory is None else f" and {self.memory / _GIB:.1f} GiB of memory"
         return (
-            f"a training takes about {in_words(self.seconds)} and {self.memory / _GIB:.1f} GiB of memory on "
+            f"a training takes about {in_words(self.seconds)}{memory} on "
             f"{self.device} in {self.precision}: {self.epochs} epochs of {self.steps_per_epoch:,} steps of "
             f"{self.seconds_per_step:.2g} s, by steps with {batches} of the {self.batch_size} images of a batch"
             + (", measured while other programs use this machine" if self.is_busy else "")
@@ -59,7 +60,7 @@ class Estimate:
 
     def findings(self) -> list[Finding]:
         """Return a warning if the memory will not suffice."""
-        if self.memory_there is None or self.memory < self.memory_there:
+        if self.memory is None or self.memory_there is None or self.memory < self.memory_there:
             return []
         text = f"training needs {self.memory / _GIB:.1f} GiB of memory, and {self.memory_there / _GIB:.1f} GiB are free"
         advice = (
@@ -113,6 +114,7 @@ def _extrapolate(config: Config, measured: list[Measured], train: Dataset, num_v
     steps = math.ceil(num_items(config.data, train) / config.train.batch_size)
     evaluation = num_val * (measured[-1].inference + measured[-1].loading) / measured[-1].images
     epochs = config.train.epochs
+    memory = memory_at(measured, micro_batch)
     threads = f" (torch threads: {torch.get_num_threads()})" if world.device.type == "cpu" else ""
     return Estimate(
         device=f"{world.device}{threads}",
@@ -123,7 +125,7 @@ def _extrapolate(config: Config, measured: list[Measured], train: Dataset, num_v
         seconds_per_step=step,
         seconds_per_evaluation=evaluation,
         seconds=epochs * steps * step + math.ceil(epochs / config.eval.every) * evaluation,
-        memory=round(value_at(measured, "memory", micro_batch)),
+        memory=None if memory is None else round(memory),
         memory_there=memory_there_on(world.device),
         measured_batches=tuple(row.images for row in measured),
         is_busy=hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5,

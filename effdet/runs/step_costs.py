@@ -38,7 +38,7 @@ class Measured:
     step: float  # seconds
     loading: float  # seconds of one process
     inference: float  # seconds
-    memory: int  # bytes, peak
+    memory: int | None  # bytes, peak; None: the system does not tell, as Windows
 
 
 def measure_training(config: Config, train: Dataset, world: World) -> list[Measured]:
@@ -127,6 +127,11 @@ def value_at(measured: Sequence[Measured], name: str, images: int) -> float:
     return low + max(0.0, high - low) / (last.images - first.images) * (images - first.images)
 
 
+def memory_at(measured: Sequence[Measured], images: int) -> float | None:
+    """Return the bytes that a step with a number of images takes; None: not known."""
+    return None if measured[0].memory is None else value_at(measured, "memory", images)
+
+
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
@@ -138,15 +143,17 @@ def _forget_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
 
 
-def _peak(device: torch.device) -> int:
+def _peak(device: torch.device) -> int | None:
     """Return the peak of the GPU's memory, or of this process where the network runs on a CPU, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     peak = _kibibytes("/proc/self/status", "VmHWM")
     if peak is not None:
         return peak * 1024
-    import resource  # Windows has none
-
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -1,10 +1,11 @@
 import math
+import sys
 from dataclasses import replace
 
 import pytest
 
 from effdet.config import load_config
-from effdet.runs import estimate
+from effdet.runs import estimate, step_costs
 from effdet.runs.data import read_data
 from effdet.runs.estimate import Estimate, in_words
 from effdet.runs.step_costs import Measured
@@ -52,6 +53,18 @@ def test_the_steps_of_an_epoch_show_its_images_or_their_tiles(demo_root, monkeyp
         tiles = sum(math.ceil(height / 120) * math.ceil(width / 160) for height, width in train.sizes.tolist())
         steps = math.ceil((tiles if more else len(train)) / 4)
         assert estimate.estimate_training(config, train, 8).steps_per_epoch == steps
+
+
+def test_where_the_system_tells_no_memory_the_time_is_said_alone(write_tiny_config, monkeypatch):
+    """As on Windows, which has neither /proc nor Python's ``resource``."""
+    monkeypatch.setattr(step_costs, "_kibibytes", lambda file, key: None)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    small = "model.architecture={channels: 16, neck_repeats: 1, head_repeats: 1}"
+    config = load_config(write_tiny_config("epochs: 1, batch_size: auto, warmup_epochs: 0"), [small])
+    found = estimate.estimate_training(config, read_data(config.data)[0], 8)
+    assert (found.memory, found.memory_there, found.batch_size) == (None, None, 2)
+    assert "GiB" not in str(found)
+    assert found.findings() == []
 
 
 def test_too_little_memory_is_a_warning():
