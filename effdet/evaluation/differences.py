@@ -63,10 +63,12 @@ def compare(
         seed: Of the random numbers.
 
     Raises:
-        ValueError: If the boxes are not the same.
+        ValueError: If the boxes are not the same, or there is only one image, which says nothing about others.
     """
     if not _same_boxes(first, second):
         raise ValueError("both sets of detections must be scored on the same boxes; evaluate them on the same data")
+    if first.num_images < 2:
+        raise ValueError(f"detectors are compared on two or more images, got {first.num_images}; add validation images")
     work = len(IOUS) * (len(first.scores) + len(second.scores))
     draws = int(max(100, min(draws, _WORK / max(1, work))))
     weights = np.ones((draws + 1, first.num_images), dtype=np.float32)  # row 0 is the data set as it is

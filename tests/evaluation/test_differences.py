@@ -69,3 +69,9 @@ def _as_result(box):
 def test_the_boxes_must_be_the_same():
     with pytest.raises(ValueError, match="must be scored on the same boxes; evaluate them on the same data"):
         compare(matches_of(*random_set(0)), matches_of(*random_set(1)), ["a"] * 5)
+
+
+def test_one_image_says_nothing_about_others():
+    matches = matches_of(*repeated(*random_set(8), {1: 1}))
+    with pytest.raises(ValueError, match="compared on two or more images, got 1; add validation images"):
+        compare(matches, matches, [f"class {c}" for c in (3, 5, 8, 9, 11)])
