@@ -26,7 +26,7 @@ Color = tuple[int, int, int]
 Mark = tuple[tuple[float, float, float, float], Color, str]  # box xyxy, colour, text
 
 # The usual level of PNG, 6, takes three times as long as 3, for a file that is an eighth smaller.
-_SAVE_OPTIONS: dict[str, dict[str, int]] = {"JPEG": {"quality": 95}, "PNG": {"compress_level": 3}}
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "PNG": {"compress_level": 3}}
 
 LOSSES = ("loss", "class_loss", "box_loss", "val_loss")
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
