@@ -26,7 +26,7 @@ from effdet.atomic_write import replace_file
 from effdet.detector.prediction import Detector, check_batch_size, choose_threshold, labels_of, predict_iter
 from effdet.detector.views import PLAIN, Views
 from effdet.evaluation.categories import to_categories
-from effdet.images.reading import Picture, read_picture
+from effdet.images.reading import Picture
 from effdet.images.stored import StoredImage
 from effdet.runs.image_ids import ListedImages
 from effdet.runs.image_listing import ListedImage, list_sources
@@ -110,7 +110,7 @@ def predict_shared(
     todo = [index for index in range(rank, len(images), world_size) if index not in done]
     report(f"process {rank} of {world_size}: {len(todo):,} of {len(images):,} images to do, {len(done):,} are done")
     with parts.open(rank, world_size) as out:
-        read = model.letterbox.read if views.is_plain else read_picture
+        read = model.letterbox.read if views.is_plain else model.letterbox.pixels.read
         share = _Share(images, read, listed)
         predict = predict_iter(
             model,

@@ -9,11 +9,13 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from effdet.detector.efficientdet import EfficientDet
+from effdet.detector.views import Views
 from effdet.runs.image_listing import list_sources
 from effdet.runs.predict import predict_to_folder
 from effdet.runs.shared_prediction import predict_shared
@@ -73,6 +75,19 @@ def test_results_are_those_of_a_plain_prediction(model, photos, tmp_path):
     rows = json.loads((tmp_path / "plain" / "results.json").read_text())
     assert plain.num_detections == len(shared) > 0
     assert [{**row, "image_id": 0} for row in rows] == [{**row, "image_id": 0} for row in shared]
+
+
+def test_views_of_other_than_8_bit_images_are_those_of_a_plain_prediction(tmp_path):
+    torch.manual_seed(0)
+    model = EfficientDet("lite0", num_classes=3, image_size=(64, 64), value_range=(0, 1000)).eval()
+    values = np.random.default_rng(0).integers(0, 1000, (80, 100), dtype=np.uint16)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(values).save(tmp_path / "photos" / "a.png")
+    options = {"score_threshold": THRESHOLD, "views": Views(tiles=(64, 64))}
+    predict_to_folder(model, [tmp_path / "photos"], tmp_path / "plain", draw=False, **options)
+    predict_shared(model, [tmp_path / "photos"], tmp_path / "shared", **options)
+    rows = json.loads((tmp_path / "plain" / "results.json").read_text())
+    assert rows == joined(tmp_path / "shared")[0] != []
 
 
 def test_a_second_call_does_what_is_left_with_any_number_of_processes(model, photos, tmp_path):
