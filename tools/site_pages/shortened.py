@@ -40,7 +40,7 @@ def less_work(name: str, arguments: list[str]) -> list[str]:
     more = LESS.get(with_action, LESS.get(name, []))
     if "=" not in "".join(more):
         return [*arguments, *more]
-    keys = {word.partition("=")[0] for word in more if not word.startswith("-")}
+    keys = {word.partition("=")[0] for word in more if "=" in word}
     return [*(word for word in arguments if word.partition("=")[0] not in keys), *more]
 
 
