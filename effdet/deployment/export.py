@@ -12,7 +12,7 @@ import torch
 from effdet.deployment.description import KEY, Description
 from effdet.deployment.end_to_end import ALL_CANDIDATES, append_postprocessing, postprocess_settings
 from effdet.deployment.formats import FORMATS, FormatName, Precision
-from effdet.deployment.onnx_graph import RawNetwork, trace_onnx
+from effdet.deployment.onnx_graph import RawNetwork, trace_onnx, unshare_biases
 from effdet.deployment.quantise import Quantisation, quantise
 from effdet.deployment.runtimes import openvino_core, require
 from effdet.deployment.weight_storage import store_in_half
@@ -154,6 +154,7 @@ def as_exported(model: EfficientDet, description: Description) -> EfficientDet:
 def onnx_graph(model: EfficientDet, description: Description) -> Any:
     """Return the graph of an export as an ``onnx.ModelProto`` in float32, with its description."""
     graph = trace_onnx(model, description.image_size, batch=description.batch, dynamic_size=description.dynamic_size)
+    unshare_biases(graph)
     if description.outputs == "detections":
         anchors: np.ndarray = model.anchors(description.image_size, "cpu").numpy()
         append_postprocessing(graph, anchors, model.num_classes, description.settings)

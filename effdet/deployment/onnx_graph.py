@@ -130,6 +130,26 @@ def fold_batch_norms(model: Any) -> int:
     return len(folded)
 
 
+def unshare_biases(model: Any) -> int:
+    """Give each convolution a bias of its own; return how many shared theirs.
+
+    Heads share their convolutions between levels. OpenVINO adds a bias inside the convolution only if no other one
+    reads it, else in another pass over the whole output.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    biased = [node for node in graph.node if node.op_type == "Conv" and len(node.input) > 2]
+    uses = Counter(node.input[2] for node in biased)
+    sharing = [node for node in biased if uses[node.input[2]] > 1 and node.input[2] in constants]
+    for node in sharing:
+        own = graph.initializer.add()
+        own.CopyFrom(constants[node.input[2]])
+        own.name = f"{node.output[0]}.bias"
+        node.input[2] = own.name
+    remove_unused_constants(graph)
+    return len(sharing)
+
+
 def remove_unused_constants(graph: Any) -> None:
     """Remove the initializers that no node reads."""
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}

@@ -214,12 +214,14 @@ def test_candidates_inside_a_file_are_few_enough_for_tensorrt(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_batch_norm_is_folded_and_nothing_names_this_machine(model, tmp_path):
+def test_every_batch_norm_is_folded_no_bias_is_shared_and_nothing_names_this_machine(model, tmp_path):
     import onnx
 
     export(model, tmp_path / "m.onnx", ExportOptions())
     graph = onnx.load(tmp_path / "m.onnx").graph
     assert not [node for node in graph.node if node.op_type in ("BatchNormalization", "Pad", "Identity")]
+    biases = [node.input[2] for node in graph.node if node.op_type == "Conv" and len(node.input) > 2]
+    assert len(set(biases)) == len(biases) > 50
     assert b"site-packages" not in (tmp_path / "m.onnx").read_bytes()
     onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
 
