@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from effdet.deployment.quantise import AccuracyControl, Quantisation
     from effdet.deployment.runtimes import Runtime
     from effdet.detector.efficientdet import EfficientDet
+    from effdet.images.pixel_format import PixelFormat
 
 NUM_CHECKED = 8  # largest number of photos that a check uses
 AUTO = "auto"
@@ -204,7 +205,7 @@ def _quantisation(args: argparse.Namespace, model: EfficientDet, options: Export
     from effdet.detector.batches import make_batch
 
     step, inputs, count = options.batch or 1, [], 0
-    images = islice(_calibration_images(args.calibration), NUM_CALIBRATION)
+    images = islice(_calibration_images(args.calibration, model.letterbox.pixels), NUM_CALIBRATION)
     while chunk := list(islice(images, step)):
         count += len(chunk)
         batch = make_batch((chunk * step)[:step], model.letterbox)
@@ -238,10 +239,12 @@ def _accuracy_control(args: argparse.Namespace, model: EfficientDet, options: Ex
     return AccuracyControl(score=score, num_images=len(dataset), max_drop=args.max_drop)
 
 
-def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield images of a folder or a glob pattern, or evenly spaced images of the train split of a data set."""
+def _calibration_images(data: str, pixels: PixelFormat) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield images of a folder or a glob pattern, or evenly spaced images of the train split of a data set.
+
+    They have the channels and levels that the network takes.
+    """
     from effdet.images.reading import ImageError
-    from effdet.images.sources import iterate_images
     from effdet.runs.data import dataset_of
 
     try:
@@ -249,14 +252,23 @@ def _calibration_images(data: str) -> Iterator[tuple[str, np.ndarray]]:
     except (ValueError, OSError):
         whole = _undivided(data)
         if whole is None:
-            return (yield from iterate_images(data))
+            return (yield from _photos(data, pixels))
         dataset = whole
+    dataset = replace(dataset, pixels=pixels)
     stride = max(1, len(dataset) // NUM_CALIBRATION)
     for index in range(0, len(dataset), stride):
         try:
             yield str(dataset.path(index)), dataset.read(index)
         except (ImageError, OSError) as error:
             print(f"left out: {error}", file=sys.stderr)
+
+
+def _photos(source: str, pixels: PixelFormat) -> Iterator[tuple[str, np.ndarray]]:
+    """Return an iterator over the images of a source, in the form that the network takes."""
+    from effdet.images.sources import iterate_pictures
+
+    pictures = iterate_pictures(source, pixels.read, convert=pixels.convert)
+    return ((picture.name, picture.pixels) for picture in pictures)
 
 
 def _undivided(data: str) -> Dataset | None:
@@ -276,20 +288,20 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
         ValueError: If a detection differs by more than the tolerance; the message names it.
     """
     from effdet.deployment.compare import TOLERANCES, compare, raw_difference
-    from effdet.images.sources import iterate_images
 
+    pixels = model.letterbox.pixels
     tolerance = TOLERANCES[_written(args.precision)]
     if args.tolerance is not None:
         tolerance = replace(tolerance, score=args.tolerance[0], iou=args.tolerance[1])
     if args.precision == AUTO:
-        photos = _calibration_images(args.check)
+        photos = _calibration_images(args.check, pixels)
     elif args.check is not None:
-        photos = iterate_images(args.check)
+        photos = _photos(args.check, pixels)
     elif args.calibration is not None:
-        photos = _calibration_images(args.calibration)
+        photos = _calibration_images(args.calibration, pixels)
     else:
         print("compared on a drawn image, as --check names no photos", file=sys.stderr)
-        photos = _drawn_images()
+        photos = _drawn_images(pixels)
     chosen = list(islice(photos, NUM_CHECKED))
     comparison = compare(model, exported, chosen, min_score=tolerance.min_score, at_least=tolerance.at_least)
     comparison.check(tolerance, str(file))
@@ -297,9 +309,12 @@ def _compare(args: argparse.Namespace, model: Any, exported: Any, file: Path) ->
     return comparison, raw_difference(model, exported, chosen) if is_raw else None
 
 
-def _drawn_images() -> Iterator[tuple[str, np.ndarray]]:
+def _drawn_images(pixels: PixelFormat) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a drawn image; where the network takes other than three channels, they repeat red, green and blue."""
     import numpy as np
 
     from effdet.data.shapes import draw_scene
 
-    yield "the drawn image", draw_scene(np.random.default_rng(0), (480, 640), (2, 5, 8)).image
+    image = draw_scene(np.random.default_rng(0), (480, 640), (2, 5, 8)).image
+    levels = image[..., np.arange(pixels.channels) % 3].astype(pixels.dtype)
+    yield "the drawn image", np.ascontiguousarray(levels)

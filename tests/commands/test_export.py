@@ -1,16 +1,21 @@
 """The command that writes exports."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from effdet import EfficientDet
+from effdet import Architecture, EfficientDet
 from effdet.commands import main
 from effdet.commands.export import _default_file
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+
+
+BLOCKS = tuple((f"ir_r1_k3_s2_e2_c{channels}",) for channels in (16, 24, 32, 40))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,28 @@ def test_an_export_is_compared_and_then_predicts(weights, tmp_path, capsys, demo
     assert "class" in capsys.readouterr().err  # the demo set has other classes than this model
     assert main(["predict", "--weights", str(file), str(photo), "--out", str(tmp_path), "--device", "cuda"]) == 1
     assert "--device of an exported file must be cpu" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "value_range"), [(5, (0.0, 2.0)), (1, None)])
+def test_a_network_for_other_than_rgb_images_is_compared_on_such_images(channels, value_range, tmp_path, capsys):
+    small = replace(
+        Architecture.named("lite0"),
+        **{"backbone_blocks": BLOCKS, "stem_channels": 8, "stochastic_depth": 0.0, "in_channels": channels},
+        **{"channels": 16, "neck_repeats": 1, "head_repeats": 1},
+        **{"mean": (120.0,) * channels, "std": (60.0,) * channels},
+    )
+    torch.manual_seed(0)
+    model = EfficientDet(small, 2, image_size=(64, 64), value_range=value_range)
+    model.save_pretrained(tmp_path / "best.safetensors")
+    random = np.random.default_rng(0)
+    levels = random.uniform(0, 2, (60, 80, channels)) if value_range else random.integers(0, 256, (60, 80, channels))
+    np.save(tmp_path / "photo.npy", levels.astype(np.float32 if value_range else np.uint8))
+    check = ["--check", str(tmp_path / "photo.npy")] if value_range else []  # else a drawn image
+    assert main(["export", "--weights", str(tmp_path / "best.safetensors"), "--json", "-", *check]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == 1
+    assert 0 < report["raw_difference"] < 1e-3
 
 
 @pytest.mark.parametrize(
