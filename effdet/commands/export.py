@@ -125,7 +125,7 @@ def _propose_size(args: argparse.Namespace, model: EfficientDet) -> None:
         return
     from effdet.deployment.mediapipe import propose_size
 
-    sizes = [image.shape[:2] for _, image in islice(_calibration_images(photos), NUM_CHECKED)]
+    sizes = [image.shape[:2] for _, image in islice(_calibration_images(photos, model.letterbox.pixels), NUM_CHECKED)]
     proposed = propose_size(model.image_size, sizes) if sizes else None
     if proposed is not None:
         print(
