@@ -38,8 +38,8 @@ class PostprocessSettings:
     """
 
     nms: Literal["hard", "soft"] = "soft"  # drop overlapping boxes, or decay their scores (Gaussian)
-    iou_threshold: float = 0.5  # hard NMS
-    sigma: float = 0.5  # soft NMS
+    iou_threshold: float = 0.5  # of hard NMS: overlap with a better box above which a box is dropped
+    sigma: float = 0.5  # of soft NMS: width of the decay
     score_threshold: float = 0.001  # smallest score that is reported
     max_candidates: int = 5000  # number of best (anchor, class) pairs of an image that NMS gets
     max_detections: int = 100  # per image

@@ -70,6 +70,12 @@ def test_what_pages_fetch_is_there(site):
             assert path.startswith("data:") or (page.parent / path).resolve().exists(), (page.name, address)
 
 
+def test_a_page_of_the_api_explains_fields_and_inherited_methods(site):
+    models = (site / "reference" / "api" / "models.html").read_text(encoding="utf-8")
+    assert "finest level of the pyramid, 2 to 5" in models  # the comment behind Architecture.min_level
+    assert 'id="effdet.EfficientDet.predict"' in models
+
+
 # -- the search --------------------------------------------------------------------------------------------------------
 
 QUESTIONS = {
