@@ -85,8 +85,8 @@ class Batch:
     content_sizes: Tensor  # (B, 2) int64 (height, width) without padding
     scales: Tensor  # (B, 2) float32, network pixels per original pixel along x and y
     original_sizes: Tensor  # (B, 2) int64 (height, width)
-    image_ids: tuple[int | str, ...]  # B, the data set's own
-    targets: list[Target]  # B
+    image_ids: tuple[int | str, ...]  # B, the ids of the data set
+    targets: list[Target]  # B, the ground truth of each image
     unreadable: tuple[str, ...] = ()  # files that could not be decoded; in training another image took their place
 
     __eq__ = _equal

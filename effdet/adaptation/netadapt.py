@@ -61,9 +61,9 @@ class AdaptSettings:
     """
 
     target_ms: float  # milliseconds of one image in the network, without reading and post-processing
-    runtime: str = "onnxruntime"  # that will be used: "torch", or one that ``effdet.load`` takes
-    num_threads: int | None = None  # of the network; None: one per core
-    step_ms: float | None = None  # δ, what a proposal saves at least; None: a fifth of what has to go in all
+    runtime: str = "onnxruntime"  # in which the detector will run: "torch", or one that ``effdet.load`` takes
+    num_threads: int | None = None  # threads of the network; None: one per core
+    step_ms: float | None = None  # δ, least saving of a proposal; None: a fifth of the whole saving
     short_steps: int = 40  # T, optimizer steps of a proposal
     held_out: float = 0.2  # share of the training images on which proposals are compared
     choice: Choice = "ratio"  # "ratio": ΔAP / Δlatency; "ap": the largest AP

@@ -42,7 +42,7 @@ class PostprocessSettings:
     sigma: float = 0.5  # of soft NMS: width of the decay
     score_threshold: float = 0.001  # smallest score that is reported
     max_candidates: int = 5000  # number of best (anchor, class) pairs of an image that NMS gets
-    max_detections: int = 100  # per image
+    max_detections: int = 100  # most detections of an image
     class_agnostic: bool = False  # NMS between boxes of different classes too
     best_class_only: bool = False  # only the best class of each anchor is a candidate
     clip: Clip = "after"

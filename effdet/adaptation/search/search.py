@@ -68,13 +68,13 @@ class SearchSettings:
     objective: Objective = "reward"  # maximise the reward; or AP and cost as two objectives
     sampler: Sampler = "tpe"
     pruner: Pruner | None = None  # ends trials early that fall behind; None: median for the reward, else none
-    trials: int = 50  # of all processes together
+    trials: int = 50  # architectures to try, of all processes together
     hours: float = math.inf  # after this time the process begins no trial
     images: int = 2000  # training images that a trial sees, with repetitions
     skip_above: float = 3.0  # an architecture that costs this many times the target is not trained
     storage: str | None = None  # a file or the URL of a database; None: a file in the folder
-    name: str = "search"  # of the search in the storage
-    seed: int | None = None  # of the sampler; None: another in each process
+    name: str = "search"  # name of the search in the storage
+    seed: int | None = None  # seed of the sampler; None: another in each process
 
     def __post_init__(self) -> None:
         kinds = (("objective", Objective), ("sampler", Sampler), ("pruner", Pruner))
