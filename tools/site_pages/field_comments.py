@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -24,7 +25,9 @@ class FieldComments(griffe.Extension):
 
 def _comments(cls: griffe.Class) -> dict[str, str]:
     """Return the comment at the end of each public field."""
-    lines = cls.module.lines_collection[cls.module.filepath]
+    file = cls.module.filepath
+    assert isinstance(file, Path)
+    lines = cls.module.lines_collection[file]
     fields = (one for one in cls.attributes.values() if one.annotation is not None and not one.name.startswith("_"))
     found = {one.name: _COMMENT.search(lines[(one.endlineno or 0) - 1]) for one in fields}
     return {name: match[1] for name, match in found.items() if match}
