@@ -16,7 +16,6 @@ TRAINING = [
 LESS = {
     "train": TRAINING,
     "search": ["--trials", "2", "--images", "4", *TRAINING],
-    "adapt": ["--target-ms", "1000", "--short-steps", "1", *TRAINING],
     "scale search": ["--images", "4", "--depth", "1.2", "--width", "1.1", "--neck-width", "1.2", *TRAINING],
     "scale compare": ["--images", "4", "--phi", "0.5", "--runs", "2", *TRAINING],
     "scale budget": ["--runs", "2"],
