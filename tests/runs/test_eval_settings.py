@@ -103,9 +103,9 @@ def test_batch_size_is_the_number_of_images_that_are_evaluated_together(config_f
     sizes = []
     detect = EfficientDet.detect
 
-    def record(self, batch):
+    def record(self, batch, **options):
         sizes.append(len(batch.images))
-        return detect(self, batch)
+        return detect(self, batch, **options)
 
     monkeypatch.setattr(EfficientDet, "detect", record)
     evaluated_epochs(config_file, f"eval.batch_size={batch_size}", "train.epochs=1", "eval.every=1")

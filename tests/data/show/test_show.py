@@ -81,7 +81,7 @@ def test_images_that_cannot_be_read_are_not_shown(photo_sets, tmp_path):
     assert rows[0].name == train.names[1]
     for index in range(len(train)):
         train.path(index).write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"train.json: must have an image that can be read to show"):
+    with pytest.raises(DataError, match=r"train.json: must have an image that can be read, got none"):
         contact_rows(train, PLAIN, 2)
 
 
