@@ -121,8 +121,14 @@ def _described(section: type) -> type:
 
 
 def field_comments(section: type) -> dict[str, str]:
-    """Return the comment behind each field of a section of a config."""
-    source = textwrap.dedent(inspect.getsource(_described(section)))
+    """Return the comment behind each field of a section of a config, in the words of YAML."""
+    comments = comments_in_class(inspect.getsource(_described(section)))
+    return {name: _in_yaml_words(comment) for name, comment in comments.items()}
+
+
+def comments_in_class(source: str) -> dict[str, str]:
+    """Return the comment at the end of each annotated field in the source of a class."""
+    source = textwrap.dedent(source)
     comments = {
         token.start[0]: token.string.lstrip("# ")
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -131,7 +137,7 @@ def field_comments(section: type) -> dict[str, str]:
     body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)
     return {
-        node.target.id: _in_yaml_words(comments[node.end_lineno])
+        node.target.id: comments[node.end_lineno]
         for node in body.body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.end_lineno in comments
     }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import griffe
 
-_COMMENT = re.compile(r"\s# (.+)$")
+from effdet.runs.config_keys import comments_in_class
 
 
 class FieldComments(griffe.Extension):
@@ -18,16 +16,7 @@ class FieldComments(griffe.Extension):
         """Add the section once the members of a class are known."""
         if cls.docstring is None or "Attributes:" in cls.docstring.value:
             return
-        rows = [f"    {name}: {comment}" for name, comment in _comments(cls).items()]
+        comments = comments_in_class(cls.source)
+        rows = [f"    {name}: {comment}" for name, comment in comments.items() if not name.startswith("_")]
         if rows:
             cls.docstring.value += "\n\nAttributes:\n" + "\n".join(rows)
-
-
-def _comments(cls: griffe.Class) -> dict[str, str]:
-    """Return the comment at the end of each public field."""
-    file = cls.module.filepath
-    assert isinstance(file, Path)
-    lines = cls.module.lines_collection[file]
-    fields = (one for one in cls.attributes.values() if one.annotation is not None and not one.name.startswith("_"))
-    found = {one.name: _COMMENT.search(lines[(one.endlineno or 0) - 1]) for one in fields}
-    return {name: match[1] for name, match in found.items() if match}
