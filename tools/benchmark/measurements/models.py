@@ -128,9 +128,9 @@ def _can_export() -> bool:
 
 def _throughput(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield a result for every exported file that ``--runtime`` names, or for every variant and batch."""
+    photos = prepare(args, folder, variant=None, batch=1)["photos"] if args.runtime else []
     for batch in args.batch or [1]:
         if args.runtime:
-            photos = prepare(args, folder, variant=None, batch=batch)["photos"]
             for file in args.runtime:
                 yield throughput(args, file, photos, batch)
         else:
