@@ -39,7 +39,6 @@ RUNS = {
     "docs/reference/api/export.md": ["custom"],
     "docs/reference/api/training.md": [],
     "docs/explanations/presets.md": ["bccd"],
-    "docs/explanations/design_methods.md": [],
     "docs/measurements/performance.md": ["demo"],
     "docs/migration/pypi_effdet.md": ["blood"],
     "docs/reference/checkpoints.md": ["blood"],
