@@ -27,8 +27,8 @@ class Plan:
 
     epochs: int
     accumulate: int = 1  # micro-batches per step
-    plain_start: int = 0  # at the start, without mosaic and mixup
-    plain_epochs: int = 0  # at the end, as well
+    plain_start: int = 0  # epochs at the start without mosaic and mixup
+    plain_epochs: int = 0  # epochs at the end without them
     evaluate_every: int = 1
     patience: int | None = None  # evaluations without a better AP after which the run ends
 
