@@ -13,6 +13,7 @@ import pytest
 from benchmark.command import main, parser
 from benchmark.compare import agreement, same_outputs
 from benchmark.exports import exported_file
+from benchmark.measurements import quality
 from benchmark.measurements.models import check_kept
 from benchmark.measurements.throughput import doublings
 from benchmark.plot import plot, read_curves
@@ -353,6 +354,18 @@ def test_benchmark_of_the_start_predicts_from_an_exported_file(tmp_path):
         "ours: effdet predict of lite0.onnx on a photo",
     ]
     assert all(row["spread"]["count"] == 1 for row in result["rows"])
+
+
+@pytest.mark.parametrize(("options", "count"), [([], 2), (["--whole"], 3)])
+def test_training_stops_at_its_targets_or_goes_on(tmp_path, monkeypatch, options, count):
+    """The stand-in of a training reaches both targets at its second evaluation of three."""
+    lines = [{"seconds": 60.0, "training_seconds": 50.0, "ap": ap, "ap50": 2 * ap} for ap in (0.3, 0.49, 0.5)]
+    code = f"for line in {[json.dumps(line) for line in lines]!r}: print(line)"
+    monkeypatch.setattr(quality, "_ours", lambda args, folder: ([sys.executable, "-c", code], {}))
+    args = parser().parse_args(["quality", "--data", "photos", *options])
+    result = quality.quality(args, tmp_path)
+    assert [row["ap"] for row in result["evaluations"]] == [0.3, 0.49, 0.5][:count]
+    assert result["reached"] == {"ap50 0.85": 60.0, "ap 0.48": 60.0}
 
 
 @pytest.mark.sweep

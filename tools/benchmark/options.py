@@ -131,6 +131,7 @@ def quality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DATA", help="a data set in COCO format")
     parser.add_argument("--side", choices=("ours", "peer"), default="ours", help="side that is trained (default: ours)")
     parser.add_argument("--minutes", type=float, default=35.0, help="stop after this time (default: 35)")
+    parser.add_argument("--whole", action="store_true", help="do not stop earlier, at AP50 0.85 and AP 0.48")
     ours = parser.add_argument_group("ours")
     ours.add_argument("--config", type=Path, metavar="CONFIG", help="(default: configs/custom.yaml)")
     ours.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="settings of the config")

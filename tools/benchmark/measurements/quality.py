@@ -23,7 +23,7 @@ VARIANT = "lite0"
 
 
 def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train one side, print every evaluation, and stop when both targets are reached or the time is over."""
+    """Train until the time is over, or without ``--whole`` until the targets are reached; print every evaluation."""
     command, environment = _ours(args, folder) if args.side == "ours" else _peer(args, folder)
     started = time.time()
     environment = {**os.environ, **environment, "BENCHMARK_STARTED": str(started), "OMP_NUM_THREADS": str(args.threads)}
@@ -34,8 +34,8 @@ def quality(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for line in process.stdout:
             evaluations.append(json.loads(line))
             print(_describe(evaluations[-1]), file=sys.stderr, flush=True)
-            over = time.time() - started >= 60 * args.minutes
-            if over or all(_reached(evaluations, *target) is not None for target in TARGETS):
+            reached_all = all(_reached(evaluations, *target) is not None for target in TARGETS)
+            if time.time() - started >= 60 * args.minutes or (reached_all and not args.whole):
                 break
     finally:
         process.terminate()
