@@ -47,8 +47,8 @@ def command_line(program: str, words: list[str]) -> list[str]:
     """Return what to start in place of ``program words…``."""
     if program == "torchrun":
         start = next(number for number, word in enumerate(words) if word.startswith("tools/"))
-        script = command_line("python", words[start:])[1:]
-        return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *script]
+        script = [word.replace("batch_size=2", "batch_size=4") for word in command_line("python", words[start:])[1:]]
+        return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *script]  # two images each
     if program == "effdet":
         return [sys.executable, "-m", "effdet", words[0], *less_work(words[0], words[1:])]
     if words[:1] and words[0].startswith("tools/"):
