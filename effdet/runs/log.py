@@ -94,7 +94,7 @@ class RunLog:
             stack.enter_context(_log_file(self.folder / "log.txt", early))
             self._loggers = open_loggers(self.logger_kinds, self.folder, first_step)
             for sink in self._loggers:
-                stack.callback(sink.close)
+                stack.callback(_close, sink)
             self._bar = stack.enter_context(ProgressBar())
             self._bar("starting", first_step, self.total_steps)
             yield
@@ -104,8 +104,7 @@ class RunLog:
         if self.folder is None:
             return
         step, total = report.step, self.total_steps
-        for sink in self._loggers:
-            sink.step(report)
+        self._tell("step", report)
         speed = f"{report.images_per_second:.1f} images/s"
         text = f"epoch {report.epoch}  loss {report.loss:.4f}  lr {report.lr:.2e}  {speed}"
         if self._bar.is_shown:
@@ -120,8 +119,7 @@ class RunLog:
             return
         self.write_table(rows)
         row = rows[-1]
-        for sink in self._loggers:
-            sink.epoch(row)
+        self._tell("epoch", row)
         scores = "".join(f"  {name.upper()} {row[name]:.4f}" for name in ("ap", "ap50") if name in row)
         losses = f"loss {row['loss']:.4f} (class {row['class_loss']:.4f}, box {row['box_loss']:.4f})"
         if "val_loss" in row:
@@ -131,6 +129,15 @@ class RunLog:
             "epoch %d  %s  %.1f images/s%s  %s left",
             *(row["epoch"], losses, row["images_per_second"], scores, self._time_left(int(row["step"]))),
         )
+
+    def _tell(self, method: str, report: StepReport | Mapping[str, float]) -> None:
+        """Report to every logger. One that fails gets no more reports, and the training goes on."""
+        for sink in list(self._loggers):
+            try:
+                getattr(sink, method)(report)
+            except Exception as error:  # a server that is gone or a full disk: each package raises its own kinds
+                self._loggers.remove(sink)
+                logger.warning("%s failed, and gets no more numbers of this run: %s", type(sink).__name__, error)
 
     def write_table(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write metrics.csv and per_class.csv anew, atomically.
@@ -153,6 +160,14 @@ class RunLog:
         seconds = (time.monotonic() - self._started) / max(1, step - self._first_step) * (self.total_steps - step)
         minutes, seconds = divmod(round(seconds), 60)
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _close(sink: Logger) -> None:
+    """Close a logger; one that cannot write its last numbers leaves a warning and no error."""
+    try:
+        sink.close()
+    except Exception as error:  # as in ``RunLog._tell``
+        logger.warning("%s could not be closed: %s", type(sink).__name__, error)
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:

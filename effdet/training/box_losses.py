@@ -47,9 +47,10 @@ def ciou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """``diou_loss + α·v`` of paired boxes (P, 4) xyxy, not reduced: (P,) (Zheng et al., 2020).
 
     v = 4/π² · (arctan(w/h of the target) - arctan(w/h of the box))² and α = v / (1 - IoU + v), a constant for the
-    gradient.
+    gradient. A height of zero counts as one of ``EPS``.
     """
-    shapes = [torch.atan(sides[:, 0] / sides[:, 1]) for sides in (x[:, 2:] - x[:, :2] for x in (targets, boxes))]
+    sides = (x[:, 2:] - x[:, :2] for x in (targets, boxes))
+    shapes = [torch.atan(width / height.clamp(min=EPS)) for width, height in (both.unbind(1) for both in sides)]
     v = 4 / math.pi**2 * (shapes[0] - shapes[1]).square()
     with torch.no_grad():
         intersection, union = _intersection_and_union(boxes, targets)

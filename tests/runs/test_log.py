@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import effdet
+from effdet.config import LoggerKind
 from effdet.runs import log, loggers
 from effdet.runs.log import LOSS_COLUMNS, SCORE_COLUMNS, RunLog, keep_lines, log_start
 from effdet.training.loop import StepReport
@@ -145,6 +146,40 @@ def test_training_goes_on_without_tensorboard(tmp_path, monkeypatch):
     with RunLog(tmp_path).opened():
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+
+
+class Unreachable:
+    """A logger whose server is gone after the first step."""
+
+    def __init__(self, folder, first_step):
+        self.steps = []
+
+    def step(self, report):
+        self.steps.append(report.step)
+        if len(self.steps) > 1:
+            raise ConnectionError("no route to host")
+
+    def epoch(self, row):
+        raise AssertionError("a logger that failed gets no more reports")
+
+    def close(self):
+        raise ConnectionError("still no route to host")
+
+
+def test_a_logger_that_fails_is_left_out_and_the_training_goes_on(tmp_path, caplog, monkeypatch):
+    kind = loggers.Kind("json", "none", Unreachable)  # the package that it needs is always there
+    monkeypatch.setitem(loggers.LOGGERS, LoggerKind.mlflow, kind)
+    run = RunLog(tmp_path, total_steps=20, loggers=[LoggerKind.mlflow])
+    with caplog.at_level("INFO", "effdet"), run.opened():
+        for step in (1, 2, 3):
+            run.step(report(step, lr=0.01, loss=1.25, speed=7.0))
+        run.epoch([row(1, ap=0.5)])
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        "Unreachable failed, and gets no more numbers of this run: no route to host",
+        "Unreachable could not be closed: still no route to host",
+    ]
+    assert read_table(tmp_path)[0]["ap"] == "0.5"
 
 
 def test_the_first_lines_tell_command_versions_and_machine(caplog, monkeypatch):

@@ -255,6 +255,17 @@ def test_iou_losses_and_their_gradients_equal_those_of_torchvision(ours, theirs)
     assert mine.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("loss", [iou_loss, giou_loss, diou_loss, ciou_loss])
+def test_a_box_without_height_or_width_has_a_finite_loss_and_gradient(loss):
+    flat = torch.tensor([[4.0, 5.0, 9.0, 5.0], [4.0, 5.0, 4.0, 9.0], [4.0, 5.0, 4.0, 5.0]])
+    full = torch.tensor([[3.0, 3.0, 8.0, 9.0]]).expand(3, 4)
+    for boxes, targets in ((flat.clone().requires_grad_(), full), (full.clone().requires_grad_(), flat)):
+        losses = loss(boxes, targets)
+        losses.sum().backward()
+        assert losses.isfinite().all()
+        assert boxes.grad.isfinite().all()
+
+
 def test_detection_loss_equals_the_published_formula():
     predictions, anchors, targets = a_batch()
     got = DetectionLoss(label_smoothing=0.1)(predictions, anchors, targets)
