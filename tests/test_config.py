@@ -85,6 +85,29 @@ def test_the_last_override_wins(load):
     assert load("", "train.lr=1", "train.lr=2").train.lr == 2
 
 
+INPUT = "data: {long_side: 416, max_long_side: 640}"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),  # image_size, long_side, max_long_side
+    [
+        (INPUT, ["data.image_size=[256,320]"], ((256, 320), None, None)),
+        (INPUT, ["data.image_size=[256,320]", "data.image_size=null"], (None, 416, 640)),
+        (INPUT, ["data.long_side=512"], (None, 512, 640)),
+        ("data: {image_size: [256, 320]}", ["data.long_side=512"], (None, 512, None)),
+        ("data: {image_size: [256, 320]}", ["data.long_side=null"], ((256, 320), None, None)),
+    ],
+)
+def test_an_override_of_the_input_takes_the_place_of_the_other_way_to_choose_it(load, text, overrides, expected):
+    data = load(text, *overrides).data
+    assert (data.image_size, data.long_side, data.max_long_side) == expected
+
+
+def test_two_overrides_that_choose_the_input_are_refused(load):
+    with pytest.raises(ConfigError, match=r"data.long_side must be null where data.image_size is set, got 512"):
+        load(INPUT, "data.image_size=[256,320]", "data.long_side=512")
+
+
 def test_the_frozen_parts_are_read_by_their_written_form(load):
     assert load("train: {freeze: backbone+neck}").train.freeze is Freeze.backbone_neck
 

@@ -263,7 +263,7 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     overrides = []
     if args.image_size:
         height, width = image_size(args.image_size)
-        overrides += ["data.long_side=null", "data.max_long_side=null", f"data.image_size=[{height},{width}]"]
+        overrides += [f"data.image_size=[{height},{width}]"]
     if args.anchor_scale is not None:
         overrides.append(f"model.architecture.anchor_scale={args.anchor_scale}")
     return [*overrides, *args.overrides]

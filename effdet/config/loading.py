@@ -25,7 +25,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: The file, or the name of a packaged config such as ``custom``. ``run.name`` defaults to its name
             without the ending.
-        overrides: Texts such as ``"train.lr=0.01"``; the value is read as YAML, with ``1e-3`` a number.
+        overrides: Texts such as ``"train.lr=0.01"``; the value is read as YAML, with ``1e-3`` a number. A
+            ``data.image_size`` takes the place of ``data.long_side`` and ``data.max_long_side`` in the file, and a
+            ``data.long_side`` that of ``data.image_size``.
 
     Raises:
         FileNotFoundError: If there is no such file and no packaged config of this name.
@@ -40,7 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: must hold sections model, data, train, eval, run; got a list")
 
     config = _merge(OmegaConf.structured(Config), loaded, str(path))
-    for override in overrides:
+    for override in _without_another_input(overrides):
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"command line: an override must read key.sub=value, got '{override}'")
         try:
@@ -60,13 +62,23 @@ def with_overrides(path: str | Path, overrides: Sequence[str]) -> str:
         FileNotFoundError, ConfigError: As ``load_config``.
     """
     load_config(path, overrides)
-    merged = OmegaConf.merge(OmegaConf.load(find_config(path)), OmegaConf.from_dotlist(list(overrides)))
+    merged = OmegaConf.merge(
+        OmegaConf.load(find_config(path)), OmegaConf.from_dotlist(_without_another_input(overrides))
+    )
     return OmegaConf.to_yaml(merged)
 
 
 def config_to_yaml(config: Config) -> str:
     """Return the config as YAML text that ``load_config`` reads back to an equal config."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _without_another_input(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides; before those that say how the input is chosen, the other ways in the file become null."""
+    last = {key: value.strip() for key, _, value in (text.partition("=") for text in overrides)}
+    others = {"data.image_size": ("data.long_side", "data.max_long_side"), "data.long_side": ("data.image_size",)}
+    replaced = [other for key in others if last.get(key, "null") not in ("", "null") for other in others[key]]
+    return [*(f"{key}=null" for key in replaced), *overrides]
 
 
 def _merge(config: Any, change: Any, where: str) -> Any:
