@@ -16,7 +16,7 @@ TRAINING = [
 LESS = {
     "train": TRAINING,
     "search": ["--trials", "2", "--images", "4", *TRAINING],
-    "scale search": ["--images", "4", "--depth", "1.2", "--width", "1.1", "--neck-width", "1.2", *TRAINING],
+    "scale search": ["--depth", "1.2", "--width", "1.1", "--neck-width", "1.2", "--images", "4", *TRAINING],
     "scale compare": ["--images", "4", "--phi", "0.5", "--runs", "2", *TRAINING],
     "scale budget": ["--runs", "2"],
     "compare_necks": ["--runs", "2", "--image-size", "128"],
