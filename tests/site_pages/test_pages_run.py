@@ -17,6 +17,8 @@ from PIL import Image
 
 import effdet
 from effdet import load_config
+from effdet.adaptation.search import search
+from effdet.adaptation.search.search import SearchSettings
 from effdet.commands import main
 from effdet.data.demo import draw_demo
 from site_pages import blocks, shortened
@@ -167,6 +169,7 @@ def folder(request, prepared, tmp_path, monkeypatch):
         give_files_of_runs(request.getfixturevalue("trained"), RUNS[page], work)
     monkeypatch.setattr(sources, "local_file", lambda file: work / D0)  # in place of the download
     monkeypatch.setattr(effdet, "load_config", shorter_config)
+    monkeypatch.setattr(search, "SearchSettings", shorter_search)
     monkeypatch.chdir(work)
     return work
 
@@ -174,6 +177,11 @@ def folder(request, prepared, tmp_path, monkeypatch):
 def shorter_config(name, overrides=()):
     """Stand for ``effdet.load_config`` in Python blocks, with the settings of a short training."""
     return load_config(name, shortened.less_work("train", [str(name), *overrides])[1:])
+
+
+def shorter_search(**settings):
+    """Stand for ``SearchSettings`` in Python blocks: two trials of a few images."""
+    return SearchSettings(**{**settings, "trials": 2, "images": 4})
 
 
 def give_files_of_runs(trained, runs, work):
