@@ -22,7 +22,7 @@ _NO_NUMBERS = ("epoch", "step", "lr", "loss")  # of a row; the last two are repo
 
 
 class Logger(Protocol):
-    """A place that gets the numbers of a run while it trains."""
+    """A place that gets the numbers of a run while it trains; after an exception it gets no more of them."""
 
     def step(self, report: StepReport) -> None:
         """Report an optimizer step."""
