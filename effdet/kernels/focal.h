@@ -32,18 +32,18 @@ template <class V> inline V focal(V x, float gamma, float smoothing, V& slope) {
 // The sum of h(x) over `count` logits; weight·h'(x) of each goes to `gradient`.
 template <class T>
 double focal_sum(const T* x, int64_t count, float gamma, float smoothing, float weight, T* gradient, int threads) {
-    constexpr int L = lanes<vf16>();
+    constexpr int L = lanes<Widest>();
     std::vector<double> parts(threads);
     auto term = [=](const T* from, T* to) {
-        vf16 slope;
-        const vf16 value = focal<vf16>(load<vf16>(from), gamma, smoothing, slope);
-        store<vf16>(to, slope * weight);
+        Widest slope;
+        const Widest value = focal<Widest>(load<Widest>(from), gamma, smoothing, slope);
+        store<Widest>(to, slope * weight);
         return value;
     };
     over_threads(threads, count / L, [&](int64_t begin, int64_t end, int thread) {
         for (int64_t first = begin; first < end; first += BLOCK / L) {
             const int64_t last = first + BLOCK / L < end ? first + BLOCK / L : end;
-            vf16 sum = vf16{};
+            Widest sum = Widest{};
             for (int64_t i = first; i < last; i++) sum += term(x + i * L, gradient + i * L);
             for (int j = 0; j < L; j++) parts[thread] += sum[j];
         }
@@ -51,7 +51,7 @@ double focal_sum(const T* x, int64_t count, float gamma, float smoothing, float 
     const int64_t done = count / L * L;
     T rest[L] = {}, slopes[L];
     memcpy(rest, x + done, (count - done) * sizeof(T));
-    const vf16 values = term(rest, slopes);
+    const Widest values = term(rest, slopes);
     memcpy(gradient + done, slopes, (count - done) * sizeof(T));
     double sum = 0;
     for (int j = 0; j < count - done; j++) sum += values[j];
