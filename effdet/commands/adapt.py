@@ -11,6 +11,7 @@ from pathlib import Path
 
 from effdet.commands import program
 from effdet.commands.output import STDOUT, prepare_output, write_json
+from effdet.commands.overrides import OverridesParser
 from effdet.deployment.formats import RUNTIMES
 
 _NOTES = """\
@@ -23,7 +24,7 @@ while nothing else uses it. docs/how-to/adaptation.md has more.
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``adapt``."""
-    result = argparse.ArgumentParser(
+    result = OverridesParser(
         prog=program("adapt"),
         description="Narrow a trained detector until it is as fast as it has to be (NetAdapt).",
         epilog=_NOTES,
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help="of the photos (default: 0.2)")
     result.add_argument("--choice", default="ratio", choices=["ratio", "ap"], help="by ΔAP/Δlatency, or by AP alone")
     result.add_argument("--json", metavar="FILE", help="write the steps as JSON; - is stdout")
-    result.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings over those of the config")
+    result.add_overrides("the config")
     return result
 
 

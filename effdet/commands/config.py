@@ -14,23 +14,19 @@ import sys
 from typing import Any
 
 from effdet.commands import program
+from effdet.commands.overrides import OverridesParser
 from effdet.packaged_configs import packaged_config, packaged_configs
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``config``."""
-    result = argparse.ArgumentParser(
+    result = OverridesParser(
         prog=program("config"),
         description="Print a config that comes with the package, as a start for your own: effdet config custom > "
         "mine.yaml. Without a name: print every key of a config with its default, unit and meaning, and the names.",
     )
     result.add_argument("name", metavar="NAME", nargs="?", help="custom, demo, d0_coco, …")
-    result.add_argument(
-        "overrides",
-        metavar="key.sub=value",
-        nargs="*",
-        help="settings that replace those of the file; its comments are then left out",
-    )
+    result.add_overrides("the file, whose comments are then left out")
     form = result.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="every key as a config file; with NAME: with its values")
     form.add_argument("--markdown", action="store_true", help="every key as a page; with NAME: with its values")
@@ -40,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the file, or the keys, and return the exit status."""
+    if args.overrides and args.name is None:
+        parser().error(f"{args.overrides[0]} needs the NAME of the config whose setting it replaces")
     if args.yaml or args.markdown or args.json:
         _print_keys(args)
     elif args.name is None:

@@ -19,38 +19,24 @@ from typing import TYPE_CHECKING, Any
 from effdet.commands import program
 from effdet.commands.model_options import image_size
 from effdet.commands.output import STDOUT, write_json
+from effdet.commands.overrides import OverridesParser
 
 if TYPE_CHECKING:
     from effdet.data.doctor.examination import Examination
     from effdet.data.findings import Finding
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes overrides on either side of the options."""
-
-    _is_inside = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._is_inside:
-            return super().parse_known_args(args, namespace)
-        self._is_inside = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._is_inside = False
-
-
 def parser(command: str = "data") -> argparse.ArgumentParser:
     """Return the parser of ``data``; ``command`` is the name that it goes by."""
     name = program(command)
     result = argparse.ArgumentParser(prog=name, description=_DATA)
-    actions = result.add_subparsers(dest="action", required=True, metavar="ACTION", prog=name, parser_class=_Parser)
+    actions = result.add_subparsers(
+        dest="action", required=True, metavar="ACTION", prog=name, parser_class=OverridesParser
+    )
 
     check = actions.add_parser("check", help="look for mistakes in a data set", description=_CHECK)
     check.add_argument("data", metavar="DATA", help=f"{_ANY_DATA}, or config file (.yaml)")
-    check.add_argument(
-        "overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the config"
-    )
+    check.add_overrides("the config")
     check.add_argument("--config", metavar="CONFIG", help=_CONFIG_HELP)
     check.add_argument(
         "--image-size", nargs="+", type=int, metavar="PIXELS", help="network input, one side or height and width"
@@ -65,7 +51,7 @@ def parser(command: str = "data") -> argparse.ArgumentParser:
 
     show = actions.add_parser("show", help="draw images with their boxes, and plots", description=_SHOW)
     show.add_argument("data", metavar="DATA", help=f"{_ANY_DATA}, or config file (.yaml)")
-    show.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the config")
+    show.add_overrides("the config")
     show.add_argument("--config", metavar="CONFIG", help=_CONFIG_HELP)
     show.add_argument("--out", default="shown", metavar="DIR", help="folder of the pictures (default: shown)")
     show.add_argument("--images", type=int, default=8, metavar="N", help="images on the contact sheet (default: 8)")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from effdet.commands import program
 from effdet.commands.output import STDOUT, prepare_output, write_json
+from effdet.commands.overrides import OverridesParser
 from effdet.deployment.formats import RUNTIMES
 
 if TYPE_CHECKING:
@@ -27,28 +28,15 @@ if TYPE_CHECKING:
 RECIPE = "custom"  # the packaged config whose recipe is used where none is given
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes overrides on either side of options, also as the parser of an action."""
-
-    _parsing = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._parsing:
-            return super().parse_known_args(args, namespace)
-        self._parsing = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._parsing = False
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``scale``."""
     name = program("scale")
     result = argparse.ArgumentParser(
         prog=name, description="Scale a detector to a budget, or by the papers' procedure on your own data."
     )
-    actions = result.add_subparsers(dest="action", required=True, metavar="ACTION", prog=name, parser_class=_Parser)
+    actions = result.add_subparsers(
+        dest="action", required=True, metavar="ACTION", prog=name, parser_class=OverridesParser
+    )
     _add_budget(actions.add_parser("budget", help="find the network that a budget allows", description=_BUDGET))
     _add_search(actions.add_parser("search", help="search the bases of compound scaling", description=_SEARCH))
     _add_compare(actions.add_parser("compare", help="compound scaling against one dimension", description=_COMPARE))
@@ -72,9 +60,9 @@ _COMPARE = (
 )
 
 
-def _add_budget(action: argparse.ArgumentParser) -> None:
+def _add_budget(action: OverridesParser) -> None:
     action.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file or name of a packaged config")
-    _add_overrides(action)
+    action.add_overrides("CONFIG")
     limit = action.add_mutually_exclusive_group(required=True)
     limit.add_argument("--macs", type=float, metavar="N", help="most multiply-adds of an image, such as 6e9")
     limit.add_argument("--latency-ms", type=float, metavar="MS", help="most milliseconds of an image")
@@ -90,7 +78,7 @@ def _add_budget(action: argparse.ArgumentParser) -> None:
     action.add_argument("--json", metavar="FILE", help="write the network and its cost as JSON; - is stdout")
 
 
-def _add_search(action: argparse.ArgumentParser) -> None:
+def _add_search(action: OverridesParser) -> None:
     _add_trials(action)
     for name, what in (
         ("depth", "alpha"),
@@ -102,7 +90,7 @@ def _add_search(action: argparse.ArgumentParser) -> None:
     action.add_argument("--phi", type=float, default=1.0, help="coefficient at which rules are compared (default: 1)")
 
 
-def _add_compare(action: argparse.ArgumentParser) -> None:
+def _add_compare(action: OverridesParser) -> None:
     _add_trials(action)
     action.add_argument(
         "--phi", type=float, nargs="+", default=[1.0, 2.0], help="coefficients of compound scaling (default: 1 2)"
@@ -110,17 +98,13 @@ def _add_compare(action: argparse.ArgumentParser) -> None:
     _add_stopwatch(action)
 
 
-def _add_trials(action: argparse.ArgumentParser) -> None:
+def _add_trials(action: OverridesParser) -> None:
     action.add_argument("config", metavar="CONFIG", help="YAML file or name of a packaged config: data, recipe, base")
-    _add_overrides(action)
+    action.add_overrides("CONFIG")
     action.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of all runs and results")
     action.add_argument("--images", type=int, required=True, metavar="N", help="training images that each network sees")
     action.add_argument("--stride", type=int, default=32, metavar="N", help="inputs are multiples of it (default: 32)")
     action.add_argument("--json", metavar="FILE", help="write the results as JSON here too; - is stdout")
-
-
-def _add_overrides(action: argparse.ArgumentParser) -> None:
-    action.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of CONFIG")
 
 
 def _add_stopwatch(action: argparse.ArgumentParser) -> None:
@@ -175,8 +159,6 @@ def _base_of_budget(args: argparse.Namespace) -> tuple[Config, Architecture | No
     from effdet.runs.architecture import architecture_of
 
     name, overrides = args.config, args.overrides
-    if name is not None and "=" in name and not Path(name).is_file():
-        name, overrides = None, [name, *overrides]
     config = load_config(name or RECIPE, overrides)
     if name is None and not any(override.startswith("model.") for override in overrides):
         return config, None

@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effdet.commands import program
 from effdet.commands.output import STDOUT, prepare_output, write_json
+from effdet.commands.overrides import OverridesParser
 from effdet.deployment.formats import RUNTIMES
 
 if TYPE_CHECKING:
@@ -28,22 +29,15 @@ whatever else the machine does, multiply-adds are not. docs/explanations/design_
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes overrides on either side of the options."""
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return self.parse_intermixed_args(args, namespace)
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``search``."""
-    result = _Parser(
+    result = OverridesParser(
         prog=program("search"),
         description="Search for an architecture that is accurate and cheap on your own data.",
         epilog=_NOTES,
     )
     result.add_argument("config", metavar="CONFIG", type=Path, help="data, training and the model to start from")
-    result.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace those of the file")
+    result.add_overrides("the file")
     result.add_argument("--out", type=Path, default=Path("runs/search"), metavar="DIR", help="default: runs/search")
     _add_space(result)
     _add_cost(result)

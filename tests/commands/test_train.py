@@ -93,6 +93,12 @@ def test_resuming_what_never_ran_is_one_sentence(config, capsys):
     assert "there is no run named 'tiny' to resume in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [[], ["--resume"], ["train.epochs=2"]])
+def test_only_a_named_run_needs_no_config(words, capsys):
+    assert train(*words) == 2
+    assert "CONFIG is required; only --resume RUN goes without it" in capsys.readouterr().err
+
+
 def test_resume_must_name_a_run(config, tmp_path, capsys):
     assert train(config, "--resume", tmp_path) == 1
     assert f"--resume must name a run folder with a last.ckpt, got {tmp_path}" in capsys.readouterr().err
@@ -151,7 +157,7 @@ def test_a_run_from_another_projects_weights_has_their_name_and_goes_on(config, 
     assert "with a new class head for 5 classes" in (run / "log.txt").read_text()
     assert load_config(run / "config.yaml").model.name == "tf_efficientdet_lite0"
     (tmp_path / "tf_efficientdet_lite0.pth").unlink()
-    assert train(config, "train.epochs=2", "--resume", run) == 0
+    assert train("--resume", run, "train.epochs=2") == 0  # the folder has the config
     best = EfficientDet.from_pretrained(run)
     assert (best.name, best.num_classes) == ("tf_efficientdet_lite0", 5)
 
