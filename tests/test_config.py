@@ -103,7 +103,23 @@ def test_an_override_of_the_input_takes_the_place_of_the_other_way_to_choose_it(
     assert (data.image_size, data.long_side, data.max_long_side) == expected
 
 
-def test_two_overrides_that_choose_the_input_are_refused(load):
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),  # name, phi
+    [
+        ("model: {name: lite0}", ["model.phi=1.5"], (None, 1.5)),
+        ("model: {name: lite0}", ["model.phi=null"], ("lite0", None)),
+        ("model: {phi: 1.5}", ["model.name=d1"], ("d1", None)),
+        ("model: {phi: 1.5}", ["model.phi=2"], (None, 2)),
+    ],
+)
+def test_an_override_of_the_model_takes_the_place_of_the_other_way_to_choose_it(load, text, overrides, expected):
+    model = load(text, *overrides).model
+    assert (model.name, model.phi) == expected
+
+
+def test_two_overrides_that_choose_the_same_are_refused(load):
+    with pytest.raises(ConfigError, match=r"model.name must be null where model.phi is set, got d1"):
+        load("", "model.name=d1", "model.phi=1.5")
     with pytest.raises(ConfigError, match=r"data.long_side must be null where data.image_size is set, got 512"):
         load(INPUT, "data.image_size=[256,320]", "data.long_side=512")
 

@@ -12,7 +12,7 @@ from effdet.commands import main
 def test_a_phi_is_trained_evaluated_and_exported_by_the_commands(demo_root, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     overrides = [
-        "model.name=null", "model.phi=0.3", "model.backbone_weights=null", "train.freeze=none", "train.freeze_bn=false",
+        "model.phi=0.3", "model.backbone_weights=null", "train.freeze=none", "train.freeze_bn=false",
         f"data.root={demo_root}", "data.long_side=null", "data.max_long_side=null", "data.image_size=[64,64]",
         "data.max_train_images=4", "data.max_val_images=2", "data.workers=0", "train.batch_size=2", "train.epochs=1",
         f"run.dir={tmp_path}", "run.report=false",

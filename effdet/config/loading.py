@@ -26,8 +26,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         path: The file, or the name of a packaged config such as ``custom``. ``run.name`` defaults to its name
             without the ending.
         overrides: Texts such as ``"train.lr=0.01"``; the value is read as YAML, with ``1e-3`` a number. A
-            ``data.image_size`` takes the place of ``data.long_side`` and ``data.max_long_side`` in the file, and a
-            ``data.long_side`` that of ``data.image_size``.
+            ``data.image_size`` takes the place of ``data.long_side`` and ``data.max_long_side`` in the file, a
+            ``data.long_side`` that of ``data.image_size``; so do ``model.phi`` and ``model.name`` with each other.
 
     Raises:
         FileNotFoundError: If there is no such file and no packaged config of this name.
@@ -42,7 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: must hold sections model, data, train, eval, run; got a list")
 
     config = _merge(OmegaConf.structured(Config), loaded, str(path))
-    for override in _without_another_input(overrides):
+    for override in _with_alternatives_null(overrides):
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"command line: an override must read key.sub=value, got '{override}'")
         try:
@@ -63,7 +63,7 @@ def with_overrides(path: str | Path, overrides: Sequence[str]) -> str:
     """
     load_config(path, overrides)
     merged = OmegaConf.merge(
-        OmegaConf.load(find_config(path)), OmegaConf.from_dotlist(_without_another_input(overrides))
+        OmegaConf.load(find_config(path)), OmegaConf.from_dotlist(_with_alternatives_null(overrides))
     )
     return OmegaConf.to_yaml(merged)
 
@@ -73,12 +73,20 @@ def config_to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _without_another_input(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides; before those that say how the input is chosen, the other ways in the file become null."""
+# Keys that choose the same thing in different ways: at most one way is set.
+_ALTERNATIVES = {
+    "data.image_size": ("data.long_side", "data.max_long_side"),
+    "data.long_side": ("data.image_size",),
+    "model.phi": ("model.name",),
+    "model.name": ("model.phi",),
+}
+
+
+def _with_alternatives_null(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides; before them, what they take the place of in the file becomes null."""
     last = {key: value.strip() for key, _, value in (text.partition("=") for text in overrides)}
-    others = {"data.image_size": ("data.long_side", "data.max_long_side"), "data.long_side": ("data.image_size",)}
-    replaced = [other for key in others if last.get(key, "null") not in ("", "null") for other in others[key]]
-    return [*(f"{key}=null" for key in replaced), *overrides]
+    chosen = [key for key in _ALTERNATIVES if last.get(key, "null") not in ("", "null")]
+    return [*(f"{replaced}=null" for key in chosen for replaced in _ALTERNATIVES[key]), *overrides]
 
 
 def _merge(config: Any, change: Any, where: str) -> Any:

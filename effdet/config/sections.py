@@ -78,7 +78,7 @@ class ModelConfig:
         classes, depth, phi = self.num_classes, self.stochastic_depth, self.phi
         if phi is not None:
             check(0 <= phi < math.inf, "model.phi", "be a number, 0 or more", phi)
-            check(self.name is None, "model.name", "be null (model.name=null) where model.phi is set", self.name)
+            check(self.name is None, "model.name", "be null where model.phi is set", self.name)
         check(classes is None or classes >= 1, "model.num_classes", "be 1 or more", classes)
         check(depth is None or 0 <= depth < 1, "model.stochastic_depth", "lie in [0, 1)", depth)
 

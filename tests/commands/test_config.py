@@ -18,16 +18,16 @@ def test_the_file_is_printed_as_it_is(capsys, name):
 
 
 def test_settings_replace_those_of_the_file(capsys, tmp_path):
-    assert main(["config", "custom", "model.name=null", "model.phi=1.5", "data.root=photos"]) == 0
+    assert main(["config", "custom", "model.phi=1.5", "data.root=photos"]) == 0
     (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
-    overrides = ["model.name=null", "model.phi=1.5", "data.root=photos", "run.name=mine"]
+    overrides = ["model.phi=1.5", "data.root=photos", "run.name=mine"]
     assert load_config(tmp_path / "mine.yaml") == load_config("custom", overrides)
     assert "label_smoothing" not in (tmp_path / "mine.yaml").read_text()  # which neither sets
 
 
 def test_a_wrong_setting_is_refused(capsys):
-    assert main(["config", "custom", "model.phi=1.5"]) == 2
-    assert "model.name must be null (model.name=null) where model.phi is set, got lite0" in capsys.readouterr().err
+    assert main(["config", "custom", "model.name=d1", "model.phi=1.5"]) == 2
+    assert "model.name must be null where model.phi is set, got d1" in capsys.readouterr().err
 
 
 def test_without_a_name_the_keys_and_the_names_are_listed(capsys):

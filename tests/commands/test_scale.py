@@ -64,7 +64,7 @@ def test_a_budget_of_milliseconds_is_measured(tmp_path, capsys):
         (["budget", "--macs", "3e9", "--depth", "1"], 2, "--depth, --width and --resolution go with --free"),
         (["budget", "--macs", "1e9"], 1, "the budget must allow the smallest network"),
         (["budget", "nothing", "--macs", "3e9"], 1, "got 'nothing'"),
-        (["budget", "custom", "model.phi=1", "--macs", "3e9"], 2, "model.name must be null"),
+        (["budget", "custom", "model.phi=1", "model.name=d1", "--macs", "3e9"], 2, "model.name must be null"),
         (["search", "custom", "--images", "9"], 2, "--out"),
         (["compare", "custom", "data.root=none", "--images", "9", "--out", "{tmp}"], 1, "none"),
     ],

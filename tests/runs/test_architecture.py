@@ -45,9 +45,9 @@ def test_a_phi_stands_for_a_name(tmp_path, phi):
 
 
 def test_a_phi_and_a_name_are_one_too_many(tmp_path):
-    with pytest.raises(ConfigError, match=r"must be null \(model\.name=null\) where model\.phi is set, got d1"):
-        load(tmp_path, "model: {name: d1}", "model.phi=1.5")
-    config = load(tmp_path, "model: {name: d1}", "model.phi=1.5", "model.name=null")
+    with pytest.raises(ConfigError, match=r"model\.name must be null where model\.phi is set, got d1"):
+        load(tmp_path, "model: {name: d1, phi: 1.5}")
+    config = load(tmp_path, "model: {name: d1}", "model.phi=1.5")
     assert architecture_of(config.model) == Architecture.from_phi(1.5)
 
 
