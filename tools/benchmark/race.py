@@ -23,6 +23,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SEARCH_PATH = os.pathsep.join([str(ROOT), str(HERE.parent)])  # where Python finds the modules effdet and benchmark
+LONG_ROUND = 5.0  # seconds from which on a line tells that a round is over
 PAUSE = 0.05  # seconds between turns, in which the threads of the last runner go to sleep
 
 
@@ -185,7 +186,8 @@ def race(
 ) -> list[Row]:
     """Start and warm up every entry; then measure ``steps`` steps of each in turn, ``rounds`` times.
 
-    Each round begins with another entry. After a failure an entry keeps its error and is not measured again.
+    Each round begins with another entry. After a failure an entry keeps its error and is not measured again. Lines on
+    stderr tell when an entry is ready, and when a long round is over.
 
     Args:
         entries: What runs.
@@ -200,21 +202,29 @@ def race(
     try:
         running = [pair for pair in zip(runners, rows, strict=True) if _ready(*pair, warmup, alone)]
         for turn in range(rounds):
+            started = time.perf_counter()
             for runner, row in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
                 if row.error is None:
                     _measure(runner, row, steps, lead_in)
                     time.sleep(PAUSE)
+            if (seconds := time.perf_counter() - started) >= LONG_ROUND:
+                _say(f"round {turn + 1} of {rounds} took {seconds:.0f} s")
         for runner, row in running:
             if row.error is None:
-                row.result = runner.ask("result")["result"]
-                row.peak_mb = runner.peak_mb
+                _finish(runner, row)
     finally:
         for runner in runners:
             runner.__exit__(None, None, None)
     return rows
 
 
+def _say(what: str) -> None:
+    """Tell who waits how far the race is; results alone go to stdout."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def _ready(runner: Runner, row: Row, warmup: int, alone: int) -> bool:
+    started = time.perf_counter()
     try:
         row.facts = runner.start()
         if warmup:
@@ -224,6 +234,7 @@ def _ready(runner: Runner, row: Row, warmup: int, alone: int) -> bool:
     except RunnerError as error:
         row.error = str(error)
         return False
+    _say(f"{row.name} is ready after {time.perf_counter() - started:.1f} s")
     return True
 
 
@@ -238,3 +249,11 @@ def _measure(runner: Runner, row: Row, steps: int, lead_in: int) -> None:
     for parts in answer["parts"][lead_in:]:
         for name, seconds in parts.items():
             row.parts.setdefault(name, []).append(seconds)
+
+
+def _finish(runner: Runner, row: Row) -> None:
+    try:
+        row.result = runner.ask("result")["result"]
+    except RunnerError as error:
+        row.error = str(error)
+    row.peak_mb = runner.peak_mb
