@@ -1,9 +1,12 @@
+import contextlib
+import copy
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -17,10 +20,11 @@ from benchmark.measurements import quality
 from benchmark.measurements.models import check_kept
 from benchmark.measurements.throughput import doublings
 from benchmark.plot import plot, read_curves
-from benchmark.race import Entry, race, spread
+from benchmark.race import Entry, Runner, RunnerError, race, spread
 from benchmark.report import failed, print_result
 from benchmark.runners import serve
 from benchmark.runners.commands import Command
+from benchmark.runners.stopwatch import Stopwatch
 
 RUNNERS = Path(serve.__file__).parent
 TASK = """
@@ -92,7 +96,8 @@ def command(name, code):
     return Entry(name=name, module="commands", task="command", settings=settings)
 
 
-def test_race_measures_all_and_keeps_the_error_of_one():
+def test_race_measures_all_and_keeps_the_error_of_one(capsys, monkeypatch):
+    monkeypatch.setattr("benchmark.race.LONG_ROUND", 0.2)
     fast, slow, broken = race(
         [command("fast", ""), command("slow", "import time; time.sleep(0.2)"), command("broken", "1 / 0")],
         rounds=2,
@@ -104,6 +109,45 @@ def test_race_measures_all_and_keeps_the_error_of_one():
     assert "ZeroDivisionError" in broken.error
     assert fast.to_dict()["spread"]["count"] == 2
     assert broken.to_dict()["spread"] is None
+    said = capsys.readouterr().err
+    assert re.findall(r"(\w+) is ready after", said) == ["fast", "slow"]
+    assert re.findall(r"round (\d) of 2 took", said) == ["1", "2"]
+
+
+def test_race_keeps_the_error_of_one_that_fails_at_its_end(monkeypatch):
+    ask = Runner.ask
+
+    def fail(self, do, **details):
+        if do == "result" and self.entry.name == "broken":
+            raise RunnerError("no result")
+        return ask(self, do, **details)
+
+    monkeypatch.setattr(Runner, "ask", fail)
+    fine, broken = race([command("fine", ""), command("broken", "")], rounds=1, warmup=0)
+    assert (fine.error, broken.error) == (None, "no result")
+
+
+def test_stopwatch_adds_up_what_lies_in_its_functions():
+    stopwatch, inside = Stopwatch(), []
+
+    @contextlib.contextmanager
+    def enter(value):
+        time.sleep(0.02)
+        yield value
+        inside.append("left")
+
+    timed, entered = stopwatch.around(time.sleep, "sleep"), stopwatch.around_entry(enter, "enter")
+    timed(0.01)
+    timed(0.02)
+    assert timed.__name__ == "sleep"
+    assert copy.deepcopy(timed) is timed
+    with entered(3) as value:
+        assert value == 3
+        measured = stopwatch.seconds["enter"]
+        time.sleep(0.05)
+    assert inside == ["left"]
+    assert stopwatch.seconds["sleep"] >= 0.03
+    assert stopwatch.seconds["enter"] == measured >= 0.02  # its block is not part of it
 
 
 def test_first_steps_of_a_turn_are_not_counted(tmp_path):

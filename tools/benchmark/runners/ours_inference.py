@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.exports import exported_file
+from benchmark.runners.stopwatch import Stopwatch
 from effdet.deployment import detector as deployed
 from effdet.deployment.load import load_exported
 from effdet.detector.batches import make_batch
@@ -123,9 +123,9 @@ class Predict:
     def result(self) -> dict[str, Any]:
         """Return the detections of every photo, and the seconds of each part of a prediction."""
         found = [self.detector.predict(photo, score_threshold=self.score_threshold)[0] for photo in self.photos]
-        with self._network_clock() as clock:
-            self._in_parts(self.photos[0], clock)  # not counted: the detector copies a network that was changed
-            parts = [self._in_parts(photo, clock) for _ in range(PASSES) for photo in self.photos]
+        with self._timed_network() as network:
+            self._in_parts(self.photos[0], network)  # not counted: the detector copies a network that was changed
+            parts = [self._in_parts(photo, network) for _ in range(PASSES) for photo in self.photos]
         return {
             "detections": [
                 {"boxes": f.boxes.tolist(), "labels": f.labels.tolist(), "scores": f.scores.tolist()} for f in found
@@ -133,62 +133,29 @@ class Predict:
             "parts": {name: [part[name] for part in parts] for name in parts[0]},
         }
 
-    def _in_parts(self, photo: str, network: _NetworkClock) -> dict[str, float]:
-        network.seconds = 0.0
-        clock = [time.perf_counter()]
-        picture = self.detector.letterbox.read(photo)
-        clock.append(time.perf_counter())
-        batch = make_batch([(photo, picture.pixels)], self.detector.letterbox, [picture.original_size])
-        clock.append(time.perf_counter())
-        self.detector.detect(batch, least_score=self.score_threshold)
-        clock.append(time.perf_counter())
-        return {
-            "decode": clock[1] - clock[0],
-            "resize": clock[2] - clock[1],
-            "network": network.seconds,
-            "normalise and post-process": clock[3] - clock[2] - network.seconds,
-        }
+    def _in_parts(self, photo: str, network: Stopwatch) -> dict[str, float]:
+        network.seconds.clear()
+        parts = Stopwatch()
+        with parts.measure("decode"):
+            picture = self.detector.letterbox.read(photo)
+        with parts.measure("resize"):
+            batch = make_batch([(photo, picture.pixels)], self.detector.letterbox, [picture.original_size])
+        with parts.measure("detect"):
+            self.detector.detect(batch, least_score=self.score_threshold)
+        detect, alone = parts.seconds.pop("detect"), network.seconds["network"]
+        return {**parts.seconds, "network": alone, "normalise and post-process": detect - alone}
 
     @contextlib.contextmanager
-    def _network_clock(self) -> Iterator[_NetworkClock]:
-        """Give a clock that adds up the seconds of the network."""
-        clock, is_eager = _NetworkClock(), isinstance(self.detector, EfficientDet)
+    def _timed_network(self) -> Iterator[Stopwatch]:
+        """Give a stopwatch that measures the network."""
+        stopwatch, is_eager = Stopwatch(), isinstance(self.detector, EfficientDet)
         owner, name = (self.detector.network, "forward") if is_eager else (deployed, "outputs_for")
         original = getattr(owner, name)
-        setattr(owner, name, (clock.called if is_eager else clock.entered)(original))
+        setattr(owner, name, (stopwatch.around if is_eager else stopwatch.around_entry)(original, "network"))
         try:
-            yield clock
+            yield stopwatch
         finally:
             setattr(owner, name, original)
-
-
-class _NetworkClock:
-    """Adds up the seconds of a function."""
-
-    seconds = 0.0
-
-    def called(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function with a clock around it."""
-
-        def timed(*args: Any) -> Any:
-            started = time.perf_counter()
-            outputs = function(*args)
-            self.seconds += time.perf_counter() - started
-            return outputs
-
-        return timed
-
-    def entered(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that returns a context manager with a clock around what happens before its block."""
-
-        @contextlib.contextmanager
-        def timed(*args: Any) -> Iterator[Any]:
-            started = time.perf_counter()
-            with function(*args) as outputs:
-                self.seconds += time.perf_counter() - started
-                yield outputs
-
-        return timed
 
 
 TASKS = {"network": NetworkAlone, "predict": Predict}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from benchmark.runners.ours_data import endless
+from benchmark.runners.stopwatch import Stopwatch
 from effdet.config import Config, DataConfig, Optimizer, Precision, RunConfig, TrainConfig
 from effdet.data.formats import find_dataset
 from effdet.detector.efficientdet import EfficientDet
@@ -77,7 +76,7 @@ class Train:
         if not with_loader:
             images = torch.from_numpy(np.load(Path(folder) / "inputs.npy")[:batch]).permute(0, 3, 1, 2)
             self.batches = itertools.repeat(_batch(images, boxes, labels))
-        self.stopwatch = _Stopwatch()
+        self.stopwatch = Stopwatch()
         for part, owner, name in (
             ("forward", self.trainer, "network"),
             ("loss", self.trainer, "criterion"),
@@ -98,32 +97,6 @@ class Train:
     def result(self) -> dict[str, float]:
         """Return the losses of the first step: of the weights that both programs start with."""
         return self.losses
-
-
-class _Stopwatch:
-    """Adds up the seconds spent in functions; on a CPU a call returns only when the computation is finished."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def around(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """Return a function that measures the time of the given one and has its attributes."""
-        return _Timed(function, part, self)
-
-
-class _Timed:
-    def __init__(self, function: Any, part: str, stopwatch: _Stopwatch) -> None:
-        self._function, self._part, self._stopwatch = function, part, stopwatch
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        value = self._function(*args, **kwargs)
-        seconds = self._stopwatch.seconds
-        seconds[self._part] = seconds.get(self._part, 0.0) + time.perf_counter() - started
-        return value
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._function, name)
 
 
 def _batch(images: torch.Tensor, boxes: list[list[list[float]]], labels: list[list[int]]) -> Batch:
