@@ -1,7 +1,8 @@
 """NetAdapt (Yang et al. 2018) for a trained detector: narrow it step by step until it is as fast as it has to be.
 
-    config = load_config("configs/custom.yaml", ["model.weights=best.safetensors", "data.root=photos"])
-    adapted = adapt(config, target_ms=15, folder="runs/adapted")
+    weights = ["model.weights=best.safetensors", "model.name=null", "model.backbone_weights=null"]
+    config = load_config("custom", [*weights, "data.root=photos"])
+    adapted = adapt(config, AdaptSettings(target_ms=15), folder="runs/adapted")
     adapted.best.predict("photo.jpg")
 
 A step proposes networks, each of which has one width less and saves at least δ milliseconds. Each proposal keeps the

@@ -1,7 +1,7 @@
 """Print a config that comes with the package, as a start for one's own, or every key of a config.
 
 effdet config custom > mine.yaml
-effdet config custom model.phi=1.5 > mine.yaml
+effdet config custom model.phi=2 > mine.yaml
 effdet config
 effdet config --yaml > every_key.yaml
 """

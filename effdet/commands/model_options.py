@@ -73,8 +73,8 @@ def _tiles(texts: list[str] | None) -> TileChoice:
 
 
 _RUNTIME = (
-    "what computes the network; weights are converted for onnxruntime and openvino, which takes seconds (default: "
-    "auto, which is torch for weights, and the first that is installed for an exported file)"
+    "what computes the network; weights are converted for onnxruntime, openvino and litert, which takes seconds "
+    "(default: auto, which is torch for weights, and the first that is installed for an exported file)"
 )
 
 

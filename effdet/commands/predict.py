@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "results.json (COCO's results format) and images.json (which image_id is which file).",
     )
     result.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
-    result.add_argument("--weights", required=True, metavar="W", help="model: a .safetensors file of a run")
+    result.add_argument("--weights", required=True, metavar="W", help="weights, or an exported file")
     result.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for what is found")
     result.add_argument("--score-threshold", type=float, metavar="SCORE", help=_THRESHOLD)
     result.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")

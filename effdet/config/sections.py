@@ -24,7 +24,7 @@ from effdet.config.errors import check
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureConfig:
-    """The fields of ``effdet.Architecture``, which has their meaning; null: as the model of ``model.name`` has it."""
+    """The fields of ``effdet.Architecture``, which has their meaning; null: as the model below it has them."""
 
     backbone: str | None = None
     backbone_blocks: list[list[str]] | None = None
@@ -66,7 +66,7 @@ class ArchitectureConfig:
 class ModelConfig:
     """What is built, and from which weights it starts."""
 
-    name: str | None = None  # a published model, see effdet.list_variants(); null: that of weights, else d0
+    name: str | None = None  # a published model, see effdet.list_variants(); null: that of phi, of weights, or d0
     phi: float | None = None  # compound coefficient, 0 or more, in place of a name: see Architecture.from_phi
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)  # laid over the model of name or phi
     num_classes: int | None = None  # number of classes; null: as many as the data has

@@ -185,7 +185,7 @@ class EfficientDet(PredictsFiles, nn.Module):
         return self.postprocess(predictions, batch, least_score=least_score)
 
     def network_input(self, batch: Batch) -> Tensor:
-        """Return the images of a letterboxed batch as (B, 3, H, W) float32 on the device of the weights, normalised.
+        """Return the images of a letterboxed batch as (B, C, H, W) float32 on the device of the weights, normalised.
 
         Their memory format is channels last, and so will be that of all feature maps: convolutions on a CPU are faster.
         """

@@ -146,7 +146,7 @@ class PredictsFiles:
         scales: Sequence[float] = (1.0,),
         classes: Sequence[str] | None = None,
     ) -> Iterator[tuple[Detections, np.ndarray]]:
-        """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, one at a time.
+        """Yield detections with the image that they belong to, one at a time: (H, W, C), RGB uint8 for most networks.
 
         Arguments as for ``predict``. Memory stays flat however many images or frames there are.
         """
@@ -180,7 +180,7 @@ def predict_iter(
     views: Views = PLAIN,
     classes: Sequence[str] | None = None,
 ) -> Iterator[tuple[Detections, np.ndarray]]:
-    """Yield detections with the RGB uint8 (H, W, 3) image that they belong to, in order.
+    """Yield detections with the image (H, W, C) that they belong to, in order.
 
     From the second batch on, a thread reads and letterboxes the next ones while the network works. At most
     ``READ_AHEAD`` + 2 batches are held, however many images or frames there are. Where the preprocessing decodes at a

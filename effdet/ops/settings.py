@@ -76,7 +76,7 @@ class PostprocessSettings:
         """Return the settings with which a family of published models is evaluated: see docs/explanations/presets.md.
 
         Args:
-            name: "default", "google", "effdet" or "zylo".
+            name: "default", "fast", "google", "effdet" or "zylo".
 
         Raises:
             ValueError: If there is no such preset.

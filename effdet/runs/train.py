@@ -199,8 +199,8 @@ def _advice_on_memory() -> Iterator[None]:
         where = "the CUDA device" if isinstance(error, torch.OutOfMemoryError) else "this machine"
         raise RuntimeError(
             f"{where} has too little memory for this run ({_first_line(error)}); lower train.batch_size, or keep it "
-            "and raise train.accumulate, or set train.gradient_checkpointing=true, train.precision=bf16 or a smaller "
-            "data.image_size"
+            "and raise train.accumulate, or set train.gradient_checkpointing=true, train.precision=bf16 (fp16 on a GPU "
+            "without bfloat16) or a smaller data.image_size"
         ) from error
 
 
