@@ -133,10 +133,7 @@ class Dataset:
         if self.spans is not None:
             return self._stamps_of_members()
         folder = f"{self.folder}/"
-        places = (
-            folder + name if name.isascii() and "\\" not in name else self.path(index)
-            for index, name in enumerate(self.names)
-        )
+        places = (folder + name if _is_plain(name) else self.path(index) for index, name in enumerate(self.names))
         values = (value for place in places for value in stamp(place)[:2])
         return np.fromiter(values, np.int64, 2 * len(self)).reshape(-1, 2)
 
@@ -209,6 +206,11 @@ class Dataset:
         """Return the bytes of each image file; 0 where there is none."""
         sizes: list[int] = np.maximum(self.file_stamps[:, 0], 0).tolist()
         return sizes
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file's path is the folder's and this name, without a look at the disk."""
+    return name.isascii() and not name.startswith("/") and "\\" not in name and ":" not in name
 
 
 def _hash(content: Any) -> str:

@@ -56,6 +56,7 @@ class RuntimeInfo:
     takes_threads: bool  # whether the opener takes num_threads
     asks_for_trust: bool = False  # whether its files can hold code, which the opener runs only with trust=True
     converter: str | None  # called with (model, description): what the opener takes, for weights without a file
+    converted: FormatName = "onnx"  # the format of what the converter makes
 
     def open(self, file: Any, **options: Any) -> Any:
         """Return the ``Runtime`` of a file."""
@@ -161,6 +162,7 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         opener="effdet.deployment.tflite.runtime:LiteRt",
         takes_threads=True,
         converter="effdet.deployment.tflite.write:tflite_bytes",
+        converted="tflite",
     ),
     "executorch": RuntimeInfo(
         module="executorch", opener="effdet.deployment.executorch:ExecuTorch", takes_threads=True, converter=None

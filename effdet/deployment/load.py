@@ -115,7 +115,7 @@ def deploy(model: EfficientDet, runtime: str, *, num_threads: int | None = None)
         raise ValueError(f"a model is converted for one of {', '.join(valid)}, got runtime '{runtime}'")
     require(RUNTIMES[runtime].module)
     info = RUNTIMES[runtime]
-    description = describe(model, ExportOptions())
+    description = describe(model, ExportOptions(format=info.converted, postprocess=False))
     return DeployedDetector(description, info.open(info.convert(model, description), num_threads=num_threads))
 
 

@@ -155,7 +155,7 @@ class EfficientDet(PredictsFiles, nn.Module):
         predictions = self._predict_raw(self.network, self.normalise(batch, content_sizes))
         if self.training:
             scaled = [
-                Target(target.boxes * factors.repeat(2), target.classes).to(self.device)
+                Target(target.boxes.to(self.device) * factors.repeat(2).to(self.device), target.classes.to(self.device))
                 for target, factors in zip(originals, scales, strict=True)
             ]
             return self.criterion(predictions, self.anchors(self.image_size, self.device), scaled)

@@ -90,7 +90,8 @@ class Checkpoints:
         load_optimizer(trainer.optimizer, state["optimizer"], step=step, scaler=scaler, path=self.path)
         load_tensors(trainer.model, state["model"])
         trainer.ema.load_state_dict(state["ema"])
-        trainer.scaler.load_state_dict(scaler)
+        if scaler:  # empty where the run was not in fp16 before
+            trainer.scaler.load_state_dict(scaler)
         vars(self.progress).update(progress)
 
     def _data(self) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         _lock(file, folder)
         _locked.add(file)
         os.truncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
         os.write(file, str(os.getpid()).encode())
         remove_temporary_files(folder, WRITTEN)
         yield

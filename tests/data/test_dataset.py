@@ -36,6 +36,13 @@ def test_a_missing_image_is_named(dataset: Dataset) -> None:
         dataset.read(1)
 
 
+def test_a_file_with_an_absolute_name_has_its_own_stamp(dataset: Dataset, tmp_path: Path) -> None:
+    names = TextColumn.from_texts([str(dataset.path(index)) for index in range(3)])
+    moved = replace(dataset, folder=tmp_path / "elsewhere", names=names)
+    assert np.array_equal(moved.file_stamps, dataset.file_stamps)
+    assert (dataset.file_stamps > 0).all()
+
+
 @pytest.mark.parametrize("text_ids", [False, True])
 def test_without_leaves_the_other_images_as_they_were(dataset: Dataset, text_ids: bool) -> None:
     if text_ids:

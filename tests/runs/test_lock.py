@@ -46,6 +46,13 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path):
         holder.communicate()
 
 
+def test_the_number_is_all_that_the_file_holds(tmp_path, monkeypatch):
+    """Windows locks a byte far behind the number, and leaves the place in the file there."""
+    monkeypatch.setattr("effdet.runs.lock._try_lock", lambda file: os.lseek(file, 1000, os.SEEK_SET))
+    with lock_run(tmp_path):
+        assert (tmp_path / ".lock").read_bytes() == str(os.getpid()).encode()
+
+
 @needs_fork
 def test_a_kill_releases_the_lock_although_a_loader_process_lives_on(tmp_path):
     holder, child = hold(tmp_path, "with child")

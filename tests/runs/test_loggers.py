@@ -57,6 +57,18 @@ def test_tensorboard_gets_steps_and_epochs(folder):
     assert [(e.step, e.value) for e in events.Scalars("val/loss")] == [(4, 2.0)]
 
 
+def test_tensorboard_of_a_resumed_run_keeps_what_was_done_and_hides_what_is_done_again(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log_a_run(folder, LoggerKind.tensorboard)  # steps 3 and 4
+    with RunLog(folder, total_steps=8, loggers=[LoggerKind.tensorboard]).opened(first_step=3) as log:
+        del log
+    log_a_run(folder, LoggerKind.tensorboard, first_step=3)  # was stopped after step 3
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/lr")] == [3, 6]
+    assert [event.step for event in events.Scalars("val/loss")] == [7]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the package
 def test_mlflow_gets_steps_and_epochs_and_a_resumed_run_goes_on(folder, monkeypatch):

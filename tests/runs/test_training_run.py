@@ -647,6 +647,16 @@ def test_the_state_of_the_gradient_scaler_survives_a_resume(tmp_path):
     assert resumed.trainer.scaler.get_scale() == 2048.0
 
 
+def test_a_run_goes_on_in_fp16_after_another_precision(tmp_path):
+    make_run(
+        tmp_path, epochs=1, loader=Loader(steps=1)
+    ).run()  # its scaler is off, so the checkpoint has no state of it
+    resumed = make_run(tmp_path, epochs=1, loader=Loader(steps=1))
+    resumed.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    resume(resumed, tmp_path)
+    assert resumed.trainer.scaler.get_scale() == 1024.0
+
+
 def test_a_step_reads_its_numbers_from_the_device_once(tmp_path, monkeypatch):
     """On a GPU each reading waits for the device."""
     readings = []

@@ -22,6 +22,7 @@ _BYTE_ORDER_MARKS = (  # longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _CLASS_FILES = ("classes.txt", "labels.txt", "labelmap.txt", "obj.names", "predefined_classes.txt")
+_NUMBERED = {"classes.txt", "obj.names", "predefined_classes.txt"}  # whose line numbers are the classes of YOLO labels
 _NO_CLASSES = {"__ignore__", "_background_", "background"}  # first lines of LabelMe's and CVAT's lists
 
 
@@ -133,15 +134,37 @@ def read_class_list(folders: Iterable[Path], findings: FindingList) -> tuple[str
 
     ``labelmap.txt`` of CVAT has lines such as ``cat:255,0,0::``; the name stands before the colon.
     """
-    files = (folder / name for folder in folders for name in _CLASS_FILES)
-    file = next((file for file in files if file.is_file()), None)
+    file = _class_file(folders)
     if file is None:
         return ()
+    names = [line for line in _class_lines(file, findings) if line and line not in _NO_CLASSES]
+    return tuple(dict.fromkeys(names)) if file.name != "classes.txt" else tuple(names)
+
+
+def read_numbered_classes(folders: Iterable[Path], findings: FindingList) -> dict[int, str]:
+    """Return the class names of such a file by their numbers in YOLO labels; empty if no folder has one.
+
+    In ``classes.txt`` and ``obj.names`` the number is that of the line, also where a line before it is empty or reads
+    "background". ``labels.txt`` and ``labelmap.txt`` belong to other formats, so there the names alone count.
+    """
+    file = _class_file(folders)
+    if file is None:
+        return {}
+    if file.name not in _NUMBERED:
+        return dict(enumerate(read_class_list([file.parent], findings)))
+    return {number: line for number, line in enumerate(_class_lines(file, findings)) if line}
+
+
+def _class_file(folders: Iterable[Path]) -> Path | None:
+    files = (folder / name for folder in folders for name in _CLASS_FILES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _class_lines(file: Path, findings: FindingList) -> list[str]:
     lines = [line.strip() for line in read_text(file, findings).splitlines()]
     if file.name == "labelmap.txt":
         lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
-    names = [line for line in lines if line and line not in _NO_CLASSES]
-    return tuple(dict.fromkeys(names)) if file.name != "classes.txt" else tuple(names)
+    return lines
 
 
 def head(path: Path, size: int = 65536) -> str:

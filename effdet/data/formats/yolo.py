@@ -21,7 +21,7 @@ from effdet.data.findings import DataError, FindingList
 from effdet.data.formats.columns import Columns, to_dataset
 from effdet.data.formats.interface import Format, Part, Source
 from effdet.data.formats.labels import check_class_numbers
-from effdet.data.formats.text_files import decode, read_bytes, read_class_list
+from effdet.data.formats.text_files import decode, read_bytes, read_numbered_classes
 from effdet.data.formats.values import are_percent, number, short
 from effdet.data.formats.yolo_layouts import find_yolo, image_paths, label_files, read_data_yaml
 from effdet.data.image_copies import ImageCopies, write_text_file
@@ -43,7 +43,7 @@ def read_yolo(source: Source) -> Dataset:
     paths = image_paths(source, findings)
     if not paths:
         raise DataError(f"{source.annotations}: no image files in {', '.join(map(str, source.folders)) or 'its lists'}")
-    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    paths, folder = _with_common_folder(paths)
     names = [path.relative_to(folder).as_posix() for path in paths]
     has_keypoints = source.annotations.is_file() and "kpt_shape" in read_data_yaml(source.annotations, findings)
     lines = _read_lines(source, paths, has_keypoints, findings)
@@ -91,6 +91,20 @@ class Lines(NamedTuple):
     images: Array  # (M,) number of the image
     classes: Array  # (M,) int64, as written
     boxes: Array  # (M, 4) x, y, width, height, relative
+
+
+def _with_common_folder(paths: list[Path]) -> tuple[list[Path], Path]:
+    """Return the files and the deepest folder that holds them all; absolute where some of the files are.
+
+    Raises:
+        DataError: If there is no such folder, as for two drives of Windows.
+    """
+    if any(path.is_absolute() for path in paths):
+        paths = [Path(os.path.abspath(path)) for path in paths]
+    try:
+        return paths, Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as error:
+        raise DataError(f"the images of a part must lie on one drive: {error}") from None
 
 
 def _read_lines(source: Source, paths: Sequence[Path], has_keypoints: bool, findings: FindingList) -> Lines:
@@ -236,8 +250,8 @@ def _class_names(source: Source, used: Array, findings: FindingList) -> dict[int
         )
     root = source.root or file.parent
     near = [folder for images in source.folders for folder in (images, images.parent) if folder.is_relative_to(root)]
-    if listed := read_class_list([*source.folders_upwards(), *near], findings):
-        return dict(enumerate(listed))
+    if listed := read_numbered_classes([*source.folders_upwards(), *near], findings):
+        return listed
     highest = max([int(used.max(initial=-1)) + 1, _count(content.get("nc"))])
     findings.add(
         "warning", "there are no class names", advice="write them to classes.txt, one a line; numbers are used"

@@ -84,6 +84,28 @@ def test_class_numbers_may_have_gaps(data: Path) -> None:
     assert [dataset.class_names[label] for label in dataset.labels] == ["ant", "bee", "cat"]
 
 
+@pytest.mark.parametrize("file", ["classes.txt", "obj.names"])
+@pytest.mark.parametrize("first", ["background", ""])
+def test_the_number_of_a_class_is_that_of_its_line(data: Path, file: str, first: str) -> None:
+    (data / "data.yaml").unlink()
+    (data / file).write_text(f"{first}\nant\nbee\n\n")
+    (data / "labels/train/b.txt").write_text("2 0.5 0.5 0.1 0.1")
+    (data / "labels/train/a.txt").write_text("1 0.5 0.5 0.1 0.1")
+    dataset = find_dataset(data, "train")
+    assert dataset.class_names == ((first, "ant", "bee") if first else ("ant", "bee"))
+    assert dataset.category_ids == ((0, 1, 2) if first else (1, 2))
+    assert [dataset.class_names[label] for label in dataset.labels] == ["ant", "bee"]
+
+
+def test_some_images_may_have_absolute_names(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data.parent)
+    content = yaml.safe_load((data / "data.yaml").read_text())
+    rest = [f"{data.name}/../{data.name}/images/train/{name}.png" for name in "bc"]
+    (data / "list.txt").write_text("\n".join(str((data.parent / name).resolve()) for name in rest))
+    write_yaml(data, {**content, "train": ["images/train/a.png", "list.txt"]})
+    check_train(find_dataset(Path(data.name), "train"))
+
+
 @pytest.mark.parametrize("layout", ["by part", "whole", "beside", "darknet", "capitals"])
 def test_layouts_without_data_yaml(data: Path, tmp_path: Path, layout: str) -> None:
     (data / "data.yaml").unlink()
