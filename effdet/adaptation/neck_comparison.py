@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, get_args
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from effdet.adaptation.measurement import torch_threads
 from effdet.kernels.blocks import fuse_for_training
 from effdet.models.architecture import Architecture, Fusion, Neck
 from effdet.models.cost import Cost, network_cost
@@ -131,7 +131,7 @@ def compare_necks(
     kinds = [with_neck(architecture, neck, fusion) for neck, fusion in pairs]
     costs = [neck_cost(kind) for kind in kinds]
     threads = num_threads or torch.get_num_threads()
-    with _torch_threads(threads):
+    with torch_threads(threads):
         times, training_times = _neck_times(kinds, runs)
     base = pairs.index(("fpn", "sum"))
     rows = tuple(
@@ -188,16 +188,6 @@ def _neck_for_training(architecture: Architecture) -> nn.Module:
     network, _ = _network_on("cpu", architecture)
     fuse_for_training(network)
     return network.neck
-
-
-@contextlib.contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _forward(neck: nn.Module, features: Sequence[Tensor]) -> Callable[[], Any]:

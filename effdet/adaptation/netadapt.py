@@ -14,6 +14,7 @@ longer.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import logging
@@ -31,15 +32,15 @@ from effdet.adaptation.shared_work import do_all, do_once
 from effdet.adaptation.trajectory import Step, draw_trajectory, write_trajectory
 from effdet.adaptation.truncation import truncate
 from effdet.atomic_write import replace_file
-from effdet.config import AUTO_BATCH, Config, ConfigError
+from effdet.config import Config, ConfigError
 from effdet.data.dataset import Dataset
 from effdet.detector.efficientdet import EfficientDet
 from effdet.models.architecture import Architecture
 from effdet.runs.auto_batch import with_batch_size
 from effdet.runs.auto_precision import with_precision
-from effdet.runs.data import read_data
+from effdet.runs.data import read_for_training
 from effdet.runs.device import choose_device
-from effdet.runs.folder import config_of, newest_run, write_config
+from effdet.runs.folder import newest_run, write_config
 from effdet.runs.resolve import resolve
 from effdet.runs.start_weights import build_model
 from effdet.runs.train import train
@@ -131,7 +132,7 @@ class _Adaptation:
         if config.model.weights is None:
             raise ConfigError("model.weights must be the detector that is to be adapted, got null")
         self.settings, self.folder = settings, folder
-        images, self.val = read_data(config.data)
+        config, images, _ = read_for_training(config)
         self.device = choose_device(config.run.device)
         self.given, self.config = _given_detector(config, images)
         self.fit, self.held_out = split_off(images, settings.held_out)
@@ -165,7 +166,8 @@ class _Adaptation:
     def _start(self) -> None:
         """Write step 0: the detector as it is."""
         self.given.save_pretrained(self._step_folder(0) / WEIGHTS)
-        self._write_step(0, self.given, measure_ap(self._on_device(self.given), self.config, self.held_out), "")
+        ap = measure_ap(self._on_device(copy.deepcopy(self.given)), self.config, self.held_out)
+        self._write_step(0, self.given, ap, "")
 
     def _propose(self, steps: Sequence[Step]) -> None:
         """Write the proposals of the next step; δ is halved where no width can save so much."""
@@ -234,10 +236,9 @@ class _Adaptation:
 
     def _as_begun(self) -> Config:
         """Return the config with what was chosen when the folder was begun in place of each ``auto``."""
-        config = with_precision(self.config, self.given, self.fit, World(self.device), self.folder)
-        if config.train.batch_size != AUTO_BATCH:
-            return config
-        return replace(config, train=replace(config.train, batch_size=config_of(self.folder).train.batch_size))
+        world = World(self.device)
+        config = with_precision(self.config, self.given, self.fit, world, self.folder)
+        return with_batch_size(config, self.fit, world, self.folder)
 
     def _check_settings(self) -> None:
         written, now = _read(self.folder / "settings" / RESULT), self._settings_values()

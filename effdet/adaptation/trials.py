@@ -22,7 +22,7 @@ from effdet.config import Config, ConfigError, Freeze, config_to_yaml
 from effdet.models.architecture import Architecture
 from effdet.runs.architecture import architecture_of, with_architecture
 from effdet.runs.auto_precision import comparable
-from effdet.runs.data import read_data
+from effdet.runs.data import read_for_training
 from effdet.runs.resolve import resolve
 from effdet.runs.train import train
 
@@ -74,7 +74,7 @@ def prepare_trials(config: Config, images: int) -> TrialBase:
             f"model.weights must be null, as they fit one of the networks alone, got {config.model.weights}; "
             "say the base by model.name, model.phi or model.architecture"
         )
-    training, validation = read_data(config.data)
+    config, training, validation = read_for_training(config)
     epochs = max(1, math.floor(images / len(training) + 0.5))
     config = replace(
         config,

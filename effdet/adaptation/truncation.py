@@ -63,6 +63,9 @@ def _with_state(model: EfficientDet, architecture: Architecture, state: State) -
         stochastic_depth=model.stochastic_depth,
         settings=model.settings,
         preprocessing=model.preprocessing,
+        training_tiles=model.training_tiles,
+        predict_threshold=model.predict_threshold,
+        value_range=model.value_range,
     )
     result.network.load_state_dict(state)
     result.mean.copy_(model.mean)

@@ -120,6 +120,9 @@ def _run(name: str, argv: list[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return FAILED
+        if _is_out_of_memory(error):
+            print(f"{program(name)}: error: {_LESS_MEMORY}", file=sys.stderr)
+            return FAILED
         if not _is_expected(error):
             raise
         print(f"{program(name)}: error: {_sentence(error)}", file=sys.stderr)
@@ -145,6 +148,14 @@ def _is_expected(error: Exception) -> bool:
     if isinstance(error, ImportError):  # a missing extra, but not a missing piece of our own
         return not (error.name or "").startswith("effdet")
     return isinstance(error, ValueError | FloatingPointError | RuntimeError) and _raised_here(error)
+
+
+_LESS_MEMORY = "the GPU has too little memory for this; a smaller batch size or a smaller input needs less"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _raised_here(error: Exception) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -139,8 +138,3 @@ def archive_sizes(content: Any) -> dict[str, int]:
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("bytes"), int)
     }
-
-
-def is_archive_name(name: str) -> bool:
-    """Return whether a file name ends as that of a tar archive."""
-    return re.search(r"\.tar$", name) is not None

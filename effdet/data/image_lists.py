@@ -46,12 +46,6 @@ def _stem(name: str) -> str:
     return name[:dot] if dot > name.rfind("/") + 1 else name
 
 
-def has_images(folder: Path) -> bool:
-    """Return whether a folder itself holds an image file."""
-    with os.scandir(folder) as entries:
-        return any(is_image_name(entry.name) for entry in entries)
-
-
 class ImageIndex:
     """Finds image files by what annotations call them: with or without folders, and with or without a suffix.
 

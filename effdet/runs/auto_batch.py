@@ -9,10 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from effdet.config import AUTO_BATCH, Config
+from effdet.runs.folder import config_of
 from effdet.runs.step_costs import measure_training, memory_at, memory_there_on
 from effdet.runs.training_tiles import num_items
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from effdet.data.dataset import Dataset
     from effdet.training.distributed import World
 
@@ -24,7 +27,7 @@ SHARE = 0.8  # of the memory that is there, which a step may take
 _GIB = 2**30
 
 
-def with_batch_size(config: Config, train: Dataset, world: World) -> Config:
+def with_batch_size(config: Config, train: Dataset, world: World, resumed: Path | None = None) -> Config:
     """Return the config with a number in place of ``train.batch_size: auto``.
 
     A step is measured with two and with four images of the training, with random weights; memory is taken to grow by
@@ -36,12 +39,15 @@ def with_batch_size(config: Config, train: Dataset, world: World) -> Config:
         config: Resolved.
         train: Training images.
         world: The processes of the run; the main one measures.
+        resumed: Folder of the run that is continued; its batch stays.
 
     Raises:
         ConfigError, ValueError, ImageError: As ``effdet.train``.
     """
     if config.train.batch_size != AUTO_BATCH:
         return config
+    if resumed is not None:
+        return replace(config, train=replace(config.train, batch_size=config_of(resumed).train.batch_size))
     found = world.broadcast(_choose(config, train, world) if world.is_main else None)
     return replace(config, train=replace(config.train, batch_size=found))
 

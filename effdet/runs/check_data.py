@@ -19,7 +19,7 @@ from effdet.data.formats import Source, find_source, read_source
 from effdet.data.formats.finding import find_data, split_command
 from effdet.data.formats.interface import SPLITS
 from effdet.progress import Report, report_nothing
-from effdet.runs.data import is_config_file
+from effdet.runs.data import at_most, is_config_file
 from effdet.runs.input_size import network_of as network_for
 from effdet.runs.pixel_statistics import channels_of, pixels_to_look_at, with_pixels
 from effdet.runs.resolve import resolve
@@ -75,7 +75,9 @@ def check_data(
 
 
 def _estimate(result: Examination, config: Config, sources: dict[str, Source]) -> None:
-    from effdet.runs.estimate import estimate_training
+    import torch
+
+    from effdet.runs.estimate import LESS_MEMORY, estimate_training
 
     train = next((sources[split] for split in ("train", "data") if split in sources), None)
     if train is None:
@@ -87,8 +89,15 @@ def _estimate(result: Examination, config: Config, sources: dict[str, Source]) -
         advice = f"model.architecture.in_channels={pixels.channels} trains a network that takes them"
         result.add("", [Finding("note", f"images have {pixels.channels} channels", advice)])
         return
-    dataset = replace(dataset, pixels=pixels)
-    found = estimate_training(with_pixels(config, dataset), dataset, num_val)
+    dataset = replace(at_most(config.data.max_train_images, dataset), pixels=pixels)
+    most = config.data.max_val_images
+    try:
+        found = estimate_training(
+            with_pixels(config, dataset), dataset, num_val if most is None else min(num_val, most)
+        )
+    except torch.OutOfMemoryError:
+        result.add("", [Finding("warning", "the device has too little memory to train with two images", LESS_MEMORY)])
+        return
     result.estimate = found.to_dict()
     result.add("", [*found.findings(), Finding("note", str(found), _FASTER)])
 
@@ -108,7 +117,9 @@ def clean_data(data: str | Path, folder: str | Path, report: Report = report_not
         DataError, OSError: As ``clean``.
         ConfigError: If the config is wrong.
     """
-    return clean(find_sources(config_for(data, None, []).data)[0], folder, report)
+    settings = config_for(data, None, [])
+    sources, _ = find_sources(settings.data)
+    return clean(sources, folder, report, pixels_for=lambda train: pixels_to_look_at(settings, train))
 
 
 def check_before_training(config: Config, train: Dataset, val: Dataset) -> None:

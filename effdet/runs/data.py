@@ -19,7 +19,7 @@ from effdet.data.formats.yolo_layouts import is_data_yaml
 from effdet.data.unreadable_images import drop_unreadable
 from effdet.images.pixel_format import PixelFormat
 from effdet.images.remote_files import is_address
-from effdet.runs.pixel_statistics import value_range_of
+from effdet.runs.pixel_statistics import channels_of, value_range_of, with_pixels
 
 if TYPE_CHECKING:
     from effdet.config import DataConfig
@@ -49,13 +49,23 @@ def read_data(config: DataConfig, *, channels: int = 3) -> tuple[Dataset, Datase
         val_images=config.val_images,
         keep_parent=config.keep_parent,
     )
-    train, val = _at_most(config.max_train_images, train), _at_most(config.max_val_images, val)
+    train, val = at_most(config.max_train_images, train), at_most(config.max_val_images, val)
     value_range = config.value_range or value_range_of(train)
     pixels = PixelFormat(channels=channels, value_range=value_range)
     train, val = replace(train, pixels=pixels), replace(val, pixels=pixels)
     (train, _), (val, _) = leave_out_unreadable(train), leave_out_unreadable(val)
     logger.info("data: %d images to train, %d to validate, %d classes", len(train), len(val), train.num_classes)
     return train, val
+
+
+def read_for_training(config: Config) -> tuple[Config, Dataset, Dataset]:
+    """Return training and validation images as ``read_data`` does, and the config with their pixel format in it.
+
+    Raises:
+        DataError, ImageError: As ``read_data`` and ``with_pixels``.
+    """
+    train, val = read_data(config.data, channels=channels_of(config))
+    return with_pixels(config, train), train, val
 
 
 def is_config_file(path: str | Path) -> bool:
@@ -109,7 +119,7 @@ def select_images(dataset: Dataset, image_ids: Iterable[Any]) -> Dataset:
     return dataset.without(set(number_of.values()) - chosen)
 
 
-def _at_most(number: int | None, dataset: Dataset) -> Dataset:
+def at_most(number: int | None, dataset: Dataset) -> Dataset:
     """Return that many images of a data set, drawn at random but always the same ones, in their order."""
     if number is None or number >= len(dataset):
         return dataset

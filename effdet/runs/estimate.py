@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 _GIB = 2**30
 
 
+LESS_MEMORY = (
+    "lower train.batch_size, or raise train.accumulate, or set train.gradient_checkpointing=true or a smaller "
+    "data.image_size"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a training will need, if it runs alone on this machine."""
@@ -63,11 +69,7 @@ class Estimate:
         if self.memory is None or self.memory_there is None or self.memory < self.memory_there:
             return []
         text = f"training needs {self.memory / _GIB:.1f} GiB of memory, and {self.memory_there / _GIB:.1f} GiB are free"
-        advice = (
-            "lower train.batch_size, or raise train.accumulate, or set train.gradient_checkpointing=true or a smaller "
-            "data.image_size"
-        )
-        return [Finding("warning", text, advice)]
+        return [Finding("warning", text, LESS_MEMORY)]
 
 
 def in_words(seconds: float) -> str:

@@ -20,9 +20,8 @@ from effdet.progress import Report, report_nothing
 from effdet.runs.auto_batch import with_batch_size
 from effdet.runs.auto_precision import with_precision
 from effdet.runs.build import build_loader, build_trainer
-from effdet.runs.data import read_data
+from effdet.runs.data import read_for_training
 from effdet.runs.device import choose_device
-from effdet.runs.pixel_statistics import channels_of, with_pixels
 from effdet.runs.process_state import huge_pages, process_state
 from effdet.runs.resolve import resolve
 from effdet.runs.start_weights import build_model
@@ -135,8 +134,8 @@ def find_lr(
 
 def _start(config: Config, rates: Sequence[float], world: World) -> tuple[Trainer, Iterator[Batch]]:
     """Return what does the steps, and endless batches."""
-    train, _ = read_data(config.data, channels=channels_of(config))
-    config = resolve(with_pixels(config, train), train)
+    config, train, _ = read_for_training(config)
+    config = resolve(config, train)
     model = build_model(config, train, resumed=False).to(world.device)
     config = with_batch_size(with_precision(config, model, train, world), train, world)
     loader = build_loader(config, model, train, world)

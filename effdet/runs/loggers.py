@@ -90,7 +90,7 @@ class TensorBoard:
     def __init__(self, folder: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Events of steps that are done again are hidden; that of step ``first_step`` is not: its number counts done steps.
+        # Hides events of steps that are done again. A step's number counts itself, so ``first_step`` is done.
         self._writer: Any = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def step(self, report: StepReport) -> None:

@@ -19,7 +19,7 @@ from effdet.runs.auto_batch import with_batch_size
 from effdet.runs.auto_precision import with_precision
 from effdet.runs.build import build_run
 from effdet.runs.check_data import check_before_training
-from effdet.runs.data import read_data
+from effdet.runs.data import read_for_training
 from effdet.runs.device import choose_device, choose_precision
 from effdet.runs.folder import changed_settings, find_run_folder, new_run_folder, write_config
 from effdet.runs.input_report import log_input
@@ -28,7 +28,6 @@ from effdet.runs.log import keep_lines, log_start
 from effdet.runs.loggers import check_loggers
 from effdet.runs.neighbours import watch_neighbours
 from effdet.runs.pictures import draw_pictures
-from effdet.runs.pixel_statistics import channels_of, with_pixels
 from effdet.runs.process_state import huge_pages, log_level, process_state
 from effdet.runs.report import report_training
 from effdet.runs.resolve import resolve
@@ -148,7 +147,7 @@ def prepare_run(
     model = build_model(config, train, resumed=resumed is not None).to(world.device)
     config = replace(config, model=with_architecture(config.model, model.architecture))  # in full, to resume
     config = with_precision(config, model, train, world, resumed)
-    config = with_batch_size(config, train, world)
+    config = with_batch_size(config, train, world, resumed)
 
     def open_folder() -> Path:
         folder = resumed or new_run_folder(config)
@@ -166,8 +165,7 @@ def prepare_run(
 
 
 def _read(config: Config) -> tuple[Config, Dataset, Dataset, dict[str, dict[str, str]]]:
-    train, val = read_data(config.data, channels=channels_of(config))
-    config = with_pixels(config, train)
+    config, train, val = read_for_training(config)
     check_before_training(config, train, val)
     return config, train, val, {"train": train.fingerprint(), "val": val.fingerprint()}
 

@@ -100,6 +100,11 @@ class TrainingRun:
                 self.checkpoints.save()
                 if after_epoch is not None:
                     after_epoch(progress.history)
+            if progress.history and not any("ap" in row for row in progress.history):
+                # A resumed run that was made shorter than its first evaluation.
+                progress.history[-1] |= self._evaluate()
+                self.log.write_table(progress.history)
+                self.checkpoints.save()
             if progress.epoch < self.plan.epochs:
                 logger.info(
                     "no better AP in %d evaluations: the run ends after epoch %d", self.plan.patience, progress.epoch

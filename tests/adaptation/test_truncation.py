@@ -36,6 +36,13 @@ def test_a_network_that_keeps_all_channels_is_identical(name):
         assert torch.equal(before, after)
 
 
+def test_a_narrower_detector_reads_images_as_the_first_one(small_model):
+    small_model.value_range, small_model.predict_threshold = (0.0, 1000.0), 0.125
+    width = widths_of(small_model.architecture)["neck"]
+    cut = truncate(small_model, width.set(next(width.smaller())))
+    assert (cut.value_range, cut.predict_threshold) == ((0.0, 1000.0), 0.125)
+
+
 def zero(model, names, index):
     """Set the slices of channels to 0 in all dimensions that are shorter in ``names``, a narrower state dict."""
     state = model.network.state_dict()

@@ -5,6 +5,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 import effdet.commands
 from effdet.commands import COMMANDS, main, program
@@ -167,6 +168,15 @@ def test_a_missing_module_of_our_own_keeps_its_traceback(command):
     command(run)
     with pytest.raises(ModuleNotFoundError, match="no_such_room"):
         main(["train"])
+
+
+def test_a_full_gpu_is_one_sentence(command, capsys):
+    def run(args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    command(run)
+    assert main(["train"]) == 1
+    assert "error: the GPU has too little memory for this; a smaller batch size" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_status_130_without_a_traceback(command, capsys):

@@ -84,6 +84,14 @@ def test_a_number_is_kept_and_nothing_is_measured(monkeypatch):
     assert with_batch_size(settings, Many(9), World(torch.device("cpu"))) is settings
 
 
+def test_a_continued_run_keeps_the_batch_that_was_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(auto_batch, "measure_training", None)
+    (tmp_path / "config.yaml").write_text("train: {batch_size: 6}")
+    settings = load_config("custom", ["train.batch_size=auto"])
+    continued = with_batch_size(settings, Many(9), World(torch.device("cpu")), tmp_path)
+    assert continued == replace(settings, train=replace(settings.train, batch_size=6))
+
+
 def test_a_device_that_is_full_after_the_first_batch_is_measured_with_one(config, monkeypatch):
     from effdet.runs import step_costs
 

@@ -7,11 +7,12 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from effdet.config import load_config
 from effdet.data.findings import DataError
-from effdet.runs.check_data import check_before_training, check_data, config_for, network_of
+from effdet.runs.check_data import check_before_training, check_data, clean_data, config_for, network_of
 from effdet.runs.data import read_data
 from effdet.runs.show_data import show_data
 
@@ -105,6 +106,20 @@ def test_of_very_many_boxes_a_sample_is_checked_at_the_start_and_all_by_the_doct
     assert any("more than once" in finding.text for finding in found)
 
 
+def test_the_estimate_counts_as_many_images_as_the_config_allows(photos, monkeypatch):
+    seen = []
+
+    def estimate(config, train, num_val):
+        seen.append((len(train), num_val))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("effdet.runs.estimate.estimate_training", estimate)
+    found = check_data(photos, overrides=["data.max_train_images=7", "data.max_val_images=2"])
+    assert seen == [(7, 2)]
+    assert found.estimate is None
+    assert any("too little memory to train" in finding.text for finding in found.findings)
+
+
 @pytest.mark.parametrize(
     ("channels", "dtype", "suffix"),
     [(1, "uint8", "png"), (1, "uint16", "png"), (4, "uint8", "png"), (5, "float32", "npy")],
@@ -129,6 +144,7 @@ def test_images_that_are_not_8_bit_rgb_are_checked_and_shown(photos, tmp_path, c
     assert [finding for finding in found if finding.severity == "error"] == []
     odd = ("decoded", "one colour", "look the same")
     assert [finding.text for finding in found if any(word in finding.text for word in odd)] == []
+    assert clean_data(root, tmp_path / "copy").images == {"train": 4, "val": 4}
     shown = show_data(root, tmp_path / "shown", images=1)
     sheet = np.asarray(Image.open(shown.contact_sheet))
     assert sheet.shape[2] == 3

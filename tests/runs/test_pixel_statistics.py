@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import effdet
+from effdet.adaptation.trials import prepare_trials
 from effdet.config import ConfigError, load_config
 from effdet.data.findings import DataError
 from effdet.data.formats import find_dataset
@@ -163,6 +164,13 @@ def test_a_detector_for_rgb_starts_one_for_other_channels(kind, photos, tmp_path
     assert own.shape[1] == KINDS[kind][1]
     torch.testing.assert_close(own.sum(dim=1), theirs.sum(dim=1))
     assert model.letterbox.mean == pytest.approx(config.model.architecture.mean)
+
+
+def test_trainings_that_are_compared_take_the_channels_of_the_images(photos, kind):
+    overrides = [f"data.root={photos}", f"model.architecture.in_channels={KINDS[kind][1]}", *SMALL]
+    base = prepare_trials(load_config("custom", overrides), images=8)
+    assert base.base.in_channels == len(base.base.mean) == KINDS[kind][1]
+    assert (base.config.data.value_range is None) == (kind == "gray")
 
 
 def test_a_stated_range_and_statistics_are_kept(photos, kind):

@@ -647,10 +647,26 @@ def test_the_state_of_the_gradient_scaler_survives_a_resume(tmp_path):
     assert resumed.trainer.scaler.get_scale() == 2048.0
 
 
+def test_a_run_made_shorter_than_its_first_evaluation_is_evaluated(tmp_path):
+    scores = {"ap": 0.5}
+    first = make_run(tmp_path, epochs=4, evaluate_every=5, evaluate=lambda model: scores, loader=Loader(steps=1))
+
+    def stop(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(after_epoch=stop)
+    assert not any("ap" in row for row in first.progress.history)
+    shorter = make_run(tmp_path, epochs=1, evaluate_every=5, evaluate=lambda model: scores, loader=Loader(steps=1))
+    resume(shorter, tmp_path)
+    shorter.run()
+    assert [row.get("ap") for row in shorter.progress.history] == [None, 0.5]
+    assert ",0.5," in (tmp_path / "metrics.csv").read_text()
+
+
 def test_a_run_goes_on_in_fp16_after_another_precision(tmp_path):
-    make_run(
-        tmp_path, epochs=1, loader=Loader(steps=1)
-    ).run()  # its scaler is off, so the checkpoint has no state of it
+    make_run(tmp_path, epochs=1, loader=Loader(steps=1)).run()  # its scaler is off: the checkpoint has none
     resumed = make_run(tmp_path, epochs=1, loader=Loader(steps=1))
     resumed.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     resume(resumed, tmp_path)

@@ -41,7 +41,7 @@ from effdet.config import Config, ConfigError, config_to_yaml
 from effdet.data.dataset import Dataset
 from effdet.models.architecture import Architecture
 from effdet.runs.architecture import architecture_of
-from effdet.runs.data import read_data
+from effdet.runs.data import read_for_training
 from effdet.runs.input_size import fit_input
 from effdet.runs.lock import lock_run
 from effdet.runs.resolve import resolve
@@ -147,9 +147,9 @@ class _Search:
                 f"model.weights must be null in a search, because they fit one architecture only, got "
                 f"{config.model.weights}"
             )
+        space.check(architecture_of(config.model))
+        config, train, _ = read_for_training(config)
         base = architecture_of(config.model)
-        space.check(base)
-        train, _ = read_data(config.data)
         input_size = resolve(config, train).data.image_size
         assert input_size is not None
         base = replace(base, image_size=input_size)

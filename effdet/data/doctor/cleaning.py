@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effdet.data.conversion import WRITABLE, convert, with_same_classes
 from effdet.data.dataset import Dataset
@@ -27,6 +27,9 @@ from effdet.data.formats import Source, read_source
 from effdet.data.formats.interface import Part
 from effdet.data.formats.labels import SHIFTED
 from effdet.progress import Report, report_nothing
+
+if TYPE_CHECKING:
+    from effdet.images.pixel_format import PixelFormat
 
 _PART_OF: dict[str, Part] = {"data": "all", "train": "train", "val": "val", "test": "test"}
 
@@ -56,7 +59,13 @@ class Cleaning:
         }
 
 
-def clean(sources: Mapping[str, Source], folder: str | Path, report: Report = report_nothing) -> Cleaning:
+def clean(
+    sources: Mapping[str, Source],
+    folder: str | Path,
+    report: Report = report_nothing,
+    *,
+    pixels_for: Callable[[Dataset], PixelFormat] | None = None,
+) -> Cleaning:
     """Write a cleaned copy of a data set. The source stays as it is; image files are copied, not linked.
 
     Rows that cannot be read, images that cannot be used, repeated images and boxes, and boxes without an area are left
@@ -67,6 +76,7 @@ def clean(sources: Mapping[str, Source], folder: str | Path, report: Report = re
         sources: Where each split is, by its name; "data" is a set that is not divided.
         folder: New, or empty.
         report: Called often while images are opened.
+        pixels_for: Gives the format in which images are decoded, by those of train; None: 8-bit RGB.
 
     Returns:
         What was done. The format is that of the source, or COCO where it cannot be written.
@@ -79,8 +89,12 @@ def clean(sources: Mapping[str, Source], folder: str | Path, report: Report = re
     changes: list[Finding] = []
     parts: dict[str, Dataset] = {}
     files: dict[str, dict[str, ImageFile]] = {}
-    for split, source in sources.items():
-        parts[split], files[split], done = _clean_split(read_source(source), split, source.format, report)
+    datasets = {split: read_source(source) for split, source in sources.items()}
+    if pixels_for is not None:
+        pixels = pixels_for(next(datasets[split] for split in (*LEARNED, *datasets) if split in datasets))
+        datasets = {split: replace(dataset, pixels=pixels) for split, dataset in datasets.items()}
+    for split, dataset in datasets.items():
+        parts[split], files[split], done = _clean_split(dataset, split, sources[split].format, report)
         changes += [replace(change, split=split) for change in done.as_tuple()]
     together = FindingList()
     parts = leave_out_shared(parts, files, together)

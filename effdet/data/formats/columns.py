@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,13 +172,6 @@ def complete_sizes(sizes: Array, folder: Path, names: TextColumn, spans: Array |
     if len(unknown):
         note_images()
         sizes[unknown] = call_for_each(read, unknown.tolist())
-
-
-def number_images(names: Iterable[str]) -> tuple[list[str], Array]:
-    """Return each name once, in the order of their first place, and the number of every row's name."""
-    number_of: dict[str, int] = {}
-    numbers = [number_of.setdefault(name, len(number_of)) for name in names]
-    return list(number_of), np.array(numbers, dtype=np.int64)
 
 
 # --- boxes ---------------------------------------------------------------------------------------------------------
