@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,8 +99,18 @@ def export(
         raise ValueError("calibration images go with the precision int8, which needs them")
     description = describe(model, options)
     file.parent.mkdir(parents=True, exist_ok=True)
-    format.write(model, file, description, quantisation)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+        format.write(model, Path(folder) / file.name, description, quantisation)
+        for suffix in (*format.companions, format.suffix):  # the file that is opened comes last
+            _move(Path(folder) / file.with_suffix(suffix).name, file.with_suffix(suffix))
     return description
+
+
+def _move(written: Path, to: Path) -> None:
+    """Give a file, or a folder such as ``.mlpackage``, its name in place of what has it."""
+    if to.is_dir():
+        shutil.rmtree(to)
+    os.replace(written, to)
 
 
 def describe(model: EfficientDet, options: ExportOptions) -> Description:

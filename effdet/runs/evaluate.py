@@ -274,8 +274,9 @@ def _detect(
             parts.append(to_results(found, batch.image_ids))
             parts[-1].check(f"detections of {model.name}")
             image_ids += batch.image_ids
-    _check_unreadable(unreadable, len(image_ids), dataset)
-    return _Detected(join_results(world.gather(parts)), world.gather(image_ids), world.gather(unreadable))
+    detected = _Detected(join_results(world.gather(parts)), world.gather(image_ids), world.gather(unreadable))
+    _check_unreadable(detected.unreadable, len(detected.image_ids), dataset)  # of all processes together
+    return detected
 
 
 def _check_unreadable(unreadable: Sequence[str], num_read: int, dataset: Dataset) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effdet.images.reading import ImageError
 from effdet.visualize import as_rgb, plot_curves, save_image, side_by_side
 
 if TYPE_CHECKING:
@@ -28,8 +30,13 @@ def draw_pictures(folder: Path, best: EfficientDet, val: Dataset, views: Views) 
     count = min(PICTURED_IMAGES, len(val))
     indices = [round(i * (len(val) - 1) / max(1, count - 1)) for i in range(count)]
     pixels = best.letterbox.pixels
-    pictures = [val.read_picture(index, pixels.read) for index in indices]
-    predicted = best.predict(pictures, tiles=views.tiles, overlap=views.overlap)
-    images = [as_rgb(picture.pixels) for picture in pictures]
-    picture = side_by_side(images, [val.annotations(index) for index in indices], predicted)
+    pictures = {}
+    for index in indices:
+        with contextlib.suppress(OSError, ImageError):  # the evaluation has named and left out what it could not read
+            pictures[index] = val.read_picture(index, pixels.read)
+    if not pictures:
+        return
+    predicted = best.predict(list(pictures.values()), tiles=views.tiles, overlap=views.overlap)
+    images = [as_rgb(picture.pixels) for picture in pictures.values()]
+    picture = side_by_side(images, [val.annotations(index) for index in pictures], predicted)
     save_image(folder / "predictions.png", picture)

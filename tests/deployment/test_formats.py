@@ -3,11 +3,13 @@
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import effdet
-from effdet.deployment.export import ExportOptions
+from effdet import EfficientDet
+from effdet.deployment.export import ExportOptions, export
 from effdet.deployment.formats import FORMATS, RUNTIMES, format_of, is_exported
 
 
@@ -75,3 +77,16 @@ def test_a_file_for_one_image_takes_no_other_batch(name):
     for batch in (2, None):
         with pytest.raises(ValueError, match=f"batch of {name} files must be 1, got {batch}"):
             ExportOptions(format=name, batch=batch)
+
+
+def test_a_file_stays_whole_when_the_next_export_fails(tmp_path, monkeypatch):
+    def fail(model, file, description, quantisation):
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    model = EfficientDet("lite0", 2, image_size=(64, 64)).eval()
+    (tmp_path / "model.onnx").write_bytes(b"the one before")
+    monkeypatch.setattr("effdet.deployment.export.write_onnx", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export(model, tmp_path / "model.onnx", ExportOptions())
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"the one before")]

@@ -25,7 +25,7 @@ from effdet.data.formats.folders import existing_folders, files_in
 from effdet.data.formats.interface import Format, Found, Part, Source
 from effdet.data.formats.labels import Codes, class_name, order_classes
 from effdet.data.formats.text_files import read_class_list
-from effdet.data.formats.values import is_encodable, number, short, whole_number
+from effdet.data.formats.values import flag, is_encodable, number, short, whole_number
 from effdet.data.image_copies import ImageCopies, write_text_file
 from effdet.data.image_lists import resolve_names
 from effdet.data.text_column import TextColumn
@@ -191,16 +191,25 @@ class _Table:
         if keys is _CORNERS:
             boxes[:, 2:] -= boxes[:, :2]
         nothing = [""] * len(rows)
-        crowd, area = (to_numbers(texts.get(key, nothing))[0] for key in ("crowd", "area"))
+        area, _ = to_numbers(texts.get("area", nothing))
         part = {
             "image": images,
             "label": np.where(has_box, labels, -1),
             "boxes": boxes,
             "size": np.stack([to_sides(texts.get(key, nothing)) for key in ("height", "width")], axis=1),
-            "crowd": crowd == 1,
+            "crowd": _to_flags(texts["crowd"]) if "crowd" in texts else np.zeros(len(rows), dtype=bool),
             "area": np.where(np.isfinite(area) & (area >= 0), area, np.nan),
         }
         self._parts.append({key: column[kept] for key, column in part.items()})
+
+
+def _to_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which texts mean yes, as 1, 1.0 and "true" do."""
+    values, is_number = to_numbers(texts)
+    flags: NDArray[np.bool_] = values == 1
+    for row in np.flatnonzero(~is_number):
+        flags[row] = flag(texts[row]) is True
+    return flags
 
 
 def _file_name(text: str) -> str | None:

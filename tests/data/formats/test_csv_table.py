@@ -123,6 +123,13 @@ def test_crowds_and_areas_are_read(images: Path) -> None:
     assert dataset.areas.tolist() == [33.5, 64]
 
 
+def test_a_crowd_may_be_said_in_words(images: Path) -> None:
+    words = ["True", "false", "yes", "", "1.0", "0", "maybe"]
+    rows = "".join(f"a.jpg,{place},1,9,9,cat,{word}\n" for place, word in enumerate(words))
+    dataset = read(images, f"image,x1,y1,x2,y2,class,is_crowd\n{rows}")
+    assert dataset.is_crowd.tolist() == [True, False, True, False, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
