@@ -153,3 +153,16 @@ def test_the_kernel_of_the_focal_loss_computes_what_the_operators_compute(dtype,
     assert gradient.dtype == dtype
     step = torch.finfo(dtype).eps
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=max(2 * step, 2e-5), atol=1e-7)
+
+
+def test_boxes_and_labels_may_lie_on_the_gpu_or_not():
+    model = make_model().train()
+    images = [torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(0)).cuda()] * 2
+    boxes, labels = torch.tensor([[10.0, 10.0, 60.0, 50.0]]), torch.tensor([1])
+    there, here = (
+        copy.deepcopy(model)(images, [{"boxes": boxes.to(device), "labels": labels.to(device)}] * 2)
+        for device in ("cuda", "cpu")
+    )
+    for name, loss in there.items():
+        torch.testing.assert_close(loss, here[name])
+        assert loss > 0
