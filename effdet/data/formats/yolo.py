@@ -94,12 +94,12 @@ class Lines(NamedTuple):
 
 
 def _with_common_folder(paths: list[Path]) -> tuple[list[Path], Path]:
-    """Return the files and the deepest folder that holds them all; absolute where some of the files are.
+    """Return the files and the deepest folder that holds them all; absolute where only some of the files are.
 
     Raises:
         DataError: If there is no such folder, as for two drives of Windows.
     """
-    if any(path.is_absolute() for path in paths):
+    if len({path.is_absolute() for path in paths}) > 1:
         paths = [Path(os.path.abspath(path)) for path in paths]
     try:
         return paths, Path(os.path.commonpath([path.parent for path in paths]))
