@@ -207,7 +207,7 @@ def _to_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
     """Return which texts mean yes, as 1, 1.0 and "true" do."""
     values, is_number = to_numbers(texts)
     flags: NDArray[np.bool_] = values == 1
-    for row in np.flatnonzero(~is_number):
+    for row in np.flatnonzero(~is_number).tolist():
         flags[row] = flag(texts[row]) is True
     return flags
 
