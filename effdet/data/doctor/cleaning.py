@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from effdet.data.conversion import WRITABLE, convert, with_same_classes
 from effdet.data.dataset import Dataset
-from effdet.data.doctor.examination import LEARNED
+from effdet.data.doctor.examination import LEARNED, read_alike
 from effdet.data.doctor.image_files import ImageFile, open_images
 from effdet.data.doctor.repairs import (
     correct_sizes,
@@ -91,8 +91,7 @@ def clean(
     files: dict[str, dict[str, ImageFile]] = {}
     datasets = {split: read_source(source) for split, source in sources.items()}
     if pixels_for is not None:
-        pixels = pixels_for(next(datasets[split] for split in (*LEARNED, *datasets) if split in datasets))
-        datasets = {split: replace(dataset, pixels=pixels) for split, dataset in datasets.items()}
+        datasets = read_alike(datasets, pixels_for)
     for split, dataset in datasets.items():
         parts[split], files[split], done = _clean_split(dataset, split, sources[split].format, report)
         changes += [replace(change, split=split) for change in done.as_tuple()]

@@ -136,16 +136,26 @@ def _set_pixels(
     datasets: dict[str, Dataset], pixels_for: Callable[[Dataset], PixelFormat], result: Examination
 ) -> None:
     """Let all splits be read in the format that the images of train, or else of the first split, have."""
-    first = next((split for split in (*LEARNED, *datasets) if split in datasets), None)
-    if first is None:
+    if not datasets:
         return
     try:
-        pixels = pixels_for(datasets[first])
+        datasets.update(read_alike(datasets, pixels_for))
     except DataError as error:
-        result.add(first, [Finding("error", str(error))])
-        return
-    for split, dataset in datasets.items():
-        datasets[split] = replace(dataset, pixels=pixels)
+        result.add(_first_to_learn(datasets), [Finding("error", str(error))])
+
+
+def read_alike(datasets: Mapping[str, Dataset], pixels_for: Callable[[Dataset], PixelFormat]) -> dict[str, Dataset]:
+    """Return the splits, at least one, in the format that the images of train, or else of the first split, have.
+
+    Raises:
+        DataError: From ``pixels_for``, if these images have none.
+    """
+    pixels = pixels_for(datasets[_first_to_learn(datasets)])
+    return {split: replace(dataset, pixels=pixels) for split, dataset in datasets.items()}
+
+
+def _first_to_learn(datasets: Mapping[str, Dataset]) -> str:
+    return next(split for split in (*LEARNED, *datasets) if split in datasets)
 
 
 def check_columns(
