@@ -60,8 +60,6 @@ def test_tensorboard_gets_steps_and_epochs(folder):
 def test_tensorboard_of_a_resumed_run_keeps_what_was_done_and_hides_what_is_done_again(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log_a_run(folder, LoggerKind.tensorboard)  # steps 3 and 4
-    with RunLog(folder, total_steps=8, loggers=[LoggerKind.tensorboard]).opened(first_step=3) as log:
-        del log
     log_a_run(folder, LoggerKind.tensorboard, first_step=3)  # was stopped after step 3
     events = accumulator.EventAccumulator(str(folder))
     events.Reload()
